@@ -15,14 +15,14 @@ from epic_pl.experiments.compare import worker
 from epic_pl.experiments.compare.plan import Entry, Run
 from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.methods import METHODS
-from epic_pl.nn.methods.parts import Parts, PlaceReader
+from epic_pl.nn.methods.parts import PartsModel, PlaceReader
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.utils.types import Batch
 
 _CELLS = 16
 
 
-class EqualWords(Parts):
+class EqualWords(PartsModel):
     """All words of a stretch count alike."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -30,7 +30,7 @@ class EqualWords(Parts):
         self.parts.score.requires_grad_(False)  # zero
 
 
-class Cells(Parts):
+class Cells(PartsModel):
     """The parts find their places among 16 cells of the image in place of all patches."""
 
     def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
@@ -49,13 +49,13 @@ class _Fits(PlaceReader):
         return numbers * (torch.arange(self.size, device=numbers.device) >= 2 * self.number)
 
 
-class NoPlaces(Parts):
+class NoPlaces(PartsModel):
     """The head sees how well each part fits, and not where."""
 
     reader = _Fits
 
 
-class Ungated(Parts):
+class Ungated(PartsModel):
     """A hidden layer with GELU and no gate in the head."""
 
     def __init__(self, *arguments: Any) -> None:
@@ -65,7 +65,7 @@ class Ungated(Parts):
         network[1] = nn.GELU()
 
 
-MODELS: dict[str, type[Parts]] = {
+MODELS: dict[str, type[PartsModel]] = {
     "equal_words": EqualWords,
     "cells": Cells,
     "no_places": NoPlaces,

@@ -318,15 +318,15 @@ def configs(folder: Path) -> tuple[Any, Case]:
     from epic_pl.experiments.tune.search import read_space
     from epic_pl.module.checkpoint_io import refuse_classes
     from epic_pl.module.config import EncodersConfig, OptimConfig, as_config
-    from epic_pl.module.losses import LossConfig
-    from epic_pl.nn.epic import EPICConfig
+    from epic_pl.module.losses import CrossEntropy
+    from epic_pl.nn.epic import EPIC
     from epic_pl.utils.config_files import read_yaml
 
     sections = {
         "encoders": (EncodersConfig, {"image": {"name": "a"}, "text": {"name": "b"}}),
-        "epic": (EPICConfig, {"num_prompts": 4, "prompt_attention": "joint"}),
+        "epic": (EPIC, {"num_prompts": 4, "prompt_attention": "joint"}),
         "optim": (OptimConfig, {"lr": 1e-3, "warmup": 0.1}),
-        "loss": (LossConfig, {}),
+        "loss": (CrossEntropy, {}),
     }
 
     def read_model(path: str) -> None:

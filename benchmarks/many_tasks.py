@@ -35,7 +35,7 @@ from epic_pl.module.callbacks.cost import own_memory
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.epic import EPICConfig
+from epic_pl.nn.epic import EPIC
 from epic_pl.nn.pair import Pair
 from epic_pl.utils.types import Sample
 from step_cost import WORDS, device_name
@@ -132,7 +132,7 @@ def build(options: argparse.Namespace, method: str) -> Classifier:
     image = {"size": options.size, "mean": [0.5] * 3, "std": [0.5] * 3}
     text = {"clean": False, "max_tokens": options.tokens}
     preprocessing = {"image": image, "text": text}
-    epic = EPICConfig(interaction_layers=options.layers)
+    epic = EPIC(interaction_layers=options.layers)
     return Classifier(
         Untrained(options.classes, encoders, method, epic, preprocessing=preprocessing)
     )

@@ -41,7 +41,7 @@ from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter, FeatureCache
 from epic_pl.module.callbacks.cost import WARMUP_STEPS
 from epic_pl.module.config import EncoderConfig, EncodersConfig
-from epic_pl.nn.epic import EPICConfig, PromptAttention
+from epic_pl.nn.epic import EPIC, PromptAttention
 from epic_pl.nn.heads import HeadConfig
 from matmul import best_rate, dtype_of
 
@@ -263,7 +263,7 @@ def build(
     )
     epic = {"interaction_layers": 4, "prompt_attention": setting.attention}
     head = {"boundary": False, "similarity": False, "network": "none"}  # the paper's
-    more["epic"] = EPICConfig(**epic | more.get("epic", {}))
+    more["epic"] = EPIC(**epic | more.get("epic", {}))
     more["head"] = HeadConfig(**head | more.get("head", {}))
     module = EPICModule(options.classes, encoders, setting.method, **more)
     return data, module

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from epic_pl.data.preprocessing import image_preprocessing
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.module import EncoderConfig, EncodersConfig, EPICConfig, EPICModule
+from epic_pl.module import EPIC, EncoderConfig, EncodersConfig, EPICModule
 from epic_pl.utils.assets import resolve
 
 parser = argparse.ArgumentParser()
@@ -42,7 +42,7 @@ with open(args.pairs, newline="") as file:
 classes = sorted({row["label"] for row in rows})
 text = EncoderConfig(args.text_encoder, pooling="mean")  # as all-MiniLM was trained
 encoders = EncodersConfig(EncoderConfig(args.image_encoder), text, image_size=112)
-epic = EPICConfig(interaction_layers=args.interaction_layers)
+epic = EPIC(interaction_layers=args.interaction_layers)
 model = EPICModule(len(classes), encoders, epic=epic, class_names=classes)
 trainer = L.Trainer(max_epochs=3, accelerator="auto", devices=1)
 trainer.fit(model, DataLoader(rows, batch_size=16, shuffle=True, collate_fn=collate))

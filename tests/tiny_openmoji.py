@@ -57,7 +57,7 @@ def fit_options(vit: Path, bert: Path) -> list[str]:
         f"--model.encoders.image.name={vit}",
         f"--model.encoders.text.name={bert}",
         "--model.encoders.image_size=32",
-        "--model.epic.interaction_layers=2",
+        "--model.method.interaction_layers=2",
         "--trainer.max_epochs=1",
         "--trainer.accelerator=cpu",
     ]

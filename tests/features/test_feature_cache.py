@@ -43,10 +43,12 @@ class Workshop:
         given |= {"table": str(self.root / "table.csv"), **self.names}
         return TableDataModule(**{**given, **options})
 
-    def module(self, attention="read_only", epic=(), **options):
+    def module(self, attention="read_only", options=(), method="EPIC", **others):
         torch.manual_seed(0)
-        epic = {"prompt_attention": attention, **dict(epic)}
-        return tiny_runs.module(*self.encoders, epic=epic, **options)
+        options = dict(options)
+        if method == "EPIC":
+            options = {"prompt_attention": attention, **options}
+        return tiny_runs.module(*self.encoders, method=method, options=options, **others)
 
     def cache(self, level="layers", **options):
         given = {"dtype": "float32", "folder": str(self.root / "features"), **options}
@@ -206,7 +208,7 @@ def encoded(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
 def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dtype):
-    probe = workshop.module(method="linear_probe")
+    probe = workshop.module(method="LinearProbe")
     logits_of(workshop, workshop.module(), workshop.cache(dtype=dtype))
     before = workshop.files()
     encoded.clear()
@@ -257,10 +259,10 @@ ITEMS = "epic_pl.features.items"
         ({}, {}, {f"{ITEMS}.tokenizer_digest": lambda _: "another"}, [1, 2]),
         ({}, {"max_text_tokens": 9}, {}, [1, 2]),
         ({"encoders": {"precision": "bf16"}}, {}, {}, [2, 2]),
-        ({"epic": {"interaction_layers": 1}}, {}, {}, [2, 2]),
+        ({"options": {"interaction_layers": 1}}, {}, {}, [2, 2]),
         ({"pooling": "mean"}, {}, {}, [2, 1]),
-        ({"epic": {"num_prompts": 2, "hub_width": 4}}, {}, {}, [1, 1]),
-        ({"epic": {"first_prompt": "independent"}}, {}, {}, [2, 2]),
+        ({"options": {"num_prompts": 2, "hub_width": 4}}, {}, {}, [1, 1]),
+        ({"options": {"first_prompt": "independent"}}, {}, {}, [2, 2]),
     ],
 )
 def test_whatever_a_features_numbers_depend_on_names_its_store(

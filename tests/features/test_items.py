@@ -19,7 +19,7 @@ def keys(make, tiny_vit_dir, tiny_tokenizer_dir, cache, tmp_path):
     def keys(level="layers", dtype="float16", layers=2, data=(), change=lambda model: None):
         rows = tiny_runs.table_data(table, tiny_vit_dir, tiny_tokenizer_dir, **dict(data))
         rows.setup("validate")
-        module = make(method="linear_probe", epic={"interaction_layers": layers})
+        module = make(method="LinearProbe", options={"interaction_layers": layers})
         change(module.model)
         shared = torch.device("cpu"), rows, [rows.dataset("val")], level, dtype
         images = Images(module.model.image_tower, *shared, 1, tmp_path / "digests.json")

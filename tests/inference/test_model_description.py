@@ -23,7 +23,7 @@ ABOUT = {
     "class_names": ["blue", "green", "red"],
     "thresholds": [0.5, 0.4, 0.3],
     "temperature": 1.5,
-    "method": "epic",
+    "method": "EPIC",
     "never_missing": ["image"],
     "inputs": model_inputs(SIZE, SIZE),
     "preprocessing": {
@@ -116,7 +116,7 @@ BAD = [
     ("treshold", [0.1]),
 ]
 HARMLESS = [
-    *(("temperature", 3), ("method", "parts"), ("versions", {}), ("tokenizer", None)),
+    *(("temperature", 3), ("method", "Parts"), ("versions", {}), ("tokenizer", None)),
     *(("own_preprocessing", {"library": "mine"}), ("image_encoder.name", "moved")),
     *(("preprocessing.image.unknown", 3), ("preprocessing.text.source", "a column")),
 ]

@@ -23,7 +23,7 @@ def classifier(make):
 
     def classifier(image=None, text=None, **options):
         preprocessing = {"image": IMAGE | (image or {}), "text": TEXT | (text or {})}
-        module = make(**{"epic": READ_ONLY, **options, "preprocessing": preprocessing})
+        module = make(**{"options": READ_ONLY, **options, "preprocessing": preprocessing})
         with torch.no_grad():
             for parameter in module.parameters():
                 if parameter.requires_grad:
@@ -37,9 +37,9 @@ def classifier(make):
 def tasks(classifier):
     return {
         "kind": classifier(),
-        "labels": classifier(epic=EARLIER, task="multilabel", num_classes=5, head=ALL_PARTS),
-        "parts": classifier(method="parts", epic=READ_ONLY | {"interaction_layers": 1}),
-        "probe": classifier(method="linear_probe", num_classes=2),
+        "labels": classifier(options=EARLIER, task="multilabel", num_classes=5, head=ALL_PARTS),
+        "parts": classifier(method="Parts", options=READ_ONLY | {"interaction_layers": 1}),
+        "probe": classifier(method="LinearProbe", num_classes=2),
     }
 
 
@@ -109,10 +109,10 @@ def test_models_are_loaded_by_path(trained):
     ("options", "said"),
     [
         (
-            {"epic": {"prompt_attention": "joint"}},
+            {"options": {"prompt_attention": "joint"}},
             "'kind' and 'other' .* prompts change the tokens",
         ),
-        ({"method": "full"}, "'kind' and 'other' .* trains inside the encoders"),
+        ({"method": "FullFineTuning"}, "'kind' and 'other' .* trains inside the encoders"),
         (
             {"image": {"resize": "pad"}},
             "'kind' and 'other' .* preprocessing.image.resize: crop and pad",

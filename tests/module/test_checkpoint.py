@@ -18,7 +18,7 @@ from epic_pl.utils.errors import CheckpointError
 
 @pytest.fixture
 def model(make):
-    return make(epic={"interaction_layers": 3}).model
+    return make(options={"interaction_layers": 3}).model
 
 
 KEY = "hubs.1.down_image.weight"

@@ -174,7 +174,7 @@ POPEN = {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned", 
         POPEN,
         {"_class_path": "subprocess.Popen"},
         {"_instantiator": "lightning.pytorch.cli.instantiate_module (subprocess.Popen)"},
-        {"epic": {"hub": {"class_path": "subprocess.Popen"}}},
+        {"options": {"hub": {"class_path": "subprocess.Popen"}}},
         # the command line's parser reads strings as YAML
         {"method_options": {"a": json.dumps(POPEN)}},
         {"preprocessing": "{class_path: subprocess.Popen}"},

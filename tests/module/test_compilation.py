@@ -49,7 +49,7 @@ def _ragged(lengths):
 @needs_compiler
 def test_a_compiled_module_gives_the_same_and_no_graph_for_each_length(make, tmp_path, monkeypatch):
     options = {
-        "epic": {"prompt_attention": "read_only", "dropout": 0.0},
+        "options": {"prompt_attention": "read_only", "dropout": 0.0},
         "head": tiny_runs.HEAD | {"dropout": 0.0},
         "optim": {"lr": 1e-2},
         "loss": {"matched_classes": ["0"]},

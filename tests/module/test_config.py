@@ -8,7 +8,7 @@ from epic_pl.utils.errors import ConfigError
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"epic": {"hub_widht": 8}}, "EPICConfig has no hub_widht; it has .*hub_width"),
+        ({"options": {"hub_widht": 8}}, "EPICConfig has no hub_widht; it has .*hub_width"),
         ({"optim": {"lr": 0.1, "lrr": 0.1}}, "OptimConfig has no lrr"),
         ({"optim": {True: 1, "lrr": 0.1}}, "OptimConfig has no True, lrr"),
         ({"encoders": {"image": {"nmae": "x"}}}, "EncoderConfig has no nmae"),
@@ -18,7 +18,7 @@ from epic_pl.utils.errors import ConfigError
         ({"num_classes": 1, "task": "multilabel"}, "question of two classes"),
         ({"class_names": ["a", "b"]}, "class_names has 2"),
         ({"task": "multilabel", "loss": {"pos_weight": [1.0]}}, "pos_weight has 1"),
-        ({"epic": {"interaction_layers": 9}}, "3 and 3 layers"),
+        ({"options": {"interaction_layers": 9}}, "3 and 3 layers"),
         ({"optim": {"warmup": 500}}, "warmup is a probability, not 500"),
         ({"optim": {"lr": 0.0}}, "lr must be positive"),
         ({"optim": {"lr": float("nan")}}, "lr must be positive and finite, not nan"),
@@ -26,7 +26,7 @@ from epic_pl.utils.errors import ConfigError
         ({"optim": {"weight_decay": -0.1}}, "weight_decay is at least 0"),
         ({"modality_dropout": -0.1}, "modality_dropout is a probability"),
         ({"head": {"dropout": 2.0}}, "dropout is a probability"),
-        ({"epic": {"hub": "sometimes"}}, "hub is 'sometimes', but may be 'bottleneck'"),
+        ({"options": {"hub": "sometimes"}}, "hub is 'sometimes', but may be 'bottleneck'"),
         ({"encoders": {"precision": "fp8"}}, "precision is 'fp8', but may be 'auto'"),
         ({"loss": {"class_weights": "balanced"}}, "needs class_frequencies"),
         ({"loss": {"pos_weight": [1.0] * 3}}, "pos_weight is not for multiclass"),

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_models import METHODS
 
 import tiny_runs
 from epic_pl.cli.epic_cli import run
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.postprocess import Postprocessor
-from epic_pl.nn.methods import METHODS
 from tiny_runs import differing
 
 pytestmark = pytest.mark.slow
@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 import tiny_runs
 from epic_pl.cli.epic_cli import run
-from epic_pl.nn.methods import METHODS
+from tiny_models import METHODS
 
 torch.set_num_threads(1)
 config, vit, bert = sys.argv[1:]
@@ -129,7 +129,8 @@ def two_ranks(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir, make):
     torch.save(_joined(make), folder / "joined.pt")
     command = [sys.executable, "script.py", config, tiny_vit_dir, tiny_tokenizer_dir]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    environment["PYTHONPATH"] = str(Path(tiny_runs.__file__).parent)
+    tests = Path(tiny_runs.__file__).parent
+    environment["PYTHONPATH"] = os.pathsep.join([str(tests), str(tests / "nn")])
     # of a launcher that this test may itself run under
     for name in ("LOCAL_RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
         environment.pop(name, None)
@@ -142,7 +143,7 @@ def two_ranks(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir, make):
 def _joined(make):
     """A model in training, and a batch in which one rank has more missing modalities."""
     torch.manual_seed(0)
-    model = make(epic={"dropout": 0.0}, head=tiny_runs.HEAD | {"dropout": 0.0}).model.train()
+    model = make(options={"dropout": 0.0}, head=tiny_runs.HEAD | {"dropout": 0.0}).model.train()
     (batch,) = tiny_runs.loader(tiny_runs.samples(8), 8, drop=["sample_id"])
     batch["image_present"] = torch.tensor([0, 0, 0, 1, 1, 1, 0, 1], dtype=torch.bool)
     batch["text_present"] = torch.tensor([1, 1, 1, 1, 1, 0, 1, 1], dtype=torch.bool)

@@ -9,7 +9,7 @@ import torch
 
 import tiny_runs
 from epic_pl.cli.epic_cli import run
-from epic_pl.module import EPICConfig, EPICModule, HeadConfig, LossConfig, OptimConfig
+from epic_pl.module import EPIC, CrossEntropy, EPICModule, HeadConfig, OptimConfig
 from epic_pl.module.config import as_config
 from epic_pl.module.optim import warmup_cosine
 from epic_pl.nn.standardization import Standardization
@@ -86,7 +86,7 @@ def test_without_an_end_the_rate_stays_at_its_peak(make, tmp_path):
 
 
 # it used to be trained without dropout and feature statistics
-@pytest.mark.parametrize("method", ["epic", "full"])
+@pytest.mark.parametrize("method", ["EPIC", "FullFineTuning"])
 def test_a_module_in_eval_mode_is_trained_as_any_other(method, make, tmp_path):
     weights, rows = [], tiny_runs.loader(tiny_runs.samples())
     for trains in (True, False):
@@ -95,7 +95,7 @@ def test_a_module_in_eval_mode_is_trained_as_any_other(method, make, tmp_path):
         torch.manual_seed(0)
         tiny_runs.trainer(tmp_path, max_epochs=2, num_sanity_val_steps=0).fit(model, rows, rows)
         weights.append(model.state_dict())
-        thawed = method == "full"
+        thawed = method == "FullFineTuning"
         assert all(tower.encoder.training == thawed for tower in model.model.towers)
         assert model.model.head.training
     assert not differing(*weights)
@@ -245,7 +245,7 @@ def test_from_config_is_what_the_command_line_builds(
     built = run(["fit", "--config=table.yaml", *options], "build").model
     encoders = {**names, "image_size": 32}
     own = EPICModule.from_config("table.yaml", built.num_classes, encoders=encoders)
-    kinds = {"epic": EPICConfig, "head": HeadConfig, "optim": OptimConfig, "loss": LossConfig}
+    kinds = {"epic": EPIC, "head": HeadConfig, "optim": OptimConfig, "loss": CrossEntropy}
     built.hparams["loss"]["class_frequencies"] = None  # of the data, which code of one's own gives
     for name, kind in kinds.items():
         expected = as_config(kind, built.hparams[name])
@@ -265,7 +265,7 @@ def test_accumulated_gradients_are_those_of_one_large_batch(make, tmp_path, monk
     ends = []
     for size, parts in ((8, 4), (32, 1)):
         torch.manual_seed(0)
-        model = make(head={**tiny_runs.HEAD, "dropout": 0.0}, epic={"dropout": 0.0})
+        model = make(head={**tiny_runs.HEAD, "dropout": 0.0}, options={"dropout": 0.0})
         trainer = tiny_runs.trainer(tmp_path, max_epochs=3, accumulate_grad_batches=parts)
         trainer.fit(model, tiny_runs.loader(tiny_runs.samples(32), size))
         assert trainer.global_step == 3
@@ -274,12 +274,12 @@ def test_accumulated_gradients_are_those_of_one_large_batch(make, tmp_path, monk
         torch.testing.assert_close(value, ends[1][name], msg=name)
 
 
-@pytest.mark.parametrize("method", ["epic", "late_fusion_mlp"])
+@pytest.mark.parametrize("method", ["EPIC", "LateFusionMLP"])
 def test_a_missing_modality_that_training_never_lacked_is_harmless_and_told_once(
     method, make, tmp_path
 ):
     options = {"num_classes": 8, "task": "multilabel", "method": method}
-    model = make(epic={"prompt_attention": "read_only"}, optim={"prompt_lr": 0.1}, **options)
+    model = make(options={"prompt_attention": "read_only"}, optim={"prompt_lr": 0.1}, **options)
     rows = tiny_runs.samples(32, classes=8, multilabel=True)
     tiny_runs.trainer(tmp_path, max_epochs=5).fit(model, tiny_runs.loader(rows))
     assert model.model.head.never_missing == ["image", "text"]

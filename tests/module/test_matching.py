@@ -60,7 +60,7 @@ def test_no_matched_row_is_no_loss():
     assert float(value.detach()) == 0
 
 
-@pytest.mark.parametrize("name", ["epic", "parts", "no_prompts"])
+@pytest.mark.parametrize("name", ["EPIC", "Parts", "NoPrompts"])
 @pytest.mark.parametrize("first_prompt", ["tokens", "independent"])
 def test_what_is_compared_knows_nothing_of_the_other_modality(name, first_prompt):
     options = {"interaction_layers": 3, "first_prompt": first_prompt}
@@ -72,14 +72,14 @@ def test_what_is_compared_knows_nothing_of_the_other_modality(name, first_prompt
     assert not torch.allclose(another, text)
 
 
-@pytest.mark.parametrize("name", ["no_prompts", "no_interaction", "pmf"])
+@pytest.mark.parametrize("name", ["NoPrompts", "NoInteraction", "PMF"])
 def test_other_methods_match_where_they_have_a_similarity(name):
     made = batch([5, 3])
     plain, similar = (make_model(name, head=HeadConfig(similarity=on)) for on in (False, True))
     assert plain.matcher is plain(made).compared is None
-    assert similar.matcher is (None if name == "pmf" else similar.head.similarity.cosine)
-    assert (similar(made).compared is None) is (name == "pmf")
-    assert (build_matching_loss(similar.matcher, ["yes"], NAMES) is None) is (name == "pmf")
+    assert similar.matcher is (None if name == "PMF" else similar.head.similarity.cosine)
+    assert (similar(made).compared is None) is (name == "PMF")
+    assert (build_matching_loss(similar.matcher, ["yes"], NAMES) is None) is (name == "PMF")
 
 
 def test_unknown_classes_are_named(make):

@@ -6,19 +6,19 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from tiny_models import METHODS
 
 import tiny_runs
 from epic_pl.cli.epic_cli import run
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import FeatureCache
 from epic_pl.module.checkpoint_io import read_checkpoint
-from epic_pl.nn.methods import METHODS
 from epic_pl.utils.errors import CheckpointError, ConfigError
 from tiny_runs import differing, trained
 
 methods = pytest.mark.parametrize("name", METHODS)
 # drawn once, not trained, and so in the checkpoint as well
-LEFT_AS_DRAWN = {"pmf": {f"model.{side}_prompts.fusion_context" for side in ("image", "text")}}
+LEFT_AS_DRAWN = {"PMF": {f"model.{side}_prompts.fusion_context" for side in ("image", "text")}}
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_a_methods_own_options_come_from_the_command_line_and_the_checkpoint(
     tiny_runs.table(workdir / "data", train=4, val=2, test=3)
     config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
     options = ["--config", str(config), "--trainer.max_epochs", "1"]
-    lora = ["--model.method", "lora", "--model.method_options", '{"rank": 3, "encoder_lr": 0.01}']
+    lora = ["--model.method", "LoRA", "--model.method_options", '{"rank": 3, "encoder_lr": 0.01}']
     cli = run(["fit", *options, *lora])
     assert cli.model.model.config.rank == 3
     (group,) = (g for g in cli.trainer.optimizers[0].param_groups if g["name"] == "encoders")

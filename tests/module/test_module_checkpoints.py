@@ -23,8 +23,8 @@ from epic_pl.module.config import (
     OptimConfig,
     as_config,
 )
-from epic_pl.module.losses import LossConfig
-from epic_pl.nn import EPICConfig, HeadConfig
+from epic_pl.module.losses import CrossEntropy
+from epic_pl.nn import EPIC, HeadConfig
 from epic_pl.utils.errors import CheckpointError, ConfigError, EpicError
 from tiny_runs import differing, trained
 
@@ -57,11 +57,11 @@ def test_every_nested_option_survives_a_checkpoint_as_plain_types(
             checkpoint_layers=True,
         ),
         "epic": replace(
-            EPICConfig(3, [[0, 1], [2, 2]], "read_only", "parameter_free", 7, "linear"),
+            EPIC(3, [[0, 1], [2, 2]], "read_only", "parameter_free", 7, "linear"),
             **{"first_prompt": "from_text", "prompt_init_std": 0.5, "dropout": 0.4},
         ),
         "head": HeadConfig(boundary=True, similarity=True, dropout=0.3),
-        "loss": LossConfig(0.2, "balanced", None, [0.5, 0.25, 0.25]),
+        "loss": CrossEntropy(0.2, "balanced", None, [0.5, 0.25, 0.25]),
         "optim": OptimConfig(0.1, 0.2, 0.3, 0.4),
     }
     model = EPICModule(3, method_options={"num_prompts": 2}, modality_dropout=0.1, **configs)
@@ -72,7 +72,7 @@ def test_every_nested_option_survives_a_checkpoint_as_plain_types(
         assert type(loaded.hparams[name]) is dict
         # no option is at its default, so each would be missed
         assert as_config(type(config), loaded.hparams[name]) == config
-    assert loaded.model.config == replace(configs["epic"], num_prompts=2)
+    assert loaded.model.config == replace(configs["EPIC"], num_prompts=2)
     assert loaded.loss.weights.tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3])
     assert dict(loaded.hparams) == dict(model.hparams)
     assert not differing(loaded.state_dict(), model.state_dict())
@@ -187,7 +187,7 @@ def test_a_warm_start_calibrates_anew_or_not_at_all_and_a_resume_goes_on(make, t
     ("options", "named"),
     [
         ({"num_classes": 4}, "number of classes"),
-        ({"method": "linear_probe"}, "it has .*unknown here"),
+        ({"method": "LinearProbe"}, "it has .*unknown here"),
         # such names used to be accepted, and predictions bore the wrong ones
         ({"class_names": ["blue", "red", "green"]}, "class 1 is 'green', the data's is 'red'"),
     ],
@@ -250,7 +250,7 @@ def test_training_does_not_go_on_from_damaged_parts(part, value, fitted, make, t
 # ------------------------------------------------------------------ what a model is known by
 
 
-METHODS_OF_EACH_KIND = ["epic", "linear_probe", "full", "lora", "pmf", "maple"]
+METHODS_OF_EACH_KIND = ["EPIC", "LinearProbe", "FullFineTuning", "LoRA", "PMF", "MaPLe"]
 
 
 @pytest.mark.parametrize("method", METHODS_OF_EACH_KIND)
@@ -271,7 +271,7 @@ def test_the_digest_changes_with_each_tensor_that_is_trained(method, make):
         {"preprocessing": {"image": {"size": 32}, "text": {"max_tokens": 64, "clean": True}}},
         {"preprocessing": {"image": {"size": 32}, "text": {"max_tokens": 63, "clean": False}}},
         {"preprocessing": {"image": {"size": 16}, "text": {"max_tokens": 64, "clean": False}}},
-        {"epic": {"prompt_attention": "read_only"}},
+        {"options": {"prompt_attention": "read_only"}},
         {"encoders": {"precision": "bf16"}},
     ],
     ids=str,

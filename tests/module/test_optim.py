@@ -11,7 +11,7 @@ from torch import nn
 
 import tiny_runs
 from epic_pl.module.config import OptimConfig
-from epic_pl.module.losses import ClassificationLoss, LossConfig, prior_logits
+from epic_pl.module.losses import ClassificationLoss, CrossEntropy, prior_logits
 from epic_pl.module.optim import build_optimizer, parameter_groups, warmup_cosine
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
 from epic_pl.nn.pair import Pair
@@ -29,7 +29,7 @@ def _by_name(model, key):
 @pytest.mark.parametrize("first_prompt", ["independent", "from_text"])
 def test_matrices_decay_and_the_head_has_a_rate_of_its_own(first_prompt, make):
     head = {"similarity": True}
-    model = make(epic={"first_prompt": first_prompt, "interaction_layers": 3}, head=head).model
+    model = make(options={"first_prompt": first_prompt, "interaction_layers": 3}, head=head).model
     decays, rates = _by_name(model, "weight_decay"), _by_name(model, "lr")
     matrices = {
         f"hubs.{hub}.{way}_{side}.weight"
@@ -101,7 +101,7 @@ def test_a_linear_head_reaches_logistic_regression_on_the_same_features(task):
 
     model = _OnFeatures(width, classes)
     model.head.start_at(prior_logits(task, classes, (counts / 700).tolist()))
-    loss = ClassificationLoss(task, LossConfig().label_smoothing)
+    loss = ClassificationLoss(task, CrossEntropy().label_smoothing)
     optimizer = build_optimizer(model, OptimConfig())
     rates = [group["lr"] for group in optimizer.param_groups]
     for step in range(steps):

@@ -6,7 +6,7 @@ from epic_pl.module.parameters import count_parameters, trainable_share
 
 @pytest.fixture(scope="module")
 def model(make):
-    return make(num_classes=4, epic={"interaction_layers": 3}).model
+    return make(num_classes=4, options={"interaction_layers": 3}).model
 
 
 def test_counts_cover_the_model(model):
@@ -24,7 +24,7 @@ def test_counts_cover_the_model(model):
     assert counts["head"] == (2 * 2 * 32 * 4 + 4 + 2 * 32, 0)
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["FullFineTuning", "LoRA"])
 def test_the_share_is_of_the_encoders_as_they_came(method, make):
     model = make(method=method).model
     came_with = sum(p.numel() for p in make().model.parameters() if not p.requires_grad)

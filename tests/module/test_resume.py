@@ -166,8 +166,8 @@ def test_a_run_that_stopped_early_does_not_go_on(name, runs, tmp_path):
     "options",
     [
         {"encoders": {"checkpoint_layers": True}},
-        {"encoders": {"precision": "bf16"}, "epic": {"prompt_attention": "read_only"}},
-        {"method": "late_fusion_mlp", "head": LIVELY},
+        {"encoders": {"precision": "bf16"}, "options": {"prompt_attention": "read_only"}},
+        {"method": "LateFusionMLP", "head": LIVELY},
     ],
     ids=str,
 )

@@ -18,7 +18,7 @@ def _fit(make, folder, epochs, *callbacks, ckpt_path=None):
     """A module trained under an average, its validation rows being the training rows."""
     torch.manual_seed(0)
     # no dropout: a plain loader draws seeds of its own, and keeps no position within an epoch
-    still = {"epic": {"dropout": 0.0}, "head": {"dropout": 0.0}}
+    still = {"options": {"dropout": 0.0}, "head": {"dropout": 0.0}}
     model = make(task="multilabel", optim={"lr": 1e-2}, **still)
     averages = EMAWeightAveraging(decay=0.5)
     trainer = tiny_runs.trainer(

@@ -38,7 +38,7 @@ def _sample_logits(model, inputs) -> Tensor:
 
 def streams(model, inputs) -> list["Stream"]:
     """Of the image and of the text."""
-    config, encoders = model.config, slow_encoders(model)
+    config, encoders = model.method, slow_encoders(model)
     pairs = config.interaction_layers
     if isinstance(pairs, int):
         pairs = [[e.depth - j for e in encoders] for j in range(pairs, 0, -1)]
@@ -49,7 +49,7 @@ def streams(model, inputs) -> list["Stream"]:
 
 def first_prompts(model, both, here):
     """Of each modality, as lists of vectors, and where the parts of the text fit, if they do."""
-    own, kind = model.prompts, model.config.first_prompt
+    own, kind = model.prompts, model.method.first_prompt
     if kind == "from_text":
         text = list(own.first_text)
         return [[linear(p, own.coupling) for p in text], text], None
@@ -62,7 +62,7 @@ def first_prompts(model, both, here):
     words = both[1].tokens or [nothing[1]]
     means, learned = text_parts(own.parts, words), list(own.parts.offsets)
     parts = [part + offset for part, offset in zip(means, learned, strict=True)]
-    if model.config.hub == "none":
+    if model.method.hub == "none":
         found, scores = cells(patches, len(parts)), None
     else:
         hub = model.hubs[0]
@@ -197,7 +197,7 @@ def standardised_over_samples(x: Tensor, statistics) -> Tensor:
 
 def entering_prompts(model, step, z, here):
     """``P_v^k`` and ``P_t^k`` as lists of vectors; ``step`` = k - 1."""
-    config, prompts = model.config, model.prompts
+    config, prompts = model.method, model.prompts
     if step == 0:
         return z
     if config.hub != "none":

@@ -16,7 +16,7 @@ def _batch(missing=False):
 def _model(image=None, **options):
     encoders = image or image_encoder(5), text_encoder(5)
     options = {"interaction_layers": 3, "hub_width": 8, "dropout": 0.3, **options}
-    return make("epic", *encoders, head=HeadConfig(dropout=0.3), **options).train()
+    return make("EPIC", *encoders, head=HeadConfig(dropout=0.3), **options).train()
 
 
 def _gradients(model, *, checkpoint_layers, missing=False):

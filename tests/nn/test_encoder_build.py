@@ -19,7 +19,7 @@ from tiny_models import (
 from transformers import AutoModel, CLIPConfig, CLIPModel, GPT2Config, GPT2Model
 
 from epic_pl.data.preprocessing import load_tokenizer
-from epic_pl.nn import EPIC, EPICConfig, Pair
+from epic_pl.nn import EPIC, Pair
 from epic_pl.nn.encoders import (
     CLIPImageEncoder,
     CLIPTextEncoder,
@@ -112,7 +112,7 @@ def test_a_lone_clip_tower_in_a_folder(tmp_path):
 
 def test_half_precision_folders_work_with_float_prompts(tmp_path):
     text = build_text_encoder(folder_of(scramble(bert()).half(), tmp_path / "half"))
-    model = EPIC(Pair(image_encoder(), text), 3, EPICConfig(interaction_layers=2))
+    model = EPIC(interaction_layers=2).build(Pair(image_encoder(), text), 3)
     assert model(batch([2], dtype=torch.float32)).logits.dtype == torch.float32
 
 

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from slow_encoders import slow_encoders
@@ -22,7 +24,8 @@ from tiny_models import (
 )
 
 from epic_pl.module.parameters import trainable_share
-from epic_pl.nn import EPICConfig, HeadConfig
+from epic_pl.nn import EPIC, HeadConfig, Pair
+from epic_pl.nn.base import layer_pairs
 from epic_pl.nn.encoders import HFTextEncoder
 from epic_pl.utils.errors import ConfigError
 
@@ -37,7 +40,7 @@ every_family = over("encoders", FAMILIES)
 
 def build(encoders, **options):
     image, text = encoders
-    return make("epic", image(), text(), **options)
+    return make("EPIC", image(), text(), **options)
 
 
 # other encoders than those of test_epic_reference.py, whose reference has no batch and no padding
@@ -129,9 +132,12 @@ def test_the_papers_reading_trains_about_two_million_parameters():
 # options ---------------------------------------------------------------------------------
 
 
+DEPTHS = Pair(SimpleNamespace(num_layers=3), SimpleNamespace(num_layers=5))
+
+
 def test_the_last_k_layers_by_default_and_pairs_as_given():
-    assert EPICConfig(interaction_layers=2).layer_pairs(3, 5) == [(1, 3), (2, 4)]
-    assert EPICConfig(interaction_layers=[[0, 1], [2, 2]]).layer_pairs(3, 3) == [(0, 1), (2, 2)]
+    assert layer_pairs(2, DEPTHS) == [(1, 3), (2, 4)]
+    assert layer_pairs([[0, 1], [2, 2]], DEPTHS) == [(0, 1), (2, 2)]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +159,7 @@ def test_the_last_k_layers_by_default_and_pairs_as_given():
 )
 def test_impossible_layers_are_refused_by_name(layers, words):
     with pytest.raises(ConfigError, match=words) as error:
-        EPICConfig(interaction_layers=layers).layer_pairs(3, 5)
+        layer_pairs(layers, DEPTHS)
     assert "interaction_layers" in str(error.value)
     assert str(layers) in str(error.value)
 
@@ -174,4 +180,4 @@ def test_impossible_layers_are_refused_by_name(layers, words):
 )
 def test_impossible_options_are_refused_by_name(option):
     with pytest.raises(ConfigError, match=next(iter(option))):
-        EPICConfig(**option)
+        EPIC(**option)

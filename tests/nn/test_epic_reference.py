@@ -66,7 +66,7 @@ def test_agrees_over_presence_and_padding(presence, attention):
 @every_encoder
 def test_agrees_over_encoders(encoders, attention):
     image, text = encoders
-    model = make("epic", image(), text(), prompt_attention=attention, head=ALL_PARTS)
+    model = make("EPIC", image(), text(), prompt_attention=attention, head=ALL_PARTS)
     assert_agrees(model, batch([5, 2, 4], [1, 0, 1], [1, 1, 0]))
 
 
@@ -74,7 +74,7 @@ def test_agrees_over_encoders(encoders, attention):
 @pytest.mark.parametrize("depths", [(2, 4), (4, 2)])
 def test_agrees_with_encoders_of_different_depth(depths, attention):
     encoders = image_encoder(depths[0]), text_encoder(depths[1])
-    assert_agrees(make("epic", *encoders, prompt_attention=attention), batch([4, 2]))
+    assert_agrees(make("EPIC", *encoders, prompt_attention=attention), batch([4, 2]))
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def _watch(model):
 
 
 @pytest.mark.parametrize(
-    ("method", "attention"), [("epic", "joint"), ("epic", "read_only"), ("no_prompts", "joint")]
+    ("method", "attention"), [("EPIC", "joint"), ("EPIC", "read_only"), ("NoPrompts", "joint")]
 )
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, precision):
@@ -37,7 +37,7 @@ def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, prec
     seen = _watch(model)
     logits = model(made).logits
     assert seen[False] == {DTYPES[precision]}
-    assert seen[True] == ({torch.float32} if method == "epic" else set())
+    assert seen[True] == ({torch.float32} if method == "EPIC" else set())
     assert logits.dtype == torch.float32
     difference = (logits - full).abs().max()
     assert 0 < difference < 0.1 * full.abs().max()
@@ -48,7 +48,7 @@ def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, prec
 
 
 def test_trained_encoders_keep_the_trainers_precision():
-    model = make("full").float()
+    model = make("FullFineTuning").float()
     _lower(model, "bf16")
     seen = _watch(model)
     model(batch([3, 5], dtype=torch.float32))

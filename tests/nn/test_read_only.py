@@ -14,7 +14,7 @@ from tiny_models import (
 
 def build(encoders=(image_encoder, text_encoder), **epic):
     image, text = encoders
-    return make("epic", image(), text(), prompt_attention="read_only", **epic)
+    return make("EPIC", image(), text(), prompt_attention="read_only", **epic)
 
 
 def made():

@@ -12,12 +12,11 @@ from tiny_models import (
     clip_text_encoder,
     either_attention,
     image_encoder,
+    logits,
     make,
     over,
     text_encoder,
 )
-
-from epic_pl.nn.recording import recorded
 
 VIT_BERT = (image_encoder, text_encoder)
 CLIP = (clip_image_encoder, clip_text_encoder)
@@ -26,7 +25,7 @@ both_encoders = over("encoders", {"ViT, BERT": VIT_BERT, "CLIP": CLIP})
 
 def build(encoders, **options):
     image, text = encoders
-    return make("epic", image(), text(), interaction_layers=3, **options)
+    return make("EPIC", image(), text(), interaction_layers=3, **options)
 
 
 @both_encoders
@@ -35,7 +34,7 @@ def build(encoders, **options):
 def test_agrees_with_the_slow_reference(encoders, attention):
     model = build(encoders, prompt_attention=attention)
     whole = batch([5, 2, 4], (1, 0, 1), (1, 1, 0))
-    given, recording = recorded(model, whole)
+    given, recording = logits(model, whole), model.record(whole)
     assert torch.equal(given, model(whole).logits)
     assert len(recording.image) == len(recording.text) == 3
     for i, inputs in enumerate(samples(whole)):
@@ -77,7 +76,7 @@ def test_similarities_are_those_of_each_exchange(kind, count):
     inputs = []
     for hub in model.hubs:
         hub.register_forward_hook(lambda hub, args, _: inputs.append((hub, args[0])))
-    _, recording = recorded(model, batch([5, 3]))
+    recording = model.record(batch([5, 3]))
     assert len(recording.similarities) == count
     for got, (hub, prompts) in zip(recording.similarities, inputs[:count], strict=True):
         a_image, a_text = hub.project(prompts)

@@ -13,11 +13,11 @@ READ_ONLY = {"prompt_attention": "read_only"}
 def models():
     """Methods that read different layers of encoders with equal weights, of five layers."""
     cases = [
-        ("epic", {"interaction_layers": [[3, 4]], "first_prompt": "independent"}),
-        ("epic", {"interaction_layers": [[1, 0], [3, 2], [4, 4]]}),
-        ("epic", {"interaction_layers": [[1, 0], [3, 2], [4, 4]]}),
-        ("parts", {"interaction_layers": 3}),
-        ("linear_probe", {"interaction_layers": 1}),
+        ("EPIC", {"interaction_layers": [[3, 4]], "first_prompt": "independent"}),
+        ("EPIC", {"interaction_layers": [[1, 0], [3, 2], [4, 4]]}),
+        ("EPIC", {"interaction_layers": [[1, 0], [3, 2], [4, 4]]}),
+        ("Parts", {"interaction_layers": 3}),
+        ("LinearProbe", {"interaction_layers": 1}),
     ]
     encoders = [(image_encoder(5), text_encoder(5)) for _ in cases]
     return [

@@ -15,7 +15,7 @@ from transformers import (
     CLIPVisionModel,
 )
 
-from epic_pl.nn import EPICConfig, HeadConfig, Pair
+from epic_pl.nn import EPIC, HeadConfig, Pair, methods
 from epic_pl.nn.encoders import (
     CLIPImageEncoder,
     CLIPTextEncoder,
@@ -24,7 +24,6 @@ from epic_pl.nn.encoders import (
     build_image_encoder,
     build_text_encoder,
 )
-from epic_pl.nn.methods import build_method
 from epic_pl.nn.standardization import Standardization
 from epic_pl.utils.types import Batch
 
@@ -124,24 +123,28 @@ def randomise(model: nn.Module, seed: int = 7) -> nn.Module:
     return model.double().eval()
 
 
-def make(
-    name="epic", image=None, text=None, *, head=None, modality_dropout=0.0, options=None, **epic
-):
+METHODS = {name: getattr(methods, name) for name in methods.__all__ if name != "Method"}
+SMALL = {"num_prompts": 2, "hub_width": 4, "prompt_attention": "joint"}
+
+
+def make(name="EPIC", image=None, text=None, *, head=None, modality_dropout=0.0, **options):
     """A method in float64 with random weights everywhere, so that nothing hides behind a zero."""
     torch.manual_seed(0)
     encoders = Pair(image or image_encoder(), text or text_encoder())
-    small = {"num_prompts": 2, "hub_width": 4, "prompt_attention": "joint"}
-    config, head = EPICConfig(**{**small, **epic}), head or PLAIN
-    return randomise(build_method(name, encoders, 5, config, head, modality_dropout, options))
+    if issubclass(METHODS[name], EPIC):
+        options = SMALL | options
+    else:
+        options.pop("prompt_attention", None)
+    return randomise(METHODS[name](**options).build(encoders, 5, head or PLAIN, modality_dropout))
 
 
-def base_method(name="epic", text="google-bert/bert-base-uncased", head=None, **options):
+def base_method(name="EPIC", text="google-bert/bert-base-uncased", head=None, **options):
     """A method on real sizes with 101 classes, as shapes without numbers."""
     with torch.device("meta"):
         image = build_image_encoder("vit_base_patch16_224.augreg_in21k", pretrained=False)
         text = build_text_encoder(text, pretrained=False)
         image._fingerprint = text._fingerprint = "no numbers to hash"
-        return build_method(name, Pair(image, text), 101, head=head, options=options)
+        return METHODS[name](**options).build(Pair(image, text), 101, head or HeadConfig())
 
 
 def trained(model) -> set[str]:

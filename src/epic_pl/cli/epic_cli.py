@@ -45,6 +45,7 @@ from epic_pl.module.config import as_config
 from epic_pl.report.writer import ReportWriter
 from epic_pl.utils.config_files import read_yaml, resolve_configs
 from epic_pl.utils.errors import CheckpointError, ConfigError, did_you_mean
+from epic_pl.utils.plugins import load_plugins
 
 __all__ = ["EPICCLI", "run"]
 
@@ -136,7 +137,14 @@ class EPICCLI(LightningCLI):
 
     def __init__(self, commands: Sequence[str], extent: Extent, **options: Any) -> None:
         self._commands, self._extent = commands, extent
-        super().__init__(EPICModule, ImageTextDataModule, parser_class=_Parser, **options)
+        super().__init__(
+            EPICModule,
+            ImageTextDataModule,
+            parser_class=_Parser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            **options,
+        )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
         """The commands and the arguments that they do not take."""
@@ -190,12 +198,13 @@ class EPICCLI(LightningCLI):
         # run replaces --report by --report.folder, instead of a file with the section
         short = parser._option_string_actions["--report"]
         short.metavar, short.help = "DIR", "Short for --report.folder."
+        model = "model.init_args"
         for name in ("num_classes", "task", "class_names", "preprocessing"):
-            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+            parser.link_arguments(f"data.{name}", f"{model}.{name}", apply_on="instantiate")
         parser.link_arguments(
-            "data", "model.loss.class_frequencies", self._class_frequencies, "instantiate"
+            "data", f"{model}.class_frequencies", self._class_frequencies, "instantiate"
         )
-        encoders = "model.encoders"
+        encoders = f"{model}.encoders"
         for side in ("image", "text"):
             parser.link_arguments(f"{encoders}.{side}.name", f"data.init_args.{side}_encoder")
             parser.link_arguments(
@@ -205,12 +214,12 @@ class EPICCLI(LightningCLI):
 
     def _class_frequencies(self, data: ImageTextDataModule) -> list[float] | None:
         """Class frequencies of the training data, which is read only for fit or weighted losses."""
-        loss = self.config[self.subcommand]["model"]["loss"]
-        weighted = "balanced" in (loss["class_weights"], loss["pos_weight"])
+        loss = self.config[self.subcommand]["model"]["init_args"]["loss"]
+        weighted = "balanced" in vars(loss["init_args"]).values()
         if self.subcommand != "fit" and not weighted:
             return None
         # a checkpoint's frequencies take precedence; its training data may not be available
-        saved = self._saved_options.get("loss", {}).get("class_frequencies")
+        saved = self._saved_options.get("class_frequencies")
         return saved or data.class_frequencies
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -221,7 +230,7 @@ class EPICCLI(LightningCLI):
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
         if not path and self.config.subcommand != "fit":  # nothing is trained from there
-            path = config["ckpt_path"] = config["model"]["warm_start"]
+            path = config["ckpt_path"] = config["model"]["init_args"]["warm_start"]
         if not path and self.config.subcommand != "fit":
             raise ConfigError(
                 "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
@@ -263,7 +272,7 @@ class EPICCLI(LightningCLI):
         """
         config = self.config[self.subcommand]
         if config.get("ckpt_path"):
-            config["model"]["warm_start"] = None
+            config["model"]["init_args"]["warm_start"] = None
         if config["weights_only"] is None:
             config["weights_only"] = True
         if self.subcommand == "predict":  # they are written
@@ -422,6 +431,7 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     # tokenizers' threads are not safe in forked loader workers
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    load_plugins()
     every = list(LightningCLI.subcommands())
     # with no or an unknown command, all parsers are made for the help or the error
     commands = args[:1] if args and args[0] in every else every
@@ -430,7 +440,6 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
         return EPICCLI(
             commands,
             extent,
-            subclass_mode_data=True,
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_callback=RunRecord,

@@ -18,6 +18,7 @@ from epic_pl.module.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.module.checkpoint import require_info
 from epic_pl.module.checkpoint_io import newest_readable, read_checkpoint
 from epic_pl.utils.errors import CheckpointError
+from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Batch, Task
 
 BEST = "best.ckpt"
@@ -53,9 +54,9 @@ def load_module(
         CheckpointError: if the file is not a checkpoint of this package, or an encoder differs.
     """
     checkpoint = read_checkpoint(str(path))
-    require_info(checkpoint)
+    kind = find_class(EPICModule, require_info(checkpoint)["module"], path)
     encoders = relocated(checkpoint.get("hyper_parameters"), image_encoder, text_encoder)
-    return EPICModule.load_from_checkpoint(path, map_location="cpu", encoders=encoders).eval()
+    return kind.load_from_checkpoint(path, map_location="cpu", encoders=encoders).eval()
 
 
 def relocated(options: Any, image_encoder: str | None, text_encoder: str | None) -> dict[str, Any]:
@@ -95,7 +96,7 @@ class TrainedModel:
         self.class_names: list[str] = list(module.class_names)
         self.task: Task = module.task
         self.preprocessing: Mapping[str, Any] | None = module.hparams.get("preprocessing")
-        self.method: str = module.hparams["method"]
+        self.method: str = module.hparams["method"]["class_path"]
         encoders = module.encoders
         self.encoders = {"image": encoders.image.name, "text": encoders.text.name}
 

@@ -16,16 +16,17 @@ from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.model_card import CARD
 from epic_pl.inference.models import find_checkpoint, relocated
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state
-from epic_pl.module.checkpoint_io import local_path, refuse_classes
+from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, require_info
+from epic_pl.module.checkpoint_io import check_options, local_path
 from epic_pl.utils.assets.encoders import Side, cached_commit, repository
 from epic_pl.utils.errors import AssetError, CheckpointError, ConfigError, DataError, first_line
 from epic_pl.utils.files import write_bytes, write_json
+from epic_pl.utils.plugins import find_class
 from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.version import __version__
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_FORMAT, _HASH = 2, "weights_sha256"
+_FORMAT, _HASH = 3, "weights_sha256"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -91,11 +92,13 @@ def read_model(
             "was interrupted, or one was changed. Save or fetch the model again."
         )
     options: Any = content.get("options")
-    refuse_classes(options, str(path))
+    check_options(options, str(path))
     encoders = relocated(options, image_encoder, text_encoder)
+    checkpoint = {CHECKPOINT_KEY: content.get(CHECKPOINT_KEY)}
+    kind = find_class(EPICModule, require_info(checkpoint)["module"], path)
     try:
         Preprocessing.from_dict(options.get("preprocessing"))
-        module = EPICModule(**{**options, "encoders": encoders})
+        module = kind(**{**options, "encoders": encoders})
     except (ConfigError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"No model can be built from the options of {path}: {str(error).rstrip('.')}."
@@ -104,7 +107,7 @@ def read_model(
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{weights} cannot be read: {error}.") from error
-    checkpoint = {CHECKPOINT_KEY: content.get(CHECKPOINT_KEY), "state_dict": state}
+    checkpoint["state_dict"] = state
     module.load_state_dict(module.checked_state(checkpoint), strict=True)
     return module.eval()
 

@@ -2,15 +2,17 @@
 
 from epic_pl.module.config import EncoderConfig, EncodersConfig, OptimConfig
 from epic_pl.module.epic_module import EPICModule
-from epic_pl.module.losses import LossConfig
-from epic_pl.nn import EPICConfig, HeadConfig
+from epic_pl.module.losses import CrossEntropy, Loss
+from epic_pl.nn import EPIC, HeadConfig, Method
 
 __all__ = [
-    "EPICConfig",
+    "EPIC",
+    "CrossEntropy",
     "EPICModule",
     "EncoderConfig",
     "EncodersConfig",
     "HeadConfig",
-    "LossConfig",
+    "Loss",
+    "Method",
     "OptimConfig",
 ]

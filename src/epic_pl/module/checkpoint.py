@@ -19,11 +19,12 @@ from epic_pl.module.resume import check_resumable, gather_states, restore_state
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.utils.errors import CheckpointError, ConfigError
+from epic_pl.utils.plugins import name_of
 from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import fits
 
 CHECKPOINT_KEY = "epic_pl"
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 _RESUME_KEY = "resume_states"
 _DATA_OPTIONS = {
     ("image", "size"): "image_size",
@@ -46,6 +47,7 @@ class CheckpointInfo(TypedDict):
     """Metadata of a checkpoint; plain types only."""
 
     format_version: int
+    module: str
     image_encoder: EncoderIdentity
     text_encoder: EncoderIdentity
     class_names: list[str] | None
@@ -276,6 +278,7 @@ class CheckpointedModule(L.LightningModule):
         )
         return CheckpointInfo(
             format_version=CHECKPOINT_FORMAT,
+            module=name_of(type(self)),
             image_encoder=image,
             text_encoder=text,
             class_names=self.hparams.get("class_names"),  # None if no names were passed

@@ -14,9 +14,16 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.utilities import rank_zero_warn
 
+from epic_pl.module.losses import Loss
+from epic_pl.nn.base import Method
+from epic_pl.nn.encoders.base import Encoder
 from epic_pl.utils.errors import CheckpointError
 from epic_pl.utils.files import write_bytes
+from epic_pl.utils.plugins import find_class
 from epic_pl.utils.untrusted import MOST_OPTIONS, require_flat, require_regular
+
+_CLASSES: dict[str, type] = {"method": Method, "loss": Loss}
+"""Options that name a class."""
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -97,7 +104,7 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
         raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
     if not isinstance(content.get("hyper_parameters", {}), dict):
         raise CheckpointError(f"The hyperparameters of {path!r} are not options: it is damaged.")
-    refuse_classes(content.get("hyper_parameters"), path)
+    check_options(content.get("hyper_parameters"), path)
     return content
 
 
@@ -128,6 +135,31 @@ def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
         else:
             return str(path)
     return str(final)
+
+
+def check_options(options: Any, path: str | IO[bytes]) -> None:
+    """Refuse options of a file that name a class, but methods, losses and encoders that are known.
+
+    Raises:
+        CheckpointError: naming the class; see :func:`~epic_pl.utils.plugins.find_class`.
+    """
+    rest = options
+    if isinstance(options, Mapping):
+        rest = dict(options)
+        for name, base in _CLASSES.items():
+            spec = options.get(name)
+            if name not in options:
+                continue
+            if not isinstance(spec, Mapping) or not isinstance(spec.get("class_path"), str):
+                raise CheckpointError(f"The {name} in the hyperparameters of {path!r} is damaged.")
+            find_class(base, spec["class_path"], path)
+            rest[name] = {key: spec[key] for key in spec if key != "class_path"}
+        encoders = options.get("encoders")
+        sides = encoders.values() if isinstance(encoders, Mapping) else ()
+        for family in [side.get("family") for side in sides if isinstance(side, Mapping)]:
+            if isinstance(family, str):
+                find_class(Encoder, family, path)
+    refuse_classes(rest, path)
 
 
 def refuse_classes(options: Any, path: str | IO[bytes]) -> None:

@@ -1,7 +1,7 @@
 """Options of :class:`~epic_pl.module.EPICModule` as dataclasses.
 
-Those of the method and the head are :class:`~epic_pl.nn.epic.EPICConfig` and
-:class:`~epic_pl.nn.heads.classification.HeadConfig`.
+Those of methods, losses and the head lie beside them: :class:`~epic_pl.nn.base.Method`,
+:class:`~epic_pl.module.losses.Loss`, :class:`~epic_pl.nn.heads.classification.HeadConfig`.
 """
 
 from collections.abc import Mapping
@@ -9,9 +9,12 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from math import inf
 from typing import Any, TypeVar, get_type_hints
 
+from epic_pl.module.losses import Loss
+from epic_pl.nn.base import Method
 from epic_pl.nn.encoders.base import Pooling
 from epic_pl.nn.precision import EncoderPrecision
 from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.plugins import find_class, name_of
 from epic_pl.utils.validate import check_choices, check_positive, check_probabilities
 
 Config = TypeVar("Config")
@@ -25,11 +28,14 @@ class EncoderConfig:
         name: hub name, local folder, or ``pypi:`` asset.
         revision: commit or tag that pins a hub name.
         pooling: "auto" (the architecture's own), "cls" or "mean".
+        family: a subclass of :class:`~epic_pl.nn.encoders.base.Encoder` of your own, by its
+            import path; None finds the architecture by the name.
     """
 
     name: str
     revision: str | None = None
     pooling: Pooling = "auto"
+    family: str | None = None
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -108,6 +114,35 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
         raise ConfigError(f"{kind.__name__}: {error}.") from error
 
 
+def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
+    """An object with options, such as a method, of a class that its user chooses.
+
+    Args:
+        kind: its base class.
+        value: the object; the name of its class; ``{"class_path": name, "init_args": options}``; or
+            the options alone of the default class.
+        default: the class of options alone.
+
+    Raises:
+        ConfigError: if there is no such class, or it has no such option.
+    """
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str):
+        value = {"class_path": value}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"A {kind.__name__} is its class name with options, not {value!r:.60}.")
+    if "class_path" not in value:
+        return as_config(default, value)
+    chosen = find_class(kind, value["class_path"])
+    if not is_dataclass(chosen):
+        raise ConfigError(f"{name_of(chosen)} must be a dataclass, whose fields are its options.")
+    return as_config(chosen, value.get("init_args") or {})
+
+
 def plain(value: Any) -> Any:
-    """``value`` as plain types that load with ``weights_only=True``."""
+    """``value`` as plain types that load with ``weights_only=True``; a class by its name."""
+    if isinstance(value, Method | Loss):
+        options = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        return {"class_path": name_of(type(value)), "init_args": options}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -4,6 +4,7 @@ Shape legend: B batch, C classes.
 """
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -18,26 +19,33 @@ from torchmetrics import MeanMetric, Metric
 
 from epic_pl.module.checkpoint import CheckpointedModule
 from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
-from epic_pl.module.config import EncodersConfig, OptimConfig, as_config, plain
-from epic_pl.module.losses import LossConfig, build_loss, prior_logits
+from epic_pl.module.config import (
+    EncoderConfig,
+    EncodersConfig,
+    OptimConfig,
+    as_choice,
+    as_config,
+    plain,
+)
+from epic_pl.module.losses import CrossEntropy, Loss
 from epic_pl.module.matching import build_matching_loss
 from epic_pl.module.metrics import build_metrics, compute_metrics, metric_inputs
 from epic_pl.module.optim import build_optimizer, warmup_cosine
 from epic_pl.module.outputs import OutputCollector, warn_of_absence
 from epic_pl.module.parameters import parameter_table
 from epic_pl.module.postprocess import Postprocessor, calibration_error, reliability_bins
-from epic_pl.nn.base import Output
+from epic_pl.nn.base import Method, Output
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.epic import EPICConfig
+from epic_pl.nn.epic import EPIC
 from epic_pl.nn.heads import HeadConfig
-from epic_pl.nn.methods import build_method
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES, check_precision, choose_precision
 from epic_pl.utils.config_files import find_config, read_yaml
 from epic_pl.utils.errors import ConfigError, DataError, TrainingError
+from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Batch, Prediction, Task
-from epic_pl.utils.validate import check_batch, check_classes, check_probabilities
+from epic_pl.utils.validate import check_batch, check_classes, check_length, check_probabilities
 
 Stage = Literal["train", "val", "test"]
 # on an accelerator every check of the loss synchronises with the device
@@ -54,14 +62,15 @@ class EPICModule(CheckpointedModule):
     Args:
         num_classes: number of classes C.
         encoders: both pretrained encoders.
-        method: a key of :data:`epic_pl.nn.methods.METHODS`.
-        epic: options of EPIC.
+        method: the method with its options, such as ``Parts()``; its class name or import path,
+            such as "Parts"; or ``{"class_path": name, "init_args": options}``.
         head: parts of the classification head, for any method.
-        method_options: options of a method other than EPIC.
-        loss: options of the loss.
+        loss: the loss with its options, named in the same ways.
         optim: learning rates, weight decay and warm-up.
         task: "multiclass" or "multilabel".
         class_names: C names, stored in the checkpoint and used in predictions.
+        class_frequencies: share of the training rows of each class, for the loss and for the head's
+            initialisation; the command line takes it from the data.
         preprocessing: how images and texts were prepared, stored in the checkpoint.
         modality_dropout: probability with which a training sample loses one modality.
         compile: compile the model with ``torch.compile`` when a run starts.
@@ -79,19 +88,20 @@ class EPICModule(CheckpointedModule):
         self,
         num_classes: int,
         encoders: EncodersConfig,
-        method: str = "epic",
-        epic: EPICConfig = EPICConfig(),  # noqa: B008 frozen
+        method: Method = EPIC(),  # noqa: B008 frozen
         head: HeadConfig = HeadConfig(),  # noqa: B008
-        method_options: dict[str, Any] | None = None,
-        loss: LossConfig = LossConfig(),  # noqa: B008
+        loss: Loss = CrossEntropy(),  # noqa: B008
         optim: OptimConfig = OptimConfig(),  # noqa: B008
         task: Task = "multiclass",
         class_names: list[str] | None = None,
+        class_frequencies: list[float] | None = None,
         preprocessing: dict[str, Any] | None = None,
         modality_dropout: float = 0.0,
         compile: bool = False,
         warm_start: str | None = None,
     ) -> None:
+        # names become options first, so that checkpoints keep what defaults are now
+        method, loss = as_choice(Method, method, EPIC), as_choice(Loss, loss, CrossEntropy)
         options = {k: plain(v) for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.save_hyperparameters({k: v for k, v in options.items() if k != "warm_start"})
@@ -101,22 +111,15 @@ class EPICModule(CheckpointedModule):
         self.class_names = class_names or [str(index) for index in range(num_classes)]
         self.encoders = as_config(EncodersConfig, encoders)
         self.optim = as_config(OptimConfig, optim)
-        losses = as_config(LossConfig, loss)
-        self.loss = build_loss(losses, task, num_classes)
-        self.model = build_method(
-            method,
-            self.build_encoders(),
-            num_classes,
-            as_config(EPICConfig, epic),
-            as_config(HeadConfig, head),
-            modality_dropout,
-            method_options,
+        check_length("class_frequencies", class_frequencies, num_classes)
+        self.method = method
+        self.loss = loss.build(task, num_classes, class_frequencies)
+        self.model = method.build(
+            self.build_encoders(), num_classes, as_config(HeadConfig, head), modality_dropout
         )
-        self.model.head.start_at(
-            prior_logits(task, num_classes, losses.class_frequencies, self.loss.weights)
-        )
+        self.model.head.start_at(loss.prior(task, num_classes, class_frequencies))
         self._matching = build_matching_loss(
-            self.model.matcher, losses.matched_classes, self.class_names
+            self.model.matcher, loss.matched_classes, self.class_names
         )
         self.postprocessor = Postprocessor(task, num_classes)
         self.outputs = OutputCollector(num_classes)
@@ -161,12 +164,14 @@ class EPICModule(CheckpointedModule):
             "precision": DTYPES[config.precision],
             "checkpoint_layers": config.checkpoint_layers,
         }
-        image, text = (
-            {"name": side.name, "revision": side.revision, "pooling": side.pooling, **shared}
-            for side in (config.image, config.text)
-        )
-        image_encoder = build_image_encoder(image_size=config.image_size, **image)
-        return Pair(image_encoder, build_text_encoder(**text))
+
+        def build(side: EncoderConfig, known: Callable[..., Encoder], **options: Any) -> Encoder:
+            options |= {"revision": side.revision, "pooling": side.pooling, **shared}
+            family = find_class(Encoder, side.family) if side.family else None
+            return (family.from_name if family else known)(side.name, **options)
+
+        image = build(config.image, build_image_encoder, image_size=config.image_size)
+        return Pair(image, build(config.text, build_text_encoder))
 
     # -- steps
 

@@ -3,6 +3,7 @@
 Shape legend: B batch, C classes.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
@@ -19,28 +20,79 @@ from epic_pl.utils.validate import check_length, check_probabilities
 Weights = list[float] | Literal["balanced"] | None
 
 
+class Loss(ABC):
+    """The options of a loss, which build it; a subclass is a frozen dataclass.
+
+    A config names it by its class name if it is one of this package or of an installed plug-in, or
+    by its import path; docs/extend.md has an example.
+
+    Attributes:
+        matched_classes: names of the classes of matching pairs, if labels say whether image and
+            text match: adds :class:`~epic_pl.module.matching.MatchingLoss`.
+    """
+
+    matched_classes: list[str] | None = None
+
+    @abstractmethod
+    def build(
+        self, task: Task, num_classes: int, class_frequencies: list[float] | None
+    ) -> nn.Module:
+        """A module that maps logits ``(B, C)`` and labels to the mean loss.
+
+        Args:
+            task: "multiclass" with labels ``(B,)``, or "multilabel" with labels ``(B, C)``.
+            num_classes: number of classes C.
+            class_frequencies: share of the training rows of each class; None if unknown.
+
+        Raises:
+            ConfigError: if the options do not fit the task or the number of classes.
+        """
+
+    def prior(self, task: Task, num_classes: int, class_frequencies: list[float] | None) -> Tensor:
+        """The constant logits ``(C,)`` with the lowest training loss, where the head starts."""
+        return prior_logits(task, num_classes, class_frequencies)
+
+
 @dataclass(frozen=True)
-class LossConfig:
+class CrossEntropy(Loss):
     """Cross-entropy, or binary cross-entropy for multilabel tasks.
 
     Attributes:
         label_smoothing: label smoothing of the cross-entropy; multiclass only.
         class_weights: multiclass: C weights of the samples of each class, or "balanced".
         pos_weight: multilabel: C weights of the positives, or "balanced".
-        class_frequencies: share of the training rows of each class, for "balanced" and for the
-            head's initialisation; the command line takes it from the data.
-        matched_classes: names of the classes of matching pairs, if labels say whether image and
-            text match: adds :class:`~epic_pl.module.matching.MatchingLoss`.
+        matched_classes: as in :class:`Loss`.
     """
 
     label_smoothing: float = 0.05
     class_weights: Weights = None
     pos_weight: Weights = None
-    class_frequencies: list[float] | None = None
     matched_classes: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_probabilities(self, "label_smoothing")
+
+    def build(
+        self, task: Task, num_classes: int, class_frequencies: list[float] | None
+    ) -> "ClassificationLoss":
+        """The loss of a task with C classes."""
+        own, other = "class_weights", "pos_weight"
+        if task == "multilabel":
+            own, other = other, own
+        if getattr(self, other) is not None:
+            raise ConfigError(
+                f"{other} is not for {task} tasks, and this is one: use {own} instead."
+            )
+        weights = resolve_weights(own, getattr(self, own), task, class_frequencies)
+        check_length(own, weights, num_classes)
+        if weights is not None and not all(0 < weight < inf for weight in weights):
+            raise ConfigError(f"{own} must hold finite numbers above 0, got {weights}.")
+        return ClassificationLoss(task, self.label_smoothing, weights)
+
+    def prior(self, task: Task, num_classes: int, class_frequencies: list[float] | None) -> Tensor:
+        """With the weights of the classes, or of the positives."""
+        weights = self.build(task, num_classes, class_frequencies).weights
+        return prior_logits(task, num_classes, class_frequencies, weights)
 
 
 class ClassificationLoss(nn.Module):
@@ -70,25 +122,6 @@ class ClassificationLoss(nn.Module):
             labels = labels.to(logits.dtype)
             return F.binary_cross_entropy_with_logits(logits, labels, pos_weight=self.weights)
         return F.cross_entropy(logits, labels, self.weights, label_smoothing=self.label_smoothing)
-
-
-def build_loss(config: LossConfig, task: Task, num_classes: int) -> ClassificationLoss:
-    """The loss of a task with C classes.
-
-    Raises:
-        ConfigError: if weights do not fit the task or the number of classes.
-    """
-    own, other = "class_weights", "pos_weight"
-    if task == "multilabel":
-        own, other = other, own
-    if getattr(config, other) is not None:
-        raise ConfigError(f"{other} is not for {task} tasks, and this is one: use {own} instead.")
-    check_length("class_frequencies", config.class_frequencies, num_classes)
-    weights = resolve_weights(own, getattr(config, own), task, config.class_frequencies)
-    check_length(own, weights, num_classes)
-    if weights is not None and not all(0 < weight < inf for weight in weights):
-        raise ConfigError(f"{own} must hold finite numbers above 0, got {weights}.")
-    return ClassificationLoss(task, config.label_smoothing, weights)
 
 
 def resolve_weights(

@@ -1,6 +1,7 @@
 """Pure torch modules: encoders, prompts, interaction, heads and methods. No Lightning here."""
 
-from epic_pl.nn.epic import EPIC, EPICConfig
+from epic_pl.nn.base import DualEncoder, Method, Output
+from epic_pl.nn.epic import EPIC, EPICModel
 from epic_pl.nn.heads import ClassificationHead, HeadConfig
 from epic_pl.nn.interaction import BottleneckHub, ParameterFreeHub
 from epic_pl.nn.pair import Pair
@@ -10,8 +11,11 @@ __all__ = [
     "EPIC",
     "BottleneckHub",
     "ClassificationHead",
-    "EPICConfig",
+    "DualEncoder",
+    "EPICModel",
     "HeadConfig",
+    "Method",
+    "Output",
     "Pair",
     "ParameterFreeHub",
     "TemporalPrompts",

@@ -1,20 +1,131 @@
-"""The base class of all methods: two encoders, presence masks, and a head.
+"""The base classes of all methods: options that build a model, and the model.
 
-Shape legend: B batch, N text tokens, C classes.
+Shape legend: B batch, N tokens, P patches, n prompts, K steps, C classes.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, Pooled
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
 from epic_pl.nn.towers import FeatureLevel, Tower
+from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Batch, Features
+
+
+class Method:
+    """The options of a method, which build its model; a subclass is a frozen dataclass.
+
+    A config names it by its class name if it is one of this package or of an installed plug-in, or
+    by its import path; docs/extend.md has an example.
+
+    Attributes:
+        model: class of the model, which takes the arguments of :meth:`build` with the method third.
+        space: what ``epic-pl compare --tune`` searches: the name of a packaged space, or a path.
+    """
+
+    model: ClassVar[Callable[..., "DualEncoder"]]
+    space: ClassVar[str] = "prompts.yaml"
+
+    def build(
+        self,
+        encoders: Pair[Encoder],
+        num_classes: int,
+        head: HeadConfig = HeadConfig(),  # noqa: B008 frozen
+        modality_dropout: float = 0.0,
+    ) -> "DualEncoder":
+        """The untrained model.
+
+        Args:
+            encoders: frozen encoders; a method that trains them thaws them itself.
+            num_classes: number of classes C.
+            head: parts of the head, the same for every method.
+            modality_dropout: probability with which a training sample loses one modality.
+
+        Raises:
+            ConfigError: if the options do not fit the encoders, or the class names no model.
+        """
+        kind = type(self)
+        if not isinstance(model := getattr(kind, "model", None), type):
+            raise ConfigError(
+                f"{kind.__module__}.{kind.__name__} has no attribute `model`: set it to the class "
+                "of the method's model, a subclass of epic_pl.nn.DualEncoder."
+            )
+        built: DualEncoder = model(encoders, num_classes, self, self.own(head), modality_dropout)
+        return built
+
+    def own(self, head: HeadConfig) -> HeadConfig:
+        """The head with those of its options that the method fixes."""
+        return head
+
+
+def layer_pairs(
+    layers: int | Sequence[Sequence[int]], encoders: Pair[Encoder]
+) -> list[tuple[int, int]]:
+    """The K pairs (image layer, text layer) of interaction steps.
+
+    The tokens that enter the first pair are the boundary features, which a feature cache stores.
+
+    Args:
+        layers: K, the last K layers of each encoder, or pairs counted from 0.
+        encoders: both encoders.
+
+    Raises:
+        ConfigError: if an encoder has too few layers, or the pairs do not increase.
+    """
+    image_depth, text_depth = (encoder.num_layers for encoder in encoders)
+    depths = f"the encoders have {image_depth} and {text_depth} layers"
+    if isinstance(layers, int):
+        k, shallower = layers, min(image_depth, text_depth)
+        if not 1 <= k <= shallower:
+            raise ConfigError(
+                f"interaction_layers is {k}, but {depths}: choose from 1 to {shallower}, or give "
+                "pairs of layers."
+            )
+        return [(image_depth - k + i, text_depth - k + i) for i in range(k)]
+    columns = [list(column) for column in zip(*layers, strict=False)]
+    rising = all(column == sorted(set(column)) for column in columns)
+    if {len(pair) for pair in layers} != {2} or not rising:
+        raise ConfigError(
+            f"interaction_layers {layers} must be a list of pairs [image layer, text layer] in "
+            "which both numbers rise from pair to pair."
+        )
+    last_image, last_text = layers[-1]
+    if min(layers[0]) < 0 or last_image >= image_depth or last_text >= text_depth:
+        raise ConfigError(
+            f"interaction_layers {layers} names a layer that does not exist: {depths}, counted "
+            "from 0."
+        )
+    return [(image, text) for image, text in layers]
+
+
+class Attention(NamedTuple):
+    """Attention weights of one layer, averaged over heads; each prompt's weights sum to one.
+
+    ``tokens (B, n, N)`` on the encoder's tokens, ``prompts (B, n, n)`` on the prompts.
+    """
+
+    tokens: Tensor
+    prompts: Tensor
+
+
+class Recording(NamedTuple):
+    """What a method lets users look at in one forward pass.
+
+    ``image`` and ``text`` have the attention of the prompts in each of the K steps.
+    ``similarities`` are ``S (B, n, n)`` of each exchange, image prompts in rows; before step 1
+    ``(B, P, n)`` with P patches. They are empty without hubs.
+    """
+
+    image: list[Attention]
+    text: list[Attention]
+    similarities: list[Tensor]
 
 
 class Output(NamedTuple):
@@ -56,6 +167,17 @@ class DualEncoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
         """Logits, and the features that the matching loss and embeddings need."""
+
+    def record(self, batch: Batch) -> Recording:
+        """The attention of a batch, for a method that has some to draw.
+
+        Raises:
+            ConfigError: for any other method.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no attention to draw: its class defines no `record`. "
+            "Explanations need a method with prompts, such as --model.method=EPIC."
+        )
 
     @property
     def towers(self) -> Pair[Tower[Any]]:

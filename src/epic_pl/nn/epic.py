@@ -13,13 +13,13 @@ With first prompts from tokens, the default, there is also a hub before the firs
 Shape legend: B batch, d_v and d_t widths, n prompts, K steps, C classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.base import DualEncoder, Output
+from epic_pl.nn.base import DualEncoder, Method, Output, Recording, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, where_parts_fit
@@ -33,8 +33,8 @@ from epic_pl.nn.interaction import (
 )
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import FirstPrompt, Generation, TemporalPrompts
+from epic_pl.nn.recording import prompt_attention
 from epic_pl.nn.towers import JointTower, ReadOnlyTower
-from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_choices, check_positive, check_probabilities
 
@@ -43,86 +43,18 @@ PromptAttention = Literal["joint", "read_only"]
 _ROWS = 4  # of a first exchange with activation checkpointing
 
 
-@dataclass(frozen=True)
-class EPICConfig:
-    """Options of the method; the defaults are those of the experiments on tables.
-
-    docs/method.md defines each option, and which values are closest to the paper.
-
-    Attributes:
-        num_prompts: n, prompts of each modality.
-        interaction_layers: K (the last K layers of each encoder), or pairs
-            ``[image layer, text layer]`` counted from 0, both increasing.
-        prompt_attention: "joint": tokens and prompts attend to each other; "read_only": prompts
-            attend to the frozen tokens, but tokens never to prompts.
-        hub: "bottleneck", "parameter_free", or "none" (prompts stay unimodal).
-        hub_width: r of the bottleneck.
-        generation: how the next prompts are generated, "offset" or "linear".
-        first_prompt: "tokens" (parts of the text, and the image patches that match each part),
-            "independent" (learned vectors), or "from_text" (image prompts mapped from the text's).
-        prompt_init_std: standard deviation of the initial prompts.
-        dropout: dropout rate of the hub's inputs and messages.
-    """
-
-    num_prompts: int = 4
-    interaction_layers: int | list[list[int]] = 2
-    prompt_attention: PromptAttention = "read_only"
-    hub: Hub = "bottleneck"
-    hub_width: int = 128
-    generation: Generation = "offset"
-    first_prompt: FirstPrompt = "tokens"
-    prompt_init_std: float = 0.02
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        check_choices(self)
-        check_positive(self, "num_prompts", "hub_width", "prompt_init_std")
-        check_probabilities(self, "dropout")
-
-    def layer_pairs(self, num_image_layers: int, num_text_layers: int) -> list[tuple[int, int]]:
-        """The K pairs (image layer, text layer) of the interaction steps.
-
-        Raises:
-            ConfigError: if an encoder has too few layers, or the pairs do not increase.
-        """
-        depths = f"the encoders have {num_image_layers} and {num_text_layers} layers"
-        pairs = self.interaction_layers
-        if isinstance(pairs, int):
-            k, shallower = pairs, min(num_image_layers, num_text_layers)
-            if not 1 <= k <= shallower:
-                raise ConfigError(
-                    f"interaction_layers is {k}, but {depths}: choose from 1 to {shallower}, or "
-                    "give pairs of layers."
-                )
-            return [(num_image_layers - k + i, num_text_layers - k + i) for i in range(k)]
-        columns = [list(layers) for layers in zip(*pairs, strict=False)]
-        rising = all(layers == sorted(set(layers)) for layers in columns)
-        if {len(pair) for pair in pairs} != {2} or not rising:
-            raise ConfigError(
-                f"interaction_layers {pairs} must be a list of pairs [image layer, text layer] in "
-                "which both numbers rise from pair to pair."
-            )
-        last_image, last_text = pairs[-1]
-        if min(pairs[0]) < 0 or last_image >= num_image_layers or last_text >= num_text_layers:
-            raise ConfigError(
-                f"interaction_layers {pairs} names a layer that does not exist: {depths}, counted "
-                "from 0."
-            )
-        return [(image, text) for image, text in pairs]
-
-
-class EPIC(DualEncoder):
+class EPICModel(DualEncoder):
     """Two frozen encoders with interacting prompts, and a classification head.
 
     Args:
         encoders: the frozen image and text encoder.
         num_classes: number of classes C.
-        config: options of the method.
+        method: options of the method.
         head: parts of the head.
         modality_dropout: probability with which a training sample loses one modality.
 
     Raises:
-        ConfigError: if ``config`` does not fit the encoders' depths.
+        ConfigError: if ``method`` does not fit the encoders' depths.
     """
 
     image_tower: JointTower | ReadOnlyTower
@@ -132,31 +64,30 @@ class EPIC(DualEncoder):
         self,
         encoders: Pair[Encoder],
         num_classes: int,
-        config: EPICConfig | None = None,
-        head: HeadConfig | None = None,
-        modality_dropout: float = 0.0,
+        method: "EPIC",
+        head: HeadConfig,
+        modality_dropout: float,
     ) -> None:
-        config, head = config or EPICConfig(), head or HeadConfig()
-        pairs = config.layer_pairs(*(encoder.num_layers for encoder in encoders))
+        pairs = layer_pairs(method.interaction_layers, encoders)
         layers = Pair(*zip(*pairs, strict=True))
-        joint = config.prompt_attention == "joint"
+        joint = method.prompt_attention == "joint"
         tower: type[JointTower | ReadOnlyTower] = JointTower if joint else ReadOnlyTower
-        n = config.num_prompts
-        self.from_tokens = config.first_prompt == "tokens"
+        n = method.num_prompts
+        self.from_tokens = method.first_prompt == "tokens"
         super().__init__(
             tower(encoders.image, layers.image, self.from_tokens),
             tower(encoders.text, layers.text, self.from_tokens),
             modality_dropout,
         )
-        self.config = config
+        self.method = method
         self.num_steps = len(pairs)
         self.prompts = TemporalPrompts(
             self.num_steps,
             n,
             self.widths,
-            config.first_prompt,
-            config.generation,
-            config.prompt_init_std,
+            method.first_prompt,
+            method.generation,
+            method.prompt_init_std,
         )
         self.hubs = nn.ModuleList(self._build_hubs())
         self.head = ClassificationHead(
@@ -170,12 +101,12 @@ class EPIC(DualEncoder):
     def _build_hubs(self) -> list[InteractionHub]:
         # the last step's prompts go to the head, so there is nothing to consolidate after it
         exchanges = range(self.num_steps - 1 + self.from_tokens)
-        if self.config.hub == "none":
+        if self.method.hub == "none":
             return []
-        if self.config.hub == "parameter_free":
+        if self.method.hub == "parameter_free":
             return [ParameterFreeHub(self.widths)] if exchanges else []  # one for all steps
         return [
-            BottleneckHub(self.widths, self.config.hub_width, self.config.dropout)
+            BottleneckHub(self.widths, self.method.hub_width, self.method.dropout)
             for _ in exchanges
         ]
 
@@ -254,7 +185,69 @@ class EPIC(DualEncoder):
         exchange: Exchange = self.image_encoder.run(hub, acquired, present)
         return self.prompts.activate(step, exchange.prompts), exchange
 
+    @torch.no_grad()
+    def record(self, batch: Batch) -> Recording:
+        """Attention of the prompts and similarities of the hubs, from a pass of its own."""
+        recording, present = Recording([], [], []), self.presence(batch)
+        image, text = self.extract(batch, present)
+        prompts, exchange = self.first_prompts(image, text, present)
+        for step in range(self.num_steps):
+            if step:
+                prompts, exchange = self.next_prompts(step, prompts, present)
+            if exchange is not None:
+                recording.similarities.append(exchange.scores)
+            recording.image.append(prompt_attention(self.image_tower, step, image, prompts.image))
+            recording.text.append(prompt_attention(self.text_tower, step, text, prompts.text))
+            image, text, prompts = self.acquire(step, image, text, prompts)
+        return recording
+
     @property
     def matcher(self) -> ScaledCosine | None:
         """The similarity of the first exchange."""
         return self.hubs[0].similarity if self.hubs else super().matcher  # type: ignore[return-value]  # of a ModuleList
+
+
+@dataclass(frozen=True)
+class EPIC(Method):
+    """EPIC with these options; the defaults are those of the experiments on tables.
+
+    docs/method.md defines each option, and which values are closest to the paper.
+
+    Attributes:
+        num_prompts: n, prompts of each modality.
+        interaction_layers: K (the last K layers of each encoder), or pairs
+            ``[image layer, text layer]`` counted from 0, both increasing.
+        prompt_attention: "joint": tokens and prompts attend to each other; "read_only": prompts
+            attend to the frozen tokens, but tokens never to prompts.
+        hub: "bottleneck", "parameter_free", or "none" (prompts stay unimodal).
+        hub_width: r of the bottleneck.
+        generation: how the next prompts are generated, "offset" or "linear".
+        first_prompt: "tokens" (parts of the text, and the image patches that match each part),
+            "independent" (learned vectors), or "from_text" (image prompts mapped from the text's).
+        prompt_init_std: standard deviation of the initial prompts.
+        dropout: dropout rate of the hub's inputs and messages.
+    """
+
+    model = EPICModel
+
+    num_prompts: int = 4
+    interaction_layers: int | list[list[int]] = 2
+    prompt_attention: PromptAttention = "read_only"
+    hub: Hub = "bottleneck"
+    hub_width: int = 128
+    generation: Generation = "offset"
+    first_prompt: FirstPrompt = "tokens"
+    prompt_init_std: float = 0.02
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_choices(self)
+        check_positive(self, "num_prompts", "hub_width", "prompt_init_std")
+        check_probabilities(self, "dropout")
+
+
+@dataclass(frozen=True)
+class NoInteraction(EPIC):
+    """EPIC whose prompts stay in their modality: without hubs; options as in :class:`EPIC`."""
+
+    hub: Hub = field(default="none", init=False)

@@ -1,63 +1,19 @@
-"""Records the attention of EPIC's prompts in every step, and the hubs' similarities.
+"""The attention of prompts in a frozen layer.
 
-Shape legend: B batch, N tokens, n prompts, h heads, K steps.
+Shape legend: B batch, N tokens, n prompts, h heads, d width.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from epic_pl.nn.base import Attention
 from epic_pl.nn.encoders.base import read_mask
-from epic_pl.nn.epic import EPIC
 from epic_pl.nn.towers import JointTower, ReadOnlyTower
-from epic_pl.utils.types import Batch
 
 
-class Attention(NamedTuple):
-    """Attention weights of one layer, averaged over heads; each prompt's weights sum to one.
-
-    ``tokens (B, n, N)`` on the encoder's tokens, ``prompts (B, n, n)`` on the prompts.
-    """
-
-    tokens: Tensor
-    prompts: Tensor
-
-
-class Recording(NamedTuple):
-    """Attention weights and similarities of one forward pass.
-
-    ``image`` and ``text`` have the attention of the prompts in each of the K steps.
-    ``similarities`` are ``S (B, n, n)`` of each exchange, image prompts in rows; before step 1
-    ``(B, P, n)`` with P patches. They are empty without hubs.
-    """
-
-    image: list[Attention]
-    text: list[Attention]
-    similarities: list[Tensor]
-
-
-@torch.no_grad()
-def recorded(model: EPIC, batch: Batch) -> tuple[Tensor, Recording]:
-    """Logits ``(B, C)`` of a batch and a recording of its attention.
-
-    The logits come from an ordinary forward pass, the recording from a separate one.
-    """
-    recording, present = Recording([], [], []), model.presence(batch)
-    image, text = model.extract(batch, present)
-    prompts, exchange = model.first_prompts(image, text, present)
-    for step in range(model.num_steps):
-        if step:
-            prompts, exchange = model.next_prompts(step, prompts, present)
-        if exchange is not None:
-            recording.similarities.append(exchange.scores)
-        recording.image.append(_attention(model.image_tower, step, image, prompts.image))
-        recording.text.append(_attention(model.text_tower, step, text, prompts.text))
-        image, text, prompts = model.acquire(step, image, text, prompts)
-    return model(batch).logits, recording
-
-
-def _attention(
+def prompt_attention(
     tower: JointTower | ReadOnlyTower, step: int, state: Any, prompts: Tensor
 ) -> Attention:
     """Attention of prompts ``(B, n, d)`` in the layer of ``step``."""

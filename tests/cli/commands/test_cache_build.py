@@ -16,7 +16,7 @@ from epic_pl.features.items import Items
 from epic_pl.module.callbacks import feature_cache
 from epic_pl.utils.errors import ConfigError
 
-OPTIONS = ["--model.epic.prompt_attention", "read_only", "--cache.level", "layers"]
+OPTIONS = ["--model.method.prompt_attention", "read_only", "--cache.level", "layers"]
 DDP = ["--config", "ddp.yaml", "--trainer.devices", "2"]
 SHARD_BYTES = 20_000
 # slow enough for a second rank to get its share

@@ -116,7 +116,7 @@ def test_a_multilabel_model_of_other_data_brings_its_thresholds_and_needs_no_tok
     assert "tokenizer" in error
     assert not folder.exists()
 
-    probe = {"method": "linear_probe", "task": "multilabel"}
+    probe = {"method": "LinearProbe", "task": "multilabel"}
     module = tiny_runs.module(tiny_vit_dir, tiny_tokenizer_dir, **probe)
     trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
     rows = tiny_runs.loader(tiny_runs.samples(multilabel=True))

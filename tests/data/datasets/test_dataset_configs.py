@@ -48,7 +48,7 @@ def options(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
             f"--model.encoders.image.name={tiny_vit_dir}",
             f"--model.encoders.text={{name: {tiny_tokenizer_dir}}}",
             "--model.encoders.image_size=32",
-            "--model.epic.interaction_layers=2",
+            "--model.method.interaction_layers=2",
             "--trainer.accelerator=cpu",
             f"--trainer.default_root_dir={tmp_path / 'runs'}",
             *own.get(name, []),

@@ -115,4 +115,4 @@ def test_the_reddest_spot_of_the_drawing_is_the_patch_with_all_attention(row, co
 
 def test_a_method_without_prompts_is_refused_with_the_way_out(make):
     with pytest.raises(ConfigError, match=r"set model\.method to epic"):
-        require_prompts(make(method="linear_probe"))
+        require_prompts(make(method="LinearProbe"))

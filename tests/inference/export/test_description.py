@@ -11,7 +11,7 @@ from epic_pl.inference.export.folder import describe
 @pytest.fixture
 def described(make):
     def described(preprocessing, tokenizer=None):
-        module = make(method="linear_probe", preprocessing=preprocessing)
+        module = make(method="LinearProbe", preprocessing=preprocessing)
         return json.loads(json.dumps(describe(module, tokenizer).to_dict()))
 
     return described

@@ -248,7 +248,7 @@ def test_a_missing_modality_that_training_never_lacked_is_told_once(in_onnx, tmp
 
 
 def test_a_model_of_another_pipeline_brings_no_predict_py(make, tmp_path):
-    write_folder(make(method="linear_probe").eval(), None, tmp_path / "made", "onnx")
+    write_folder(make(method="LinearProbe").eval(), None, tmp_path / "made", "onnx")
     files = sorted(path.name for path in (tmp_path / "made").iterdir())
     assert files == ["model.json", "model.onnx"]
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.export.passes import move_to_device_pass
 
 from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
-from epic_pl.nn import EPICConfig
+from epic_pl.nn import EPIC
 from epic_pl.utils.errors import ConfigError
 
 
@@ -33,7 +33,7 @@ class Undecided(nn.Module):
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_encoders_stay_in_their_precision(build, precision):
-    classifier = build(method="linear_probe")
+    classifier = build(method="LinearProbe")
     inputs = random_inputs(classifier.model, 3, 8)
     with torch.no_grad():
         full = classifier(*inputs)
@@ -46,7 +46,7 @@ def test_encoders_stay_in_their_precision(build, precision):
 
 
 def test_an_untraceable_model_is_an_error(build):
-    classifier = build(epic=EPICConfig(interaction_layers=1, hub_width=8))
+    classifier = build(method=EPIC(interaction_layers=1, hub_width=8))
     model = classifier.model
     model.head.classifier = Undecided(model.head.classifier)
     message = r"EPIC on VisionTransformer and BertModel cannot.*EPICModule\.load_from_checkpoint"
@@ -55,7 +55,7 @@ def test_an_untraceable_model_is_an_error(build):
 
 
 def test_a_program_can_be_moved_to_another_device(build):
-    classifier = build(method="maple")
+    classifier = build(method="MaPLe")
     moved = move_to_device_pass(export_program(classifier), "meta").module()
     inputs = random_inputs(classifier.model, 3, 8)
     # an operation on tensors of two devices would fail

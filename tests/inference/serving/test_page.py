@@ -82,16 +82,16 @@ def test_one_modality_is_classified_alone(image, text, title, classifier, square
     assert "data:image/svg+xml" in found.attention
 
 
-@pytest.mark.parametrize("method", ["no_interaction", "linear_probe", "parts"])
+@pytest.mark.parametrize("method", ["NoInteraction", "LinearProbe", "Parts"])
 def test_attention_is_drawn_for_models_with_prompts(method, like, square):
     found = answer(like(method), square, TEXT)
-    drawn = method == "no_interaction"
+    drawn = method == "NoInteraction"
     assert bool(found.attention) == drawn
     assert ("This model has no prompts whose attention could be drawn." in found.notes) != drawn
 
 
 def test_labels_that_reach_their_thresholds_are_marked_and_none_is_left_out(like, square):
-    classifier = like("linear_probe", task="multilabel")
+    classifier = like("LinearProbe", task="multilabel")
     scores = classifier.probabilities([{"image": square}])[0]
     thresholds = np.full(len(scores), 0.99, np.float32)
     last = int(scores.argmin())  # below the five that are always shown

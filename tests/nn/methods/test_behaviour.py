@@ -4,6 +4,7 @@ import pytest
 import torch
 from tiny_models import (
     ALL_PARTS,
+    METHODS,
     batch,
     cached,
     clip_image_encoder,
@@ -23,12 +24,12 @@ from epic_pl.module.checkpoint import adapter_state, complete_state, frozen_keys
 from epic_pl.module.config import OptimConfig
 from epic_pl.module.optim import build_optimizer, parameter_groups
 from epic_pl.module.parameters import count_parameters
-from epic_pl.nn import EPICConfig, HeadConfig, Pair
-from epic_pl.nn.methods import METHODS, build_method
+from epic_pl.nn import HeadConfig, Pair
+from epic_pl.nn.methods import LinearProbe, Method, NoInteraction
 from epic_pl.utils.errors import CheckpointError, ConfigError
 
 # what a method draws once and does not train, outside of the encoders
-LEFT_AS_DRAWN = {"pmf": {"image_prompts.fusion_context", "text_prompts.fusion_context"}}
+LEFT_AS_DRAWN = {"PMF": {"image_prompts.fusion_context", "text_prompts.fusion_context"}}
 methods = pytest.mark.parametrize("name", METHODS)
 
 
@@ -255,36 +256,26 @@ def test_a_level_that_stores_too_little_is_refused(name):
 def test_pooled_methods_are_served_by_what_epic_stores():
     """One store of a comparison holds the features of all methods."""
     epic = make(prompt_attention="read_only", head=ALL_PARTS)
-    probe = make("no_prompts", head=HeadConfig(boundary=True))
+    probe = make("NoPrompts", head=HeadConfig(boundary=True))
     made = batch([4, 2, 3])
     stored = cached(epic, made, "layers")
     torch.testing.assert_close(logits(probe, stored), logits(probe, made), rtol=0, atol=1e-9)
 
 
-# the registry ---------------------------------------------------------------------------------
-
-
-def encoders() -> Pair:
-    return Pair(image_encoder(), text_encoder())
-
-
-def test_an_unknown_method_is_refused_naming_the_choices():
-    with pytest.raises(ConfigError, match="no method 'lineer_probe'") as error:
-        build_method("lineer_probe", encoders(), 5)
-    assert all(name in str(error.value) for name in METHODS)
-
-
-@methods
-def test_an_unknown_option_is_refused_naming_the_choices(name):
-    with pytest.raises(ConfigError, match=f"'{name}' has no option num_prompt;") as error:
-        build_method(name, encoders(), 5, options={"num_prompt": 2})
-    assert all(option in str(error.value) for option in METHODS[name].options)
+# what a method is made of ---------------------------------------------------------------------
 
 
 def test_what_makes_a_method_cannot_be_changed():
-    with pytest.raises(ConfigError, match="has no option hub"):
-        build_method("no_interaction", encoders(), 5, options={"hub": "bottleneck"})
-    config = EPICConfig(interaction_layers=2)
-    assert not build_method("no_interaction", encoders(), 5, config).hubs
-    probe = build_method("linear_probe", encoders(), 5, config, ALL_PARTS)
-    assert probe.head.similarity is None
+    with pytest.raises(TypeError, match="hub"):
+        NoInteraction(hub="bottleneck")
+    encoders = Pair(image_encoder(), text_encoder())
+    assert not NoInteraction().build(encoders, 5).hubs
+    assert LinearProbe().build(encoders, 5, ALL_PARTS).head.similarity is None
+
+
+def test_a_method_without_a_model_is_refused_naming_the_attribute():
+    class Unfinished(Method):
+        pass
+
+    with pytest.raises(ConfigError, match=r"Unfinished has no attribute `model`: set it to"):
+        Unfinished().build(Pair(image_encoder(), text_encoder()), 5)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_models import (
     ALL_PARTS,
+    METHODS,
     batch,
     clip_image_encoder,
     clip_text_encoder,
@@ -21,8 +22,7 @@ from epic_pl.inference.description import INPUTS
 from epic_pl.inference.export.program import Probabilities, export_program
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.encoders import HFTextEncoder
-from epic_pl.nn.methods import METHODS
-from epic_pl.nn.methods.parts import Parts
+from epic_pl.nn.methods.parts import PartsModel
 
 # what a machine that only runs exported models need not have
 ABSENT = ("epic_pl", "timm", "transformers", "lightning", "peft", "torchmetrics")
@@ -52,15 +52,15 @@ BATCHES = (
     ([3, 3, 3], [1, 1, 1], [0, 0, 0]),
 )
 # linear_probe and no_interaction are no_prompts and epic with less
-DERIVED = ("epic", "no_interaction", "linear_probe")
+DERIVED = ("EPIC", "NoInteraction", "LinearProbe")
 SLOW = [
     *((name, False, "joint") for name in METHODS if name not in DERIVED),
-    ("epic", False, "read_only"),
-    ("epic", True, "joint"),
-    ("epic", True, "read_only"),
+    ("EPIC", False, "read_only"),
+    ("EPIC", True, "joint"),
+    ("EPIC", True, "read_only"),
 ]
 CASES = [
-    pytest.param("epic", False, "joint"),
+    pytest.param("EPIC", False, "joint"),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
 ]
 
@@ -86,12 +86,12 @@ def elsewhere():
 
 @pytest.mark.parametrize(("name", "clip", "attention"), CASES)
 def test_another_process_gives_the_models_probabilities(name, clip, attention, elsewhere, tmp_path):
-    depth = 3 if name == "epic" else 2  # tracing takes time by the layer
+    depth = 3 if name == "EPIC" else 2  # tracing takes time by the layer
     encoders = image_encoder(depth), text_encoder(depth)
     if clip:
         encoders = clip_image_encoder(), clip_text_encoder()
     # those that need a network have the one of all parts
-    whole = attention == "read_only" or issubclass(METHODS[name].model, Parts)
+    whole = attention == "read_only" or issubclass(METHODS[name].model, PartsModel)
     head = ALL_PARTS if whole else None
     model = make(name, *encoders, head=head, prompt_attention=attention).float()
     assert_exports(model, BATCHES, elsewhere, tmp_path)
@@ -100,7 +100,7 @@ def test_another_process_gives_the_models_probabilities(name, clip, attention, e
 @pytest.mark.slow
 @pytest.mark.parametrize("text", ["roberta", "electra"])
 def test_other_text_models(text, elsewhere, tmp_path):
-    model = make("no_interaction", text=HFTextEncoder(hf_text(text))).float()
+    model = make("NoInteraction", text=HFTextEncoder(hf_text(text))).float()
     # RoBERTa's kin leave two of their 24 positions to padding
     assert_exports(model, BATCHES[1:], elsewhere, tmp_path)
 

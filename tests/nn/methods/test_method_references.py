@@ -7,16 +7,16 @@ from tiny_models import ALL_PARTS, batch, image_encoder, logits, make, presences
 
 FEW_PROMPTS = {"fusion_layers": 3, "num_prompts": 1}
 CASES = {
-    "linear_probe": ("linear_probe", {}, None, slow_methods.head_on_pooled),
-    "no_prompts": ("no_prompts", {}, ALL_PARTS, slow_methods.head_on_pooled),
-    "full": ("full", {}, ALL_PARTS, slow_methods.head_on_pooled),
-    "mlp": ("late_fusion_mlp", {}, ALL_PARTS, slow_methods.head_on_pooled),
-    "parts": ("parts", {}, ALL_PARTS, slow_methods.parts_in_patches),
-    "parts, alone": ("parts", {}, None, slow_methods.parts_in_patches),
-    "pmf": ("pmf", {}, None, slow_methods.pmf, 2),
-    "pmf, all layers": ("pmf", FEW_PROMPTS, None, slow_methods.pmf, 3),
-    "maple": ("maple", {"prompt_depth": 2, "num_prompts": 2}, None, slow_methods.maple),
-    "maple, first layer": ("maple", {"prompt_depth": 1}, None, slow_methods.maple),
+    "linear_probe": ("LinearProbe", {}, None, slow_methods.head_on_pooled),
+    "no_prompts": ("NoPrompts", {}, ALL_PARTS, slow_methods.head_on_pooled),
+    "full": ("FullFineTuning", {}, ALL_PARTS, slow_methods.head_on_pooled),
+    "mlp": ("LateFusionMLP", {}, ALL_PARTS, slow_methods.head_on_pooled),
+    "parts": ("Parts", {}, ALL_PARTS, slow_methods.parts_in_patches),
+    "parts, alone": ("Parts", {}, None, slow_methods.parts_in_patches),
+    "pmf": ("PMF", {}, None, slow_methods.pmf, 2),
+    "pmf, all layers": ("PMF", FEW_PROMPTS, None, slow_methods.pmf, 3),
+    "maple": ("MaPLe", {"prompt_depth": 2, "num_prompts": 2}, None, slow_methods.maple),
+    "maple, first layer": ("MaPLe", {"prompt_depth": 1}, None, slow_methods.maple),
 }
 
 
@@ -24,7 +24,7 @@ def build(case, image_layers=3, text_layers=3):
     """The model, and its reference as a function of a batch."""
     name, options, head, reference, *rest = CASES[case]
     encoders = image_encoder(image_layers), text_encoder(text_layers)
-    model = make(name, *encoders, head=head, options=options)
+    model = make(name, *encoders, head=head, **options)
     return model, lambda made: slow_methods.logits(reference, model, made, *rest)
 
 

@@ -5,6 +5,7 @@ import builtins
 import pytest
 import torch
 from tiny_models import (
+    METHODS,
     PLAIN,
     base_method,
     batch,
@@ -20,14 +21,13 @@ from tiny_models import (
 
 from epic_pl.nn import Pair
 from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
-from epic_pl.nn.epic import EPICConfig
-from epic_pl.nn.methods import METHODS, build_method
+from epic_pl.nn.methods import MaPLe
 from epic_pl.utils.errors import ConfigError
 
 
 def make(name, image=None, text=None, **options):
     encoders = Pair(image or image_encoder(), text or text_encoder())
-    return build_method(name, encoders, 5, EPICConfig(), PLAIN, options=options).double().eval()
+    return METHODS[name](**options).build(encoders, 5, PLAIN).double().eval()
 
 
 def without_gradient(model):
@@ -39,14 +39,14 @@ def without_gradient(model):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("full", {"encoder_lr": 0.0}),
-        ("lora", {"rank": 0}),
-        ("lora", {"alpha": 0}),
-        ("maple", {"num_prompts": 0}),
-        ("maple", {"prompt_depth": 4}),
-        ("pmf", {"fusion_layers": 0}),
-        ("pmf", {"fusion_layers": 4}),
-        ("pmf", {"num_prompts": 0}),
+        ("FullFineTuning", {"encoder_lr": 0.0}),
+        ("LoRA", {"rank": 0}),
+        ("LoRA", {"alpha": 0}),
+        ("MaPLe", {"num_prompts": 0}),
+        ("MaPLe", {"prompt_depth": 4}),
+        ("PMF", {"fusion_layers": 0}),
+        ("PMF", {"fusion_layers": 4}),
+        ("PMF", {"num_prompts": 0}),
     ],
     ids=str,
 )
@@ -58,7 +58,7 @@ def test_impossible_options_are_refused_by_name(name, options):
 # full fine-tuning and LoRA --------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["FullFineTuning", "LoRA"])
 def test_parts_without_effect_on_the_output_stay_frozen(method):
     # a pooler that is not run, and an attention pool where the class token is asked for
     text = HFTextEncoder(hf_text("bert"))
@@ -70,7 +70,7 @@ def test_parts_without_effect_on_the_output_stay_frozen(method):
     assert any("attn_pool" in name for name in trained(asked))
 
 
-@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("method", ["FullFineTuning", "LoRA"])
 @pytest.mark.parametrize(("text", "pooling"), [("roberta", "cls"), ("electra", "mean")])
 def test_other_families_are_trained_too(method, text, pooling):
     model = make(method, clip_image_encoder(), HFTextEncoder(hf_text(text), pooling))
@@ -82,10 +82,10 @@ def test_full_trains_all_keeps_the_fingerprint_and_draws_no_random_numbers():
     image, text, others = image_encoder(), text_encoder(), (image_encoder(), text_encoder())
     before = text.fingerprint, image.fingerprint
     torch.manual_seed(0)
-    plain = make("no_prompts", *others)
+    plain = make("NoPrompts", *others)
     torch.manual_seed(0)
     with torch.no_grad():
-        model = make("full", image, text)
+        model = make("FullFineTuning", image, text)
         assert torch.equal(model.head.classifier.weight, plain.head.classifier.weight)
         assert all(p.requires_grad and p.grad is None for p in model.parameters())
         for parameter in model.parameters():
@@ -96,14 +96,14 @@ def test_full_trains_all_keeps_the_fingerprint_and_draws_no_random_numbers():
 @pytest.mark.parametrize("options", [{}, {"rank": 2, "alpha": 3}], ids=str)
 def test_lora_starts_from_the_encoders_and_computes_with_merged_weights(options):
     # attention kernels that took the frozen weights past the matrices would show here
-    model, made = make("lora", **options), batch([4, 2, 3], [1, 0, 1], [1, 1, 0])
-    plain = make("no_prompts")
+    model, made = make("LoRA", **options), batch([4, 2, 3], [1, 0, 1], [1, 1, 0])
+    plain = make("NoPrompts")
     plain.head.load_state_dict(model.head.state_dict())
     torch.testing.assert_close(logits(model, made), logits(plain, made), rtol=0, atol=1e-12)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
-    merged = make("no_prompts")
+    merged = make("NoPrompts")
     merged.load_state_dict(merged_state(model), strict=True)
     torch.testing.assert_close(logits(model, made), logits(merged, made), rtol=0, atol=1e-9)
     assert not torch.allclose(logits(model, made), logits(plain, made), atol=1e-3)
@@ -111,7 +111,7 @@ def test_lora_starts_from_the_encoders_and_computes_with_merged_weights(options)
 
 def merged_state(model):
     """``W + (alpha / r) B A`` under the names of a model without LoRA."""
-    state, scale = model.state_dict(), model.config.alpha / model.config.rank
+    state, scale = model.state_dict(), model.method.alpha / model.method.rank
     merged = {}
     for key, value in state.items():
         if ".lora_" in key:
@@ -134,8 +134,8 @@ def test_without_peft_the_way_out_is_named(monkeypatch):
 
     monkeypatch.setattr(builtins, "__import__", missing)
     with pytest.raises(ConfigError, match=r"pip install peft"):
-        make("lora")
-    make("full")
+        make("LoRA")
+    make("FullFineTuning")
 
 
 def test_lora_counts_what_its_matrices_are():
@@ -145,16 +145,16 @@ def test_lora_counts_what_its_matrices_are():
     head = 2 * 768 * 101 + 101
     missing = 2 * 768
     expected = 12 * (block + layer) + head + missing
-    assert count_trained(base_method("lora", head=PLAIN)) == expected == 2_663_525
+    assert count_trained(base_method("LoRA", head=PLAIN)) == expected == 2_663_525
 
 
 # MaPLe ----------------------------------------------------------------------------------------
 
 
 def test_maples_depth_is_four_or_that_of_the_shallower_encoder():
-    config = METHODS["maple"].config
+    config = MaPLe
     assert [config().depth(12), config().depth(3), config(prompt_depth=9).depth(12)] == [4, 3, 9]
-    assert len(make("maple", image_encoder(4), text_encoder(2)).prompts.text) == 2
+    assert len(make("MaPLe", image_encoder(4), text_encoder(2)).prompts.text) == 2
 
 
 # PMF ------------------------------------------------------------------------------------------
@@ -162,4 +162,4 @@ def test_maples_depth_is_four_or_that_of_the_shallower_encoder():
 
 def test_pmf_trains_as_many_parameters_as_the_release():
     # the release has one more bias, of its second head, and no missing-modality embeddings
-    assert count_trained(base_method("pmf", head=PLAIN)) == 2_543_818 - 101 + 2 * 768
+    assert count_trained(base_method("PMF", head=PLAIN)) == 2_543_818 - 101 + 2 * 768

@@ -18,12 +18,11 @@ from epic_pl.experiments.options import (
     run_key,
     use_stored_features,
 )
-from epic_pl.utils.config_files import packaged_file, read_yaml
+from epic_pl.nn.methods import Method
+from epic_pl.utils.config_files import find_packaged, read_yaml
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.files import try_read_json, write_json
-
-# all other methods have a learning rate of their own for what they train in the encoders
-_TRAIN_A_HEAD_ALONE = ("late_fusion_mlp", "linear_probe", "no_prompts")
+from epic_pl.utils.plugins import find_class
 
 
 @dataclass
@@ -146,5 +145,4 @@ def _encode(options: Sequence[str]) -> float | None:
 
 def _space(entry: Entry) -> str:
     """Path of the space in which the entry's options are searched."""
-    name = "head.yaml" if entry.method in _TRAIN_A_HEAD_ALONE else "prompts.yaml"
-    return packaged_file("spaces", name)
+    return find_packaged("spaces", find_class(Method, entry.method).space)

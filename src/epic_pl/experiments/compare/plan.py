@@ -10,11 +10,11 @@ import yaml
 
 from epic_pl.cli.epic_cli import as_options
 from epic_pl.experiments.options import ONE_DEVICE, parsed_options, refuse_own, run_key
-from epic_pl.nn.methods import METHODS
+from epic_pl.nn.methods import Method
 from epic_pl.utils.config_files import read_yaml
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.files import try_read_json, write_json
-from epic_pl.utils.validate import check_word
+from epic_pl.utils.plugins import find_class, known_classes
 
 # set for each run, so that an option for all of them would be lost
 _OWN_OPTIONS = ("seed_everything", "ckpt_path", "model.method", "trainer.default_root_dir")
@@ -45,9 +45,7 @@ class Entry:
 
     def fit_options(self, shared: Sequence[str]) -> tuple[str, ...]:
         """Options of ``fit`` that make this line, after those of all lines."""
-        # method options in a config belong to the config's method
-        method = (f"--model.method={self.method}", "--model.method_options=null")
-        return (*shared, *method, *self.options, *ONE_DEVICE)
+        return (*shared, f"--model.method={self.method}", *self.options, *ONE_DEVICE)
 
 
 @dataclass(frozen=True)
@@ -102,13 +100,15 @@ def read_variants(path: str) -> list[Entry]:
 
 def _variant(path: str, name: str, fields: Any) -> Entry:
     method = fields.get("method") if isinstance(fields, Mapping) else None
-    if str(method) not in METHODS:
+    methods = known_classes(Method)
+    if not isinstance(method, str):
         raise ConfigError(
-            f"Variant {name!r} of {path} has the method {method!r}: write {name}: {{method: epic, "
-            "model.epic.hub_width: 32}, with any options of fit after it. Methods are "
-            f"{', '.join(METHODS)}."
+            f"Variant {name!r} of {path} has the method {method!r}: write {name}: {{method: EPIC, "
+            "model.method.hub_width: 32}, with any options of fit after it. Methods are "
+            f"{', '.join(methods)}."
         )
-    if not _NAME.fullmatch(name) or name in (*METHODS, _ALL_VARIANTS):
+    find_class(Method, method)
+    if not _NAME.fullmatch(name) or name in (*methods, _ALL_VARIANTS):
         raise ConfigError(
             f"Variant {name!r} of {path} needs another name, of letters, digits, '_', '-' and '.', "
             "which is no method's."
@@ -126,15 +126,16 @@ def choose(names: str | None, variants: Sequence[Entry]) -> list[Entry]:
     Raises:
         ConfigError: if there is no such method.
     """
-    known = {name: Entry(name, name) for name in METHODS}
+    known = {name: Entry(name, name) for name in known_classes(Method)}
     known |= {variant.name: variant for variant in variants}
     wanted = list(known) if names is None else [name.strip() for name in names.split(",")]
     if _ALL_VARIANTS in wanted and variants:
         place = wanted.index(_ALL_VARIANTS)
         wanted[place : place + 1] = [variant.name for variant in variants]
     for name in wanted:
-        check_word([*known], methods=name)
-    return [known[name] for name in dict.fromkeys(wanted)]
+        if name not in known:
+            find_class(Method, name)  # of another package, by its import path
+    return [known.get(name, Entry(name, name)) for name in dict.fromkeys(wanted)]
 
 
 def plan(

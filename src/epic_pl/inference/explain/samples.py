@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import lightning as L
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,9 +16,8 @@ from epic_pl.data.dataset import Collator, ImageTextDataset
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.module import EPICModule
 from epic_pl.module.evaluator import Evaluator, as_pil_image
-from epic_pl.nn import EPIC
-from epic_pl.nn.recording import Attention, recorded
-from epic_pl.utils.errors import ConfigError, DataError, EncoderError
+from epic_pl.nn.base import Attention
+from epic_pl.utils.errors import DataError, EncoderError
 from epic_pl.utils.types import Sample
 
 
@@ -95,33 +93,20 @@ def rows_of_ids(dataset: ImageTextDataset, ids: Sequence[str]) -> list[int]:
     return [row_of[sample_id] for sample_id in ids]
 
 
-def require_prompts(module: L.LightningModule) -> EPIC:
-    """The module's model, if it is EPIC.
-
-    Raises:
-        ConfigError: for any other method.
-    """
-    model = module.model
-    if isinstance(model, EPIC):
-        return model
-    raise ConfigError(
-        "Explanations show the attention of EPIC's prompts, but this is a "
-        f"{type(model).__name__} model: set model.method to epic or no_interaction."
-    )
-
-
 def explain_sample(
     module: EPICModule, collator: Collator, preprocessing: ImagePreprocessing, sample: Sample
 ) -> Explanation:
     """Run a module, in evaluation mode, on a sample that the preprocessing made.
 
     Raises:
-        ConfigError: if the model has no prompts.
+        ConfigError: if the method has no attention to draw.
         EncoderError: if its attention is not accessible, or its patches form no square grid.
     """
-    model, evaluator, batch = require_prompts(module), Evaluator.of(module), collator([sample])
+    model, evaluator, batch = module.model, Evaluator.of(module), collator([sample])
     moved = module.transfer_batch_to_device(batch, module.device, 0)
-    logits, recording = recorded(model, moved)
+    recording = model.record(moved)
+    with torch.no_grad():
+        logits = model(moved).logits
     text, image, labels = sample["text"], sample["image"], batch.get("labels")
     words, numbers = ([], []) if text is None else _words(collator, text)
     prefix = model.image_encoder.num_prefix_tokens

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from epic_pl.nn.encoders.reading import Memory
+from epic_pl.utils.errors import EncoderError
 
 T = TypeVar("T")
 Pooling = Literal["auto", "cls", "mean"]
@@ -59,6 +60,35 @@ class Encoder(nn.Module, ABC):
         self.num_parameters = sum(p.numel() for p in model.parameters())
         self._fingerprint: str | None = None
         self._frozen = True
+
+    @classmethod
+    def from_name(
+        cls,
+        name: str,
+        *,
+        revision: str | None,
+        pretrained: bool,
+        pooling: Pooling,
+        image_size: int | None = None,
+        **running: Any,
+    ) -> Self:
+        """The frozen encoder of this family called ``name``, which ``encoders.*.family`` asks for.
+
+        Args:
+            name: what the family calls it, such as a hub name or a local folder.
+            revision: commit or tag of a hub name.
+            pretrained: False asks for random weights from a fixed seed.
+            pooling: see :class:`~epic_pl.module.config.EncoderConfig`.
+            image_size: height and width of the images in pixels; images only, None is the own.
+            **running: further arguments of this class.
+
+        Raises:
+            EncoderError: if the family does not define it.
+        """
+        raise EncoderError(
+            f"{cls.__module__}.{cls.__name__} has no classmethod `from_name`, which builds the "
+            "encoder of a name: docs/extend.md has an example."
+        )
 
     @property
     def required_size(self) -> tuple[int, int] | None:

@@ -10,48 +10,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from epic_pl.nn.base import Method
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.methods.no_prompts import NoPrompts
+from epic_pl.nn.heads import HeadConfig
+from epic_pl.nn.methods.no_prompts import NoPromptsModel
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import Tower, TrainedTower
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.validate import check_positive
 
 
-@dataclass(frozen=True)
-class FineTunedConfig:
-    """Options of full fine-tuning.
-
-    Attributes:
-        encoder_lr: peak learning rate inside the encoders.
-    """
-
-    encoder_lr: float = 2e-5
-
-    def __post_init__(self) -> None:
-        check_positive(self, "encoder_lr")
-
-
-@dataclass(frozen=True)
-class LoRAConfig(FineTunedConfig):
-    """Options of LoRA.
-
-    Attributes:
-        rank: r of the matrices ``A (r, d_in)`` and ``B (d_out, r)`` of each linear layer.
-        alpha: their product ``B A`` is scaled by alpha / r.
-        encoder_lr: peak learning rate of the matrices.
-    """
-
-    encoder_lr: float = 5e-4
-    rank: int = 8
-    alpha: int = 16
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive(self, "rank", "alpha")
-
-
-class FineTuned(NoPrompts):
+class FineTunedModel(NoPromptsModel):
     """The classification head on encoders that are also trained.
 
     Dropout inside the encoders is active in training, as configured by their libraries.
@@ -62,11 +31,16 @@ class FineTuned(NoPrompts):
     tower = TrainedTower
 
     def __init__(
-        self, encoders: Pair[Encoder], num_classes: int, config: FineTunedConfig, *shared: Any
+        self,
+        encoders: Pair[Encoder],
+        num_classes: int,
+        method: "FullFineTuning",
+        head: HeadConfig,
+        modality_dropout: float,
     ) -> None:
-        super().__init__(encoders, num_classes, config, *shared)
-        self.config = config
-        self.encoder_lr = config.encoder_lr
+        super().__init__(encoders, num_classes, method, head, modality_dropout)
+        self.method = method
+        self.encoder_lr = method.encoder_lr
         for tower in self.towers:
             # unused parameters get no gradient, for which DDP would wait
             used = _used_parameters(tower)
@@ -78,7 +52,7 @@ class FineTuned(NoPrompts):
             parameter.requires_grad_(name in used)
 
 
-class LoRA(FineTuned):
+class LoRAModel(FineTunedModel):
     """Fine-tuning of ``W + (alpha / r) B A`` in every linear layer, with ``W`` frozen.
 
     Arguments are those of :class:`FineTuned`.
@@ -87,7 +61,7 @@ class LoRA(FineTuned):
         ConfigError: if peft cannot be imported.
     """
 
-    config: LoRAConfig
+    method: "LoRA"
 
     def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
         """Add the two matrices to every linear layer that the output depends on."""
@@ -95,7 +69,7 @@ class LoRA(FineTuned):
             import peft
         except ImportError as error:
             raise ConfigError(
-                f"Method 'lora' needs the peft library, which cannot be imported ({error}): "
+                f"The method LoRA needs the peft library, which cannot be imported ({error}): "
                 "pip install peft."
             ) from error
         linear = [
@@ -104,9 +78,49 @@ class LoRA(FineTuned):
             if isinstance(module, nn.Linear) and f"{name}.weight" in used
         ]
         options = peft.LoraConfig(
-            r=self.config.rank, lora_alpha=self.config.alpha, target_modules=linear
+            r=self.method.rank, lora_alpha=self.method.alpha, target_modules=linear
         )
         peft.inject_adapter_in_model(options, model)
+
+
+@dataclass(frozen=True)
+class FullFineTuning(Method):
+    """Full fine-tuning of both encoders with the head.
+
+    Attributes:
+        interaction_layers: as in :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
+        encoder_lr: peak learning rate inside the encoders.
+    """
+
+    model = FineTunedModel
+
+    interaction_layers: int | list[list[int]] = 2
+    encoder_lr: float = 2e-5
+
+    def __post_init__(self) -> None:
+        check_positive(self, "encoder_lr")
+
+
+@dataclass(frozen=True)
+class LoRA(FullFineTuning):
+    """LoRA in both encoders, with the head.
+
+    Attributes:
+        interaction_layers: as in :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
+        rank: r of the matrices ``A (r, d_in)`` and ``B (d_out, r)`` of each linear layer.
+        alpha: their product ``B A`` is scaled by alpha / r.
+        encoder_lr: peak learning rate of the matrices.
+    """
+
+    model = LoRAModel
+
+    encoder_lr: float = 5e-4
+    rank: int = 8
+    alpha: int = 16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "rank", "alpha")
 
 
 @torch.enable_grad()

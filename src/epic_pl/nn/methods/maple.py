@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.base import DualEncoder, Output
+from epic_pl.nn.base import DualEncoder, Method, Output, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
 from epic_pl.nn.pair import Pair
@@ -25,38 +25,6 @@ from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_positive
 
 _INIT_STD = 0.02
-
-
-@dataclass(frozen=True)
-class MaPLeConfig:
-    """Options of MaPLe.
-
-    Attributes:
-        num_prompts: n, prompts of each modality.
-        prompt_depth: J, number of layers with their own prompts; None is 4, or the depth of the
-            shallower encoder.
-    """
-
-    num_prompts: int = 4
-    prompt_depth: int | None = None
-
-    def __post_init__(self) -> None:
-        check_positive(self, "num_prompts")
-
-    def depth(self, num_layers: int) -> int:
-        """J, given that the shallower encoder has ``num_layers``.
-
-        Raises:
-            ConfigError: if J exceeds ``num_layers``.
-        """
-        if self.prompt_depth is None:
-            return min(4, num_layers)
-        if not 1 <= self.prompt_depth <= num_layers:
-            raise ConfigError(
-                f"prompt_depth is {self.prompt_depth}, but the shallower encoder has {num_layers} "
-                f"layers: choose from 1 to {num_layers}."
-            )
-        return self.prompt_depth
 
 
 class DeepTower(JointTower):
@@ -104,10 +72,8 @@ class CoupledPrompts(nn.Module):
         return torch.stack(coupled), self.text
 
 
-class MaPLe(DualEncoder):
+class MaPLeModel(DualEncoder):
     """Frozen encoders with coupled deep prompts, and the classification head.
-
-    Arguments are those of :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
 
     Raises:
         ConfigError: if the encoders have too few layers.
@@ -120,18 +86,18 @@ class MaPLe(DualEncoder):
         self,
         encoders: Pair[Encoder],
         num_classes: int,
-        config: MaPLeConfig,
+        method: "MaPLe",
         head: HeadConfig,
         modality_dropout: float,
-        boundary: Pair[int],
     ) -> None:
+        boundary = Pair(*layer_pairs(method.interaction_layers, encoders)[0])
         super().__init__(
             DeepTower(encoders.image, boundary.image),
             DeepTower(encoders.text, boundary.text),
             modality_dropout,
         )
-        depth = config.depth(min(encoder.num_layers for encoder in encoders))
-        self.prompts = CoupledPrompts(depth, config.num_prompts, self.widths)
+        depth = method.depth(min(encoder.num_layers for encoder in encoders))
+        self.prompts = CoupledPrompts(depth, method.num_prompts, self.widths)
         self.head = ClassificationHead(self.widths, num_classes, head)
 
     def forward(self, batch: Batch) -> Output:
@@ -143,3 +109,39 @@ class MaPLe(DualEncoder):
             self.image_tower.run(image, image_prompts), self.text_tower.run(text, text_prompts)
         )
         return self.classify(pooled, None, present)
+
+
+@dataclass(frozen=True)
+class MaPLe(Method):
+    """MaPLe with these options.
+
+    Attributes:
+        interaction_layers: as in :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
+        num_prompts: n, prompts of each modality.
+        prompt_depth: J, number of layers with their own prompts; None is 4, or the depth of the
+            shallower encoder.
+    """
+
+    model = MaPLeModel
+
+    interaction_layers: int | list[list[int]] = 2
+    num_prompts: int = 4
+    prompt_depth: int | None = None
+
+    def __post_init__(self) -> None:
+        check_positive(self, "num_prompts")
+
+    def depth(self, num_layers: int) -> int:
+        """J, given that the shallower encoder has ``num_layers``.
+
+        Raises:
+            ConfigError: if J exceeds ``num_layers``.
+        """
+        if self.prompt_depth is None:
+            return min(4, num_layers)
+        if not 1 <= self.prompt_depth <= num_layers:
+            raise ConfigError(
+                f"prompt_depth is {self.prompt_depth}, but the shallower encoder has {num_layers} "
+                f"layers: choose from 1 to {num_layers}."
+            )
+        return self.prompt_depth

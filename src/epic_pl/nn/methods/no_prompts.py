@@ -3,10 +3,9 @@
 Shape legend: C classes.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from epic_pl.nn.base import DualEncoder, Output
+from epic_pl.nn.base import DualEncoder, Method, Output, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig
 from epic_pl.nn.pair import Pair
@@ -14,21 +13,15 @@ from epic_pl.nn.towers import FrozenTower
 from epic_pl.utils.types import Batch
 
 
-@dataclass(frozen=True)
-class NoPromptsConfig:
-    """The method has no options."""
-
-
-class NoPrompts(DualEncoder):
+class NoPromptsModel(DualEncoder):
     """The head on frozen features; with a plain head it is a linear probe.
 
     Args:
         encoders: the image and text encoder.
         num_classes: number of classes C.
-        config: options of the method.
+        method: options of the method.
         head: parts of the head.
         modality_dropout: probability with which a training sample loses one modality.
-        boundary: layer of each encoder whose entering tokens are the boundary features.
     """
 
     tower: type[FrozenTower] = FrozenTower
@@ -37,11 +30,11 @@ class NoPrompts(DualEncoder):
         self,
         encoders: Pair[Encoder],
         num_classes: int,
-        config: Any,
+        method: "NoPrompts",
         head: HeadConfig,
         modality_dropout: float,
-        boundary: Pair[int],
     ) -> None:
+        boundary = Pair(*layer_pairs(method.interaction_layers, encoders)[0])
         super().__init__(
             self.tower(encoders.image, [boundary.image]),
             self.tower(encoders.text, [boundary.text]),
@@ -53,3 +46,36 @@ class NoPrompts(DualEncoder):
         """The head's output for the pooled features."""
         present = self.presence(batch)
         return self.classify(self.pool(*self.extract(batch, present)), None, present)
+
+
+@dataclass(frozen=True)
+class NoPrompts(Method):
+    """The classification head on frozen features.
+
+    Attributes:
+        interaction_layers: as in :class:`~epic_pl.nn.epic.EPIC`; only the first of them counts,
+            whose entering tokens are the boundary features.
+    """
+
+    model = NoPromptsModel
+    space = "head.yaml"
+
+    interaction_layers: int | list[list[int]] = 2
+
+
+@dataclass(frozen=True)
+class LinearProbe(NoPrompts):
+    """One linear layer on both pooled features; options as in :class:`NoPrompts`."""
+
+    def own(self, head: HeadConfig) -> HeadConfig:
+        """A plain head."""
+        return replace(head, boundary=False, similarity=False, network="none")
+
+
+@dataclass(frozen=True)
+class LateFusionMLP(NoPrompts):
+    """A hidden layer on both pooled features; options as in :class:`NoPrompts`."""
+
+    def own(self, head: HeadConfig) -> HeadConfig:
+        """A head with the wide network."""
+        return replace(head, network="wide")

@@ -4,18 +4,13 @@ Shape legend: B batch, N tokens, P patches of a square image, n parts of the tex
 width, C classes.
 """
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epic_pl.nn.base import DualEncoder, Output
+from epic_pl.nn.base import DualEncoder, Method, Output, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.encoders.segments import grid_side, patch_places, segment_means
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, where_parts_fit
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, where_present
@@ -27,10 +22,6 @@ from epic_pl.utils.types import Batch
 _PARTS = 8
 _WIDTH = 128
 _DROPOUT = 0.3
-_CELLS = 16
-_LAYERS = 2
-_ATTENTION_HEADS = 4
-_CHANNELS = 64
 
 
 class Reader(nn.Module, ABC):
@@ -64,70 +55,11 @@ class PlaceReader(Reader):
         return where_parts_fit(scores)
 
 
-class MeanReader(Reader):
-    """The parts and means of 16 image cells: late fusion of parts."""
-
-    def __init__(self, number: int, width: int) -> None:
-        super().__init__(number, width)
-        self.size = (_CELLS + number) * width + number
-
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Normalised cells and parts, concatenated, and the match score of each part."""
-        cells = segment_means(compared.image, _CELLS)
-        parts = F.normalize(torch.cat([cells, compared.text], dim=1), dim=-1)
-        return torch.cat([parts.flatten(1), scores.logsumexp(dim=1)], dim=1)
-
-
-class AttentionReader(Reader):
-    """Two layers in which the parts attend to each other and to all patches."""
-
-    def __init__(self, number: int, width: int) -> None:
-        super().__init__(number, width)
-        self.size = number * (width + 1)
-        layer = nn.TransformerDecoderLayer(
-            width, _ATTENTION_HEADS, 2 * width, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerDecoder(layer, _LAYERS)
-        self.place = nn.Linear(2, width)
-        self.positions = nn.Parameter(torch.zeros(number, width))
-
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Outputs of the parts, and the match score of each part."""
-        image, text = (F.normalize(side, dim=-1) * math.sqrt(self.width) for side in compared)
-        places = patch_places(image.shape[1]).to(image)
-        outputs: Tensor = self.layers(text + self.positions, image + self.place(places))
-        return torch.cat([outputs.flatten(1), scores.logsumexp(dim=1)], dim=1)
-
-
-class MapReader(Reader):
-    """A convolution over the whole map of similarities, after DCSM (arXiv 2503.08723)."""
-
-    def __init__(self, number: int, width: int) -> None:
-        super().__init__(number, width)
-        self.size = 4 * _CHANNELS + number
-        self.layers = nn.Sequential(
-            nn.Conv2d(number, _CHANNELS, 3, padding=1),
-            nn.GELU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1),
-            nn.GELU(),
-            nn.AdaptiveAvgPool2d(2),
-            nn.Flatten(),
-        )
-
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Outputs on a grid of 2 x 2, and the match score of each part."""
-        side = grid_side(scores.shape[1])
-        outputs = self.layers(scores.mT.reshape(-1, self.number, side, side))
-        return torch.cat([outputs, scores.logsumexp(dim=1)], dim=1)
-
-
-class Parts(DualEncoder):
+class PartsModel(DualEncoder):
     """A head on ``S = cos(A_v, A_t) / tau`` of patches and parts of the text.
 
     The head gets the location and the match score of each part. There are no prompts and no
-    messages. Arguments are those of :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`; the
-    head's network "none" becomes "wide". Subclasses have another :attr:`reader`.
+    messages. The head's network "none" becomes "wide". Subclasses have another :attr:`reader`.
     """
 
     reader: type[Reader] = PlaceReader
@@ -136,11 +68,11 @@ class Parts(DualEncoder):
         self,
         encoders: Pair[Encoder],
         num_classes: int,
-        config: Any,
+        method: "Parts",
         head: HeadConfig,
         modality_dropout: float,
-        boundary: Pair[int],
     ) -> None:
+        boundary = Pair(*layer_pairs(method.interaction_layers, encoders)[0])
         if head.network == "none":  # a linear layer gets no locations
             head = replace(head, network="wide")
         super().__init__(
@@ -180,19 +112,15 @@ class Parts(DualEncoder):
         return self.classify(self.pool(image, text), None, present, read, compared)
 
 
-class PartMeans(Parts):
-    """Late fusion of the parts of both modalities; a control of :class:`Parts`."""
+@dataclass(frozen=True)
+class Parts(Method):
+    """Locates 8 parts of the text among the image patches.
 
-    reader = MeanReader
+    Attributes:
+        interaction_layers: as in :class:`~epic_pl.nn.epic.EPIC`; only the first of them counts,
+            whose entering tokens are compared.
+    """
 
+    model = PartsModel
 
-class CrossAttention(Parts):
-    """The parts attend to the patches in two trained layers; a control of :class:`Parts`."""
-
-    reader = AttentionReader
-
-
-class SimilarityMap(Parts):
-    """A convolution over S; a control of :class:`Parts`."""
-
-    reader = MapReader
+    interaction_layers: int | list[list[int]] = 2

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.base import DualEncoder, Output
+from epic_pl.nn.base import DualEncoder, Method, Output
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig
 from epic_pl.nn.pair import Pair, where_present
@@ -21,23 +21,6 @@ from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_positive
 
 _INIT_STD = 0.02
-
-
-@dataclass(frozen=True)
-class PMFConfig:
-    """Options of PMF; the defaults are the release's.
-
-    Attributes:
-        fusion_layers: F, the last F layers of each encoder.
-        num_prompts: n, number of prompts of each kind. Outputs of the query prompts are passed to
-            the other modality; the other kinds are the contexts of the query and the fusion stage.
-    """
-
-    fusion_layers: int = 2
-    num_prompts: int = 4
-
-    def __post_init__(self) -> None:
-        check_positive(self, "fusion_layers", "num_prompts")
 
 
 class FusionTower(JointTower):
@@ -51,9 +34,9 @@ class FusionSide(nn.Module):
 
     no_decay = ("query", "query_context", "fusion_context")
 
-    def __init__(self, width: int, other_width: int, config: PMFConfig) -> None:
+    def __init__(self, width: int, other_width: int, method: "PMF") -> None:
         super().__init__()
-        layers, n = config.fusion_layers, config.num_prompts
+        layers, n = method.fusion_layers, method.num_prompts
         self.query, self.query_context, self.fusion_context = (
             nn.Parameter(torch.randn(layers, n, width) * _INIT_STD) for _ in range(3)
         )
@@ -84,14 +67,13 @@ class FusionSide(nn.Module):
         return state
 
 
-class PMF(DualEncoder):
+class PMFModel(DualEncoder):
     """Two encoders that exchange mapped prompts in their last layers, and the classification head.
 
     The release averages two linear heads, which equals one linear map of both pooled outputs.
     A missing modality (not in the paper) is masked, and the other one receives zeros.
 
-    Arguments are those of :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`; the boundary features
-    are of the first fusion layer, so ``boundary`` is not used.
+    The boundary features are those of the first fusion layer.
 
     Raises:
         ConfigError: if an encoder has fewer than F layers.
@@ -104,12 +86,11 @@ class PMF(DualEncoder):
         self,
         encoders: Pair[Encoder],
         num_classes: int,
-        config: PMFConfig,
+        method: "PMF",
         head: HeadConfig,
         modality_dropout: float,
-        boundary: Pair[int],
     ) -> None:
-        steps = config.fusion_layers
+        steps = method.fusion_layers
         depths = [encoder.num_layers for encoder in encoders]
         if steps > min(depths):
             raise ConfigError(
@@ -122,8 +103,8 @@ class PMF(DualEncoder):
         )
         super().__init__(image_tower, text_tower, modality_dropout)
         self.num_steps = steps
-        self.image_prompts = FusionSide(*self.widths, config)
-        self.text_prompts = FusionSide(*self.widths[::-1], config)
+        self.image_prompts = FusionSide(*self.widths, method)
+        self.text_prompts = FusionSide(*self.widths[::-1], method)
         self.head = ClassificationHead(self.widths, num_classes, head)
 
     @property
@@ -145,3 +126,22 @@ class PMF(DualEncoder):
                 step, self.text_tower, text, where_present(from_image, present.image)
             )
         return self.classify(self.pool(image, text), None, present)._replace(compared=None)
+
+
+@dataclass(frozen=True)
+class PMF(Method):
+    """PMF with these options; the defaults are the release's.
+
+    Attributes:
+        fusion_layers: F, the last F layers of each encoder.
+        num_prompts: n, number of prompts of each kind. Outputs of the query prompts are passed to
+            the other modality; the other kinds are the contexts of the query and the fusion stage.
+    """
+
+    model = PMFModel
+
+    fusion_layers: int = 2
+    num_prompts: int = 4
+
+    def __post_init__(self) -> None:
+        check_positive(self, "fusion_layers", "num_prompts")

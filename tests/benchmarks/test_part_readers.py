@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from epic_pl.nn.methods.parts import AttentionReader, MapReader, MeanReader, PlaceReader, Reader
+from controls.parts import AttentionReader, MapReader, MeanReader
+from epic_pl.nn.methods.parts import PlaceReader, Reader
 from epic_pl.nn.pair import Pair
 
 PARTS, WIDTH, SIDE = 3, 8, 4

@@ -1,0 +1,1 @@
+"""Controls and tables of published results, as a package beside epic_pl."""

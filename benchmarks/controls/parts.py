@@ -1,0 +1,117 @@
+"""Controls of the method Parts: the same parts and patches, read in another way.
+
+Shape legend: B batch, P patches of a square image, n parts of the text, r common width.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from epic_pl.nn.encoders.segments import grid_side, patch_places, segment_means
+from epic_pl.nn.methods.parts import Parts, PartsModel, Reader
+from epic_pl.nn.pair import Pair
+
+_CELLS = 16
+_LAYERS = 2
+_ATTENTION_HEADS = 4
+_CHANNELS = 64
+
+
+class MeanReader(Reader):
+    """The parts and means of 16 image cells: late fusion of parts."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = (_CELLS + number) * width + number
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Normalised cells and parts, concatenated, and the match score of each part."""
+        cells = segment_means(compared.image, _CELLS)
+        parts = F.normalize(torch.cat([cells, compared.text], dim=1), dim=-1)
+        return torch.cat([parts.flatten(1), scores.logsumexp(dim=1)], dim=1)
+
+
+class AttentionReader(Reader):
+    """Two layers in which the parts attend to each other and to all patches."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = number * (width + 1)
+        layer = nn.TransformerDecoderLayer(
+            width, _ATTENTION_HEADS, 2 * width, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerDecoder(layer, _LAYERS)
+        self.place = nn.Linear(2, width)
+        self.positions = nn.Parameter(torch.zeros(number, width))
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Outputs of the parts, and the match score of each part."""
+        image, text = (F.normalize(side, dim=-1) * math.sqrt(self.width) for side in compared)
+        places = patch_places(image.shape[1]).to(image)
+        outputs: Tensor = self.layers(text + self.positions, image + self.place(places))
+        return torch.cat([outputs.flatten(1), scores.logsumexp(dim=1)], dim=1)
+
+
+class MapReader(Reader):
+    """A convolution over the whole map of similarities, after DCSM (arXiv 2503.08723)."""
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__(number, width)
+        self.size = 4 * _CHANNELS + number
+        self.layers = nn.Sequential(
+            nn.Conv2d(number, _CHANNELS, 3, padding=1),
+            nn.GELU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1),
+            nn.GELU(),
+            nn.AdaptiveAvgPool2d(2),
+            nn.Flatten(),
+        )
+
+    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+        """Outputs on a grid of 2 x 2, and the match score of each part."""
+        side = grid_side(scores.shape[1])
+        outputs = self.layers(scores.mT.reshape(-1, self.number, side, side))
+        return torch.cat([outputs, scores.logsumexp(dim=1)], dim=1)
+
+
+class PartMeansModel(PartsModel):
+    """Late fusion of the parts of both modalities."""
+
+    reader = MeanReader
+
+
+class CrossAttentionModel(PartsModel):
+    """The parts attend to the patches in two trained layers."""
+
+    reader = AttentionReader
+
+
+class SimilarityMapModel(PartsModel):
+    """A convolution over S."""
+
+    reader = MapReader
+
+
+@dataclass(frozen=True)
+class PartMeans(Parts):
+    """Options as in :class:`Parts`."""
+
+    model = PartMeansModel
+
+
+@dataclass(frozen=True)
+class CrossAttention(Parts):
+    """Options as in :class:`Parts`."""
+
+    model = CrossAttentionModel
+
+
+@dataclass(frozen=True)
+class SimilarityMap(Parts):
+    """Options as in :class:`Parts`."""
+
+    model = SimilarityMapModel

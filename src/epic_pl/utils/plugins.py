@@ -1,0 +1,114 @@
+"""Classes of other packages: named by their import path, or announced by an entry point."""
+
+from collections.abc import Iterable
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from inspect import isabstract
+from typing import TypeVar
+
+from epic_pl.utils.errors import CheckpointError, ConfigError, did_you_mean, first_line
+
+ENTRY_POINTS = "epic_pl.plugins"
+"""Group of the entry points of installed plug-ins, whose modules are imported."""
+
+Kind = TypeVar("Kind")
+
+
+@cache
+def load_plugins() -> None:
+    """Import all installed plug-ins, once.
+
+    Raises:
+        ConfigError: if one cannot be imported.
+    """
+    for point in entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:  # whatever another package raises
+            raise ConfigError(
+                f"The installed plug-in {point.name!r} ({point.value}) cannot be imported: "
+                f"{first_line(error)}. Mend it, or uninstall it."
+            ) from error
+
+
+def import_packages(names: Iterable[str]) -> None:
+    """Import packages that the caller trusts, so that files may name their classes.
+
+    Raises:
+        ConfigError: if one cannot be imported.
+    """
+    for name in names:
+        _import(name, name)
+
+
+def name_of(kind: type) -> str:
+    """The name under which a file keeps a class: bare in this package, else its import path."""
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    return kind.__name__ if path.startswith("epic_pl.") else path
+
+
+def known_classes(base: type[Kind]) -> dict[str, type[Kind]]:
+    """All imported subclasses of ``base`` that can be used, by the names that users write."""
+    load_plugins()
+    found = {name_of(kind): kind for kind in _subclasses(base) if not isabstract(kind)}
+    return {name: kind for name, kind in found.items() if kind is not base}
+
+
+def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
+    """A subclass of ``base`` by its bare name, if it is imported already, or by its import path.
+
+    Args:
+        base: what the class must be.
+        name: its name.
+        file: the file that names it. A file alone never imports: the class must be of this
+            package, of an installed plug-in, or of a package that the caller has imported.
+
+    Raises:
+        CheckpointError: if a file names a class of a package that nobody has imported.
+        ConfigError: if there is no such class, or it is no subclass of ``base``.
+    """
+    known = known_classes(base) | {name_of(base): base}
+    found = [kind for path, kind in known.items() if name in (path, kind.__name__)]
+    if len(found) == 1:
+        return found[0]
+    package = str(name).split(".")[0]
+    if file is not None:
+        raise CheckpointError(
+            f"{file} needs the {base.__name__} {name!r}, which is not part of epic_pl. If you "
+            f"trust the package, name it: --import {package} on the command line, or "
+            f"trust=[{package!r}] in Python."
+        )
+    module, dot, attribute = str(name).rpartition(".")
+    if not dot or found:
+        names = list(known_classes(base))
+        raise ConfigError(
+            f"There is no {base.__name__} {name!r}; there are {', '.join(names)}."
+            f"{did_you_mean(name, names)} Name one of another package by its import path, such as "
+            f"my_package.{name}."
+        )
+    imported = getattr(_import(module, name), attribute, None)
+    if not (isinstance(imported, type) and issubclass(imported, base)):
+        what = "has no such attribute" if imported is None else f"it is no {base.__name__}"
+        raise ConfigError(
+            f"{name} cannot be used: {what if imported is not None else f'{module} {what}'}. It "
+            f"must be a subclass of {base.__module__}.{base.__name__}; docs/extend.md has an "
+            "example."
+        )
+    return imported
+
+
+def _import(module: str, name: str) -> object:
+    try:
+        return import_module(module)
+    except Exception as error:  # whatever another package raises
+        raise ConfigError(
+            f"{name} cannot be imported: {type(error).__name__}: {first_line(error)}. Install its "
+            "package in this environment, or add its folder to PYTHONPATH."
+        ) from error
+
+
+def _subclasses(base: type[Kind]) -> Iterable[type[Kind]]:
+    yield base
+    for kind in base.__subclasses__():
+        yield from _subclasses(kind)
