@@ -108,7 +108,8 @@ def accuracy(model: Model, rows: Rows) -> float:
 def features(options: list[str], epochs: int, test: bool) -> tuple[dict[str, Rows], Any]:
     """Standardised features of the splits; training rows of several epochs where they are drawn."""
     method = ["--model.method=no_prompts", "--model.method_options=null"]
-    cli: Any = run(["fit", *options, *method, "--model.head.boundary=true"], "build")
+    cli: Any = parse(["fit", *options, *method, "--model.head.boundary=true"])
+    cli.build()
     module, data, trainer = cli.model.eval(), cli.datamodule, cli.trainer
     cache = feature_cache(trainer)
     cache.level = "layers"

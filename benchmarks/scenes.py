@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from epic_pl.data.datasets.scenes import SceneGenerator, compose, vocabulary
+from controls.scenes import SceneGenerator, compose, vocabulary
 from epic_pl.utils.assets import OPENMOJI_ATTRIBUTION
 
 _COLUMNS = 3

@@ -4,6 +4,10 @@ import csv
 import gc
 import os
 import random
+import socket
+import threading
+import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,3 +142,37 @@ def trained(two_epochs, monkeypatch):
     monkeypatch.chdir(two_epochs.root)
     monkeypatch.setattr("sys.argv", ["epic-pl"])
     return two_epochs
+
+
+@pytest.fixture
+def started():
+    """Starts a server of a model on a port of loopback, in a thread; gives a client."""
+
+    import httpx
+    import uvicorn
+
+    from epic_pl.inference.serving.server import Limits, build_app
+
+    @contextmanager
+    def started(model, key=None, max_batch=4, **limits):
+        failures = []
+        app = build_app(model, Limits(**limits), max_batch, key, failures.append)
+        server = uvicorn.Server(uvicorn.Config(app, http="httptools", log_level="error"))
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+            thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+            thread.start()
+            try:
+                end = time.monotonic() + 10
+                while not server.started:
+                    assert time.monotonic() < end
+                    time.sleep(0.01)
+                with httpx.Client(base_url=address, timeout=20) as client:
+                    client.failures = failures
+                    yield client
+            finally:
+                server.should_exit = True
+                thread.join(20)
+        assert not thread.is_alive()
+
+    return started

@@ -15,7 +15,7 @@ import evidence
 import evidence_tables
 import learning_curve
 import logistic
-from epic_pl.data.datasets import scenes
+from controls import scenes
 from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods import METHODS
 

@@ -6,7 +6,6 @@ Bad input ends in one paragraph that names the culprit and the way out.
 import csv
 import inspect
 import io
-import json
 import multiprocessing
 import re
 import shutil
@@ -20,7 +19,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
-from epic_pl.cli.epic_cli import run
+from epic_pl.cli.epic_cli import build, parse, run
 from epic_pl.cli.main import main
 from epic_pl.module import EPICModule
 from epic_pl.utils import part_files
@@ -142,8 +141,8 @@ def test_a_checkpoint_holds_options_and_data_facts_as_plain_types(best, tiny_vit
     assert info["preprocessing"]["image"]["size"] == 32
     assert info["preprocessing"]["image_encoder"] == str(tiny_vit_dir)
     # every section is whole, defaults included
-    assert options["epic"]["hub_width"] == 6
-    assert options["epic"]["num_prompts"] == 4
+    assert options["method"]["init_args"]["hub_width"] == 6
+    assert options["method"]["init_args"]["num_prompts"] == 4
     assert options["encoders"]["text"]["pooling"] == "auto"
     assert set(options) == set(inspect.signature(EPICModule).parameters) - {"warm_start"}
 
@@ -221,14 +220,14 @@ def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted
 def test_the_saved_config_runs_again(fitted, workdir):
     shutil.copy(fitted / "runs" / "fit" / "version_0" / "config.yaml", workdir / "again.yaml")
     cli = run(["fit", "--config", "again.yaml", "--config", "debug.yaml"])
-    assert cli.model.hparams["epic"]["hub_width"] == 6
+    assert cli.model.method.hub_width == 6
 
 
 # Lightning's rule, pinned: a checkpoint's options win over the command line's
 def test_a_checkpoints_options_beat_the_command_line(config, best):
     args = ["--config", config, "--ckpt_path", best, "--model.method.hub_width", "16"]
     cli = run(["validate", *args, "--model.optim.lr", "0.5"])
-    assert cli.model.hparams["epic"]["hub_width"] == 6
+    assert cli.model.method.hub_width == 6
     assert cli.model.optim.lr == 1.5e-3
 
 
@@ -283,7 +282,7 @@ def test_best_and_last_are_those_of_the_newest_run(config, fitted, workdir, capl
     assert Path(tested.config["test"]["ckpt_path"]).samefile(best)
     assert f"--ckpt_path best is {best}" in caplog.text
     for folder in (runs, checkpoints.parent):
-        of_run = run(["predict", *where, "--ckpt_path", str(folder)], "options")
+        of_run = parse(["predict", *where, "--ckpt_path", str(folder)])
         assert Path(of_run.config["predict"]["ckpt_path"]) == best
     elsewhere = ["--config", config, "--ckpt_path", "last"]
     for option, folder in (
@@ -392,7 +391,7 @@ def test_the_overfit_overlay_combines_with_a_config(config):
     args = ["fit", "--config", config, "--config", "overfit.yaml", "--trainer.max_epochs", "4"]
     cli = run([*args, "--trainer.overfit_batches", "1"])
     assert cli.model.hparams["head"]["dropout"] == 0
-    assert cli.model.hparams["epic"]["interaction_layers"] == 2  # the first config's still holds
+    assert cli.model.method.interaction_layers == 2  # the first config's still holds
     assert cli.trainer.global_step == 4
 
 
@@ -577,12 +576,21 @@ def _class(path):
     return {"class_path": path, "init_args": {"args": "touch pwned", "shell": True}}
 
 
+TRAP = _class("trap.Trap")
 TRAPS = {
     "pickled code": ({"hyper_parameters": _Trap()}, "code to be run"),
-    "class": ({"method_options": {"a": _class("subprocess.Popen")}}, "'subprocess.Popen'"),
+    "class": ({"preprocessing": {"a": _class("subprocess.Popen")}}, "'subprocess.Popen'"),
+    "method": ({"method": TRAP}, "needs the Method 'trap.Trap'"),
+    "method of a library": ({"method": _class("torch.nn.Linear")}, "--import torch"),
+    "class in a method": (
+        {"method": {"class_path": "EPIC", "init_args": {"a": TRAP}}},
+        "trap.Trap",
+    ),
+    "loss": ({"loss": TRAP}, r"trust=\['trap'\]"),
+    "loss in a file": ({"loss": "trap.yaml"}, "The loss in the hyperparameters"),
     # the parser reads strings as YAML, and those in place of a section as config files
-    "class in a string": ({"method_options": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),
-    "section in a string": ({"epic": "{class_path: trap.Trap}"}, "'trap.Trap'"),
+    "class in a string": ({"preprocessing": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),
+    "section in a string": ({"method": "{class_path: trap.Trap}"}, "is damaged"),
     "section in a file": ({"encoders": {"image": "trap.yaml"}}, "not of 'trap.yaml'"),
 }
 
@@ -606,7 +614,7 @@ def test_code_that_a_checkpoint_brings_or_names_is_refused_and_never_run(
         torch.save(checkpoint, path)
         said = _refused([subcommand, "--config", config, "--ckpt_path", path], capsys)
         assert "Error: " in said
-        assert named in said
+        assert re.search(named, said)
     for source in ("trap.ckpt", io.BytesIO(Path("trap.ckpt").read_bytes())):
         with pytest.raises(EpicError, match=named):
             EPICModule.load_from_checkpoint(source)
@@ -618,14 +626,6 @@ def test_a_config_names_no_class_of_the_parsers_own_denylist(name, config, capsy
     Path("theirs.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [_class(name)]}}))
     said = _refused(["fit", "--config", config, "--config", "./theirs.yaml"], capsys)
     assert f"Importing {name!r} is not allowed" in said
-    assert not (workdir / "pwned").exists()
-
-
-def test_a_class_named_among_method_options_is_not_built(config, capsys, workdir):
-    options = {"a": _class("subprocess.Popen")}
-    for method in ("epic", "lora"):
-        args = ["--model.method", method, f"--model.method_options={json.dumps(options)}"]
-        assert "has no option a" in _refused(["fit", "--config", config, *args], capsys)
     assert not (workdir / "pwned").exists()
 
 
@@ -735,13 +735,13 @@ def test_a_class_whose_package_is_missing_is_told(config, workdir, capsys):
 
 
 def test_the_progress_bar_can_be_switched_off_or_replaced(config, workdir):
-    options = ["fit", "--config", config, "--config", "debug.yaml"]
-    off = run([*options, "--trainer.enable_progress_bar", "false"], "build")
+    options = ["--config", config, "--config", "debug.yaml"]
+    off = build([*options, "--trainer.enable_progress_bar", "false"])
     assert off.trainer.progress_bar_callback is None
     (workdir / "bar.yaml").write_text("trainer:\n  callbacks:\n    - class_path: TQDMProgressBar\n")
-    own = run([*options, "--config", "bar.yaml"], "build")
+    own = build([*options, "--config", "bar.yaml"])
     assert type(own.trainer.progress_bar_callback).__name__ == "TQDMProgressBar"
-    default = run(options, "build")
+    default = build(options)
     assert type(default.trainer.progress_bar_callback).__name__ == "RichProgressBar"
 
 
@@ -755,8 +755,8 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     cli = run(["fit", *options, "--model.loss.class_weights", "balanced"])
     weights = cli.model.loss.weights.tolist()
     assert weights == pytest.approx([5 / 6, 5 / 6, 5 / 3])
-    assert cli.model.hparams["loss"]["class_weights"] == "balanced"
-    assert cli.model.hparams["loss"]["class_frequencies"] == pytest.approx([0.4, 0.4, 0.2])
+    assert cli.model.hparams["loss"]["init_args"]["class_weights"] == "balanced"
+    assert cli.model.hparams["class_frequencies"] == pytest.approx([0.4, 0.4, 0.2])
     # other training rows, by which the checkpoint must not be judged anew
     rows = table.read_text()
     table.write_text(rows.replace('number 0",blue,train', 'number 0",red,train'))
@@ -776,7 +776,7 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
         ("fit --config misspelt.yaml", "model.optim.lr"),
         ("fit --data.resize padd", "pad"),
         ("fit --model.loss.class_weights balance", "balanced"),
-        ("fit --model.method epik", "epic"),
+        ("fit --model.method epik", "EPIC"),
         ("fit --config openmoj.yaml", "openmoji.yaml"),
         ("fit --zzzz 1", None),
         ("explain --ouput x", "output"),

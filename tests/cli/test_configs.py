@@ -1,6 +1,7 @@
 """Packaged configs, variants and spaces: all parse, and those of the demo run on tiny encoders."""
 
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -8,9 +9,9 @@ import yaml
 
 import tiny_openmoji
 import tiny_runs
-from epic_pl.cli.epic_cli import run
+from controls import scenes
+from epic_pl.cli.epic_cli import build, run
 from epic_pl.cli.main import main
-from epic_pl.data.datasets import scenes
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parsed_options
 from epic_pl.experiments.tune.search import read_space
@@ -34,12 +35,14 @@ def test_every_config_prints_from_any_folder(name, capsys):
     assert caught.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["checkpoint"]["filename"] == "best"
-    assert printed["model"]["encoders"]["image"]["name"]
+    assert printed["model"]["init_args"]["encoders"]["image"]["name"]
 
 
 @pytest.mark.parametrize("name", sorted({*packaged_configs()} - {*packaged("overlays")}))
 def test_the_papers_overlay_leaves_nothing_of_ours(name):
-    head = parsed_options(["--config", name, "--config", "paper.yaml"])["model"]["head"]
+    head = parsed_options(["--config", name, "--config", "paper.yaml"])["model"]["init_args"][
+        "head"
+    ]
     plain = HeadConfig(boundary=False, similarity=False, network="none")
     assert head == {**vars(plain), "dropout": head["dropout"]}
 
@@ -61,7 +64,9 @@ def test_the_emoji_configs_run_all_four_loops(
     (tiny_openmoji.fill_named_cache if name == "scenes" else tiny_openmoji.fill_cache)(
         tmp_path / "cache"
     )
-    options = ["--config", f"{name}.yaml"]
+    controls = Path(scenes.__file__).parent
+    config = str(controls / "scenes.yaml") if name == "scenes" else f"{name}.yaml"
+    options = ["--config", config]
     options += tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
     options += ["--data.rows=48"] if name == "scenes" else []
     cli = run(["fit", *options])
@@ -101,7 +106,7 @@ def deep_table(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
 @pytest.mark.parametrize("name", sorted({*packaged("variants")} - {"ablations.yaml"}))
 def test_variants_are_planned_beside_the_methods(name, tmp_path):
     variants = read_variants(find_packaged("variants", name))
-    runs = plan(choose("epic,variants", variants), 1, ["--config", "openmoji.yaml"], tmp_path)
+    runs = plan(choose("EPIC,variants", variants), 1, ["--config", "openmoji.yaml"], tmp_path)
     keys = [run.folder.name.removeprefix(f"{run.name}-0-") for run in runs]
     assert len(set(keys)) == len(runs)
 
@@ -109,8 +114,7 @@ def test_variants_are_planned_beside_the_methods(name, tmp_path):
 @pytest.mark.slow
 def test_every_ablation_gives_logits(deep_table):
     for variant in read_variants(find_packaged("variants", "ablations.yaml")):
-        cli = run(["fit", *deep_table, *variant.options], "build")
-        logits = cli.model(tiny_runs.batch()).logits
+        logits = build([*deep_table, *variant.options]).module(tiny_runs.batch()).logits
         assert logits.requires_grad, variant.name
 
 

@@ -23,7 +23,8 @@ def classifier(make):
 
     def classifier(image=None, text=None, **options):
         preprocessing = {"image": IMAGE | (image or {}), "text": TEXT | (text or {})}
-        module = make(**{"options": READ_ONLY, **options, "preprocessing": preprocessing})
+        own = {} if "method" in options else {"options": READ_ONLY}
+        module = make(**own | options, preprocessing=preprocessing)
         with torch.no_grad():
             for parameter in module.parameters():
                 if parameter.requires_grad:
@@ -38,7 +39,7 @@ def tasks(classifier):
     return {
         "kind": classifier(),
         "labels": classifier(options=EARLIER, task="multilabel", num_classes=5, head=ALL_PARTS),
-        "parts": classifier(method="Parts", options=READ_ONLY | {"interaction_layers": 1}),
+        "parts": classifier(method="Parts", options={"interaction_layers": 1}),
         "probe": classifier(method="LinearProbe", num_classes=2),
     }
 

@@ -55,7 +55,7 @@ def _option(value):
     ("change", "said"),
     [
         (_without("library_name"), "does not describe a model"),
-        (lambda config: config.update(format_version=1), "format_version 2.*1"),
+        (lambda config: config.update(format_version=1), "format_version 3.*1"),
         (_without("weights_sha256"), "weights_sha256 differs"),
         (_without("options"), "name no encoders"),
         (lambda config: config["options"].pop("num_classes"), "No model can be built"),

@@ -64,6 +64,7 @@ def test_info_is_required_and_other_formats_are_refused():
     identity = {"name": "vit", "revision": None, "fingerprint": "ab"}
     info = {
         "format_version": CHECKPOINT_FORMAT,
+        "module": "EPICModule",
         "image_encoder": identity,
         "text_encoder": identity,
     }

@@ -8,7 +8,7 @@ from epic_pl.utils.errors import ConfigError
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"options": {"hub_widht": 8}}, "EPICConfig has no hub_widht; it has .*hub_width"),
+        ({"options": {"hub_widht": 8}}, "EPIC has no hub_widht; it has .*hub_width"),
         ({"optim": {"lr": 0.1, "lrr": 0.1}}, "OptimConfig has no lrr"),
         ({"optim": {True: 1, "lrr": 0.1}}, "OptimConfig has no True, lrr"),
         ({"encoders": {"image": {"nmae": "x"}}}, "EncoderConfig has no nmae"),
@@ -28,6 +28,12 @@ from epic_pl.utils.errors import ConfigError
         ({"head": {"dropout": 2.0}}, "dropout is a probability"),
         ({"options": {"hub": "sometimes"}}, "hub is 'sometimes', but may be 'bottleneck'"),
         ({"encoders": {"precision": "fp8"}}, "precision is 'fp8', but may be 'auto'"),
+        ({"method": "Epic"}, "no Method 'Epic'; there are .*EPIC.* Did you mean"),
+        ({"method": "torch.nn.Linear"}, "torch.nn.Linear cannot be used: it is no Method"),
+        ({"method": "torch.nn.Liniar"}, "torch.nn has no such attribute"),
+        ({"method": "no_such.Method"}, "no_such.Method cannot be imported: .*PYTHONPATH"),
+        ({"method": 3}, "A Method is its class name with options, not 3"),
+        ({"loss": "CrossEntropi"}, "no Loss 'CrossEntropi'; there are CrossEntropy"),
         ({"loss": {"class_weights": "balanced"}}, "needs class_frequencies"),
         ({"loss": {"pos_weight": [1.0] * 3}}, "pos_weight is not for multiclass"),
         ({"task": "multilabel", "loss": {"class_weights": [1.0] * 3}}, "use pos_weight instead"),
@@ -35,7 +41,7 @@ from epic_pl.utils.errors import ConfigError
         ({"loss": {"class_weights": [1.0, -2.0, 1.0]}}, "class_weights .* above 0"),
         ({"task": "multilabel", "loss": {"pos_weight": [1.0, 0.0, 1.0]}}, "pos_weight .* above 0"),
         ({"loss": {"class_weights": [1.0, float("nan"), 1.0]}}, "finite"),
-        ({"loss": {"class_frequencies": [0.5, 0.5]}}, "class_frequencies has 2 entries"),
+        ({"class_frequencies": [0.5, 0.5]}, "class_frequencies has 2 entries"),
     ],
     ids=str,
 )

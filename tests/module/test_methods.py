@@ -53,7 +53,7 @@ def test_a_checkpoint_is_strict_adapter_sized_and_restores_the_logits(name, work
     rest = LEFT_AS_DRAWN.get(name, set()) | statistics | {"postprocessor.temperature"}
     assert set(content["state_dict"]) == set(trained(module)) | rest
     again = EPICModule.load_from_checkpoint(path).eval()
-    assert again.hparams["method"] == name
+    assert again.hparams["method"]["class_path"] == name
     assert torch.equal(again(tiny_runs.batch()).logits, module.eval()(tiny_runs.batch()).logits)
 
     content["state_dict"].popitem()
@@ -106,12 +106,12 @@ def test_a_methods_own_options_come_from_the_command_line_and_the_checkpoint(
     tiny_runs.table(workdir / "data", train=4, val=2, test=3)
     config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
     options = ["--config", str(config), "--trainer.max_epochs", "1"]
-    lora = ["--model.method", "LoRA", "--model.method_options", '{"rank": 3, "encoder_lr": 0.01}']
+    lora = ["--model.method=LoRA", "--model.method.rank=3", "--model.method.encoder_lr=0.01"]
     cli = run(["fit", *options, *lora])
-    assert cli.model.model.config.rank == 3
+    assert cli.model.model.method.rank == 3
     (group,) = (g for g in cli.trainer.optimizers[0].param_groups if g["name"] == "encoders")
     assert group["initial_lr"] == 0.01
     (best,) = workdir.rglob("best.ckpt")
-    assert EPICModule.load_from_checkpoint(best).model.config.rank == 3
-    with pytest.raises(ConfigError, match=r"no method 'lorra'.*lora"):
-        run(["fit", *options, "--model.method", "lorra"])
+    assert EPICModule.load_from_checkpoint(best).model.method.rank == 3
+    with pytest.raises(ConfigError, match=r"no Method 'Lorra'.*mean 'LoRA'"):
+        run(["fit", *options, "--model.method", "Lorra"])

@@ -56,23 +56,26 @@ def test_every_nested_option_survives_a_checkpoint_as_plain_types(
             precision="bf16",
             checkpoint_layers=True,
         ),
-        "epic": replace(
+        "method": replace(
             EPIC(3, [[0, 1], [2, 2]], "read_only", "parameter_free", 7, "linear"),
             **{"first_prompt": "from_text", "prompt_init_std": 0.5, "dropout": 0.4},
         ),
         "head": HeadConfig(boundary=True, similarity=True, dropout=0.3),
-        "loss": CrossEntropy(0.2, "balanced", None, [0.5, 0.25, 0.25]),
+        "loss": CrossEntropy(0.2, "balanced"),
         "optim": OptimConfig(0.1, 0.2, 0.3, 0.4),
     }
-    model = EPICModule(3, method_options={"num_prompts": 2}, modality_dropout=0.1, **configs)
+    shares = [0.5, 0.25, 0.25]
+    model = EPICModule(3, class_frequencies=shares, modality_dropout=0.1, **configs)
     tiny_runs.save(model, tmp_path / "nested.ckpt")
     assert torch.load(tmp_path / "nested.ckpt", weights_only=True)["hyper_parameters"]
     loaded = EPICModule.load_from_checkpoint(tmp_path / "nested.ckpt")
     for name, config in configs.items():
         assert type(loaded.hparams[name]) is dict
         # no option is at its default, so each would be missed
-        assert as_config(type(config), loaded.hparams[name]) == config
-    assert loaded.model.config == replace(configs["EPIC"], num_prompts=2)
+        saved = loaded.hparams[name]
+        saved = saved.get("init_args", saved)
+        assert as_config(type(config), saved) == config
+    assert loaded.method == loaded.model.method == configs["method"]
     assert loaded.loss.weights.tolist() == pytest.approx([2 / 3, 4 / 3, 4 / 3])
     assert dict(loaded.hparams) == dict(model.hparams)
     assert not differing(loaded.state_dict(), model.state_dict())

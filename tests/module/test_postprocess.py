@@ -257,9 +257,9 @@ def fitted(request, make, tmp_path_factory):
     """A task, a module that was validated after each of two epochs, and its checkpoint."""
     task, root = request.param, tmp_path_factory.mktemp("fitted")
     torch.manual_seed(0)
-    loss = {"class_frequencies": [0.5 if task == "multilabel" else 0.25] * 4}
+    shares = [0.5 if task == "multilabel" else 0.25] * 4
     names, optim = list("abcd"), {"lr": 3e-3}
-    model = make(num_classes=4, task=task, class_names=names, loss=loss, optim=optim)
+    model = make(num_classes=4, task=task, class_names=names, class_frequencies=shares, optim=optim)
     trainer = tiny_runs.trainer(root, max_epochs=2, num_sanity_val_steps=0)
     trainer.fit(model, tiny_runs.loader(_rows(task, 1)), tiny_runs.loader(_held_out(task), 5))
     trainer.save_checkpoint(root / "fitted.ckpt")

@@ -1,6 +1,5 @@
 """The command line: ``epic-pl {fit,validate,test,predict}`` on a thin LightningCLI."""
 
-import argparse
 import json
 import logging
 import os
@@ -12,9 +11,9 @@ from contextlib import contextmanager
 from dataclasses import is_dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
-from jsonargparse import Namespace, set_parsing_settings
+from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -24,7 +23,7 @@ import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class n
 from epic_pl.cli.error_text import MENDABLE, suggestions
 from epic_pl.data import ImageTextDataModule
 from epic_pl.inference.models import find_checkpoint
-from epic_pl.module import EPICModule
+from epic_pl.module import EPICModule, Loss, Method
 from epic_pl.module.callbacks import (
     BestCheckpoint,
     FeatureCache,
@@ -43,11 +42,11 @@ from epic_pl.module.checkpoint_io import (
 )
 from epic_pl.module.config import as_config
 from epic_pl.report.writer import ReportWriter
-from epic_pl.utils.config_files import read_yaml, resolve_configs
+from epic_pl.utils.config_files import packaged, read_yaml, resolve_configs
 from epic_pl.utils.errors import CheckpointError, ConfigError, did_you_mean
-from epic_pl.utils.plugins import load_plugins
+from epic_pl.utils.plugins import find_class, load_plugins
 
-__all__ = ["EPICCLI", "run"]
+__all__ = ["EPICCLI", "Built", "build", "run"]
 
 # errors are printed as one paragraph, without the long usage message
 PARSER_OPTIONS: dict[str, Any] = {
@@ -86,6 +85,12 @@ _SECTIONS: dict[str, type[Callback]] = {
     "report": ReportWriter,
     "cache": FeatureCache,
 }
+_CLASSES: dict[str, type] = {
+    "model": EPICModule,
+    "model.method": Method,
+    "model.loss": Loss,
+    "data": ImageTextDataModule,
+}
 _DEFAULTS = {
     "checkpoint.monitor": "val/accuracy",
     "checkpoint.mode": "max",
@@ -98,28 +103,22 @@ _DEFAULTS = {
 }
 
 
-Extent = Literal["options", "data", "build", "run"]
-"""Last stage of a command line: parse options, build the data, build model and trainer, too, or run
-the command."""
+class Built(NamedTuple):
+    """What a command line stands for."""
 
-
-class _TrainerHelp(argparse._HelpAction):
-    """Prints the trainer's part of the help."""
-
-    def __call__(self, parser: Any, *given: Any, **options: Any) -> None:
-        parser._action_groups = [parser.groups["trainer"]]
-        super().__call__(parser, *given, **options)
+    module: EPICModule
+    data: ImageTextDataModule
+    trainer: Trainer
 
 
 class _Parser(LightningArgumentParser):
-    """A parser whose help has no markup, and the trainer's options only for ``--help.trainer``."""
+    """A parser for which no beginning of an option stands for it.
 
-    def format_help(self, *given: Any) -> str:
-        """The help without the trainer's options, unless no others are left."""
-        groups, trainer = self._action_groups, (self.groups or {}).get("trainer")
-        self._action_groups = [group for group in groups if group is not trainer] or groups
-        text = re.sub(r":[\w:]+:`~?|``", "`", super().format_help(*given))
-        return re.sub(r"(?:\.\.\s+)?\b(\w+)::(?=\s)", r"\1:", text)
+    jsonargparse makes the parsers of nested classes with this one.
+    """
+
+    def __init__(self, *given: Any, **options: Any) -> None:
+        super().__init__(*given, **{"allow_abbrev": False, **options})
 
 
 class EPICCLI(LightningCLI):
@@ -129,14 +128,15 @@ class EPICCLI(LightningCLI):
     silently replaces the first one. Classes, task and preprocessing are linked from the data to the
     model, and encoders from the model to the data.
 
+    Its constructor only parses; :meth:`build` and :meth:`execute` follow.
+
     Args:
         commands: commands that get a parser, since each parser takes time.
-        extent: last stage.
         **options: options of LightningCLI.
     """
 
-    def __init__(self, commands: Sequence[str], extent: Extent, **options: Any) -> None:
-        self._commands, self._extent = commands, extent
+    def __init__(self, commands: Sequence[str], **options: Any) -> None:
+        self._commands, self._parsed = commands, False
         super().__init__(
             EPICModule,
             ImageTextDataModule,
@@ -145,6 +145,21 @@ class EPICCLI(LightningCLI):
             subclass_mode_data=True,
             **options,
         )
+        self._parsed = True
+
+    def build(self) -> Built:
+        """Build data, module and trainer."""
+        self._set_seed()
+        self.instantiate_classes()
+        return Built(self.model, self.datamodule, self.trainer)
+
+    def build_data(self) -> ImageTextDataModule:
+        """Build the data alone."""
+        parser = LightningArgumentParser(**PARSER_OPTIONS)
+        parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
+        config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]  # jsonargparse
+        data: ImageTextDataModule = parser.instantiate_classes(config)["data"]
+        return data
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
         """The commands and the arguments that they do not take."""
@@ -168,36 +183,22 @@ class EPICCLI(LightningCLI):
             raise end.__context__ from None
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if self._extent == "run":
-            self.execute()
+        """Nothing, since the constructor would run it."""
 
     def _set_seed(self) -> None:
-        if self._extent != "options":
+        if self._parsed:
             super()._set_seed()
 
     def instantiate_classes(self) -> None:
-        """Build data, model and trainer as far as ``extent`` says."""
-        if self._extent in ("build", "run"):
+        """Nothing in the constructor."""
+        if self._parsed:
             super().instantiate_classes()
-        elif self._extent == "data":
-            parser = LightningArgumentParser(**PARSER_OPTIONS)
-            parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
-            config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]  # jsonargparse
-            self.datamodule = parser.instantiate_classes(config)["data"]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add sections for callbacks, and links between data and model."""
-        shows: dict[str, Any] = {
-            "dest": argparse.SUPPRESS,
-            "help": "Show the trainer's options and exit.",
-        }
-        parser.add_argument("--help.trainer", action=_TrainerHelp, **shows)
         for section, kind in _SECTIONS.items():
             parser.add_lightning_class_args(kind, section)
         parser.set_defaults(_DEFAULTS)
-        # run replaces --report by --report.folder, instead of a file with the section
-        short = parser._option_string_actions["--report"]
-        short.metavar, short.help = "DIR", "Short for --report.folder."
         model = "model.init_args"
         for name in ("num_classes", "task", "class_names", "preprocessing"):
             parser.link_arguments(f"data.{name}", f"{model}.{name}", apply_on="instantiate")
@@ -225,7 +226,18 @@ class EPICCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse an unusable checkpoint before anything is built."""
         with suggestions(*self._subcommand_parsers.values()):
-            super().parse_arguments(parser, args)
+            try:
+                super().parse_arguments(parser, args)
+            except ArgumentError:
+                words = args if isinstance(args, list) else []
+                _check_names(words)
+                if not {"--config", "-c"} & {word.partition("=")[0] for word in words}:
+                    raise ConfigError(
+                        "No config names model and data: give --config a file, which `epic-pl data "
+                        f"init TABLE` writes for a table of yours, or one of "
+                        f"{', '.join(packaged(''))}. Example: epic-pl fit --config openmoji.yaml"
+                    ) from None
+                raise
         self._saved_options: dict[str, Any] = {}
         config = self.config[self.config.subcommand]
         path = config.get("ckpt_path")
@@ -376,6 +388,27 @@ def _check_sections(options: Mapping[str, Any]) -> None:
             as_config(kind, options[name])
 
 
+def _check_names(args: Sequence[str]) -> None:
+    """Raise the error of the first class that options or configs name and that does not exist.
+
+    The parser's own would list all that a class name could have been instead.
+    """
+    for option, value in zip(args, [*args[1:], ""], strict=True):
+        name, equals, inside = option.partition("=")
+        value = inside if equals else value
+        if name in ("--config", "-c"):
+            content: Any = read_yaml(value)
+            for path, base in _CLASSES.items():
+                found = content
+                for key in path.split("."):
+                    found = found.get(key) if isinstance(found, Mapping) else None
+                named = found.get("class_path") if isinstance(found, Mapping) else found
+                if isinstance(named, str):
+                    find_class(base, named)
+        elif base := _CLASSES.get(name.removeprefix("--").removesuffix(".class_path")):
+            find_class(base, value)
+
+
 def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
     """Take the classes from the checkpoint if the training table is not available."""
     options = data.get("init_args") or {}
@@ -414,8 +447,8 @@ def quiet_lightning() -> Iterator[None]:
             logger.setLevel(logging.INFO)  # Lightning's level
 
 
-def run(args: list[str], extent: Extent = "run") -> EPICCLI:
-    """Run the command line ``args`` up to the stage ``extent``; errors are raised.
+def parse(args: Sequence[str]) -> EPICCLI:
+    """Parse the command line ``args``; errors are raised.
 
     Raises:
         EpicError: with a message for the user.
@@ -426,6 +459,7 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
         # adds none to the parser's own, such as subprocess, which else is only warned of
         import_path_denylist=[],
     )
+    args = list(args)
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
@@ -436,10 +470,9 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
     # with no or an unknown command, all parsers are made for the help or the error
     commands = args[:1] if args and args[0] in every else every
     arguments = resolve_configs(args)
-    try:
+    with _plain_errors():
         return EPICCLI(
             commands,
-            extent,
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_callback=RunRecord,
@@ -455,8 +488,14 @@ def run(args: list[str], extent: Extent = "run") -> EPICCLI:
                 for arg in arguments
             ],
         )
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise the cause of an error that jsonargparse wraps in a long list of a class's options."""
+    try:
+        yield
     except ValueError as error:
-        # jsonargparse wraps errors of a class in a long list of its options
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, MENDABLE):
             cause = cause.__cause__
@@ -473,21 +512,43 @@ def as_options(values: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def build_data(args: Sequence[str]) -> ImageTextDataModule:
+def run(args: Sequence[str]) -> EPICCLI:
+    """Run the command line ``args``; errors are raised.
+
+    Raises:
+        EpicError: with a message for the user.
+    """
+    cli = parse(args)
+    with _plain_errors():
+        cli.build()
+    cli.execute()
+    return cli
+
+
+def build(options: Sequence[str]) -> Built:
+    """Data, module and trainer for options of ``epic-pl fit``."""
+    cli = parse(["fit", *options])
+    with _plain_errors():
+        return cli.build()
+
+
+def build_data(options: Sequence[str]) -> ImageTextDataModule:
     """The DataModule for options of ``epic-pl fit``, without a model."""
-    data: ImageTextDataModule = run(["fit", *args], "data").datamodule
-    return data
+    cli = parse(["fit", *options])
+    with _plain_errors():
+        return cli.build_data()
 
 
-def checkpoint_of(args: Sequence[str]) -> Path:
+def checkpoint_of(options: Sequence[str]) -> Path:
     """The checkpoint that options of ``epic-pl test`` name, also by ``best``, ``last`` or a run."""
-    return Path(run(["test", *args], "options").config["test"]["ckpt_path"])
+    return Path(parse(["test", *options]).config["test"]["ckpt_path"])
 
 
-def build_trained(args: Sequence[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
+def build_trained(options: Sequence[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
     """The trained module for options of ``epic-pl test``, its data and its checkpoint path."""
-    cli = run(["test", *args], "build")
+    cli = parse(["test", *options])
+    with _plain_errors():
+        module, data, trainer = cli.build()
     path = str(cli.config["test"]["ckpt_path"])
-    module: EPICModule = cli.model
     module.load_weights(path)
-    return module.to(cli.trainer.strategy.root_device).eval(), cli.datamodule, path
+    return module.to(trainer.strategy.root_device).eval(), data, path

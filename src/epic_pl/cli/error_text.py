@@ -13,7 +13,6 @@ from inspect import signature
 from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from epic_pl.utils.config_files import packaged
 from epic_pl.utils.errors import EpicError, did_you_mean, printable
 
 MENDABLE = (EpicError, ImportError, OSError)
@@ -21,7 +20,8 @@ MENDABLE = (EpicError, ImportError, OSError)
 
 # jsonargparse's messages on alternatives of a union, such as that `data` is optional
 _PARSER_NOISE = re.compile(
-    r"(- )?Does not validate against any of the Union subtypes.*?Errors:\s*- "
+    r"(Parser key \"\w+\":\s*)?Problem with given class_path '[\w.]+':\s*"
+    r"|(- )?Does not validate against any of the Union subtypes.*?Errors:\s*- "
     r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
     re.DOTALL,
 )
@@ -29,7 +29,6 @@ _UNKNOWN = re.compile(r"(?:unrecognized arguments: --|does not accept option ')(
 _UNKNOWN_OF_CLASS = re.compile(r"class_path '([\w.]+)\.(\w+)':\s*Option '(\w+)[\w.]*' is not")
 _VALUE = re.compile(r"(?:Got|Given) value: (.*)|: '(.*)'$|(\S+) does not conform", re.MULTILINE)
 _KIND = re.compile(r"<class '(\w+)'>|Not of type (\w+Int)|Literal\[('.*?)\]")
-_NO_ENCODER = re.compile(r"model\.encoders\.\w+\.name.*Got value: None", re.DOTALL)
 
 
 @contextmanager
@@ -83,20 +82,14 @@ def message_of(error: Exception) -> str:
     """An error's message without a loader worker's traceback or the parser's alternatives."""
     kind = type(error)
     text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
-    if _NO_ENCODER.search(text):
-        return (
-            "No config names the encoders: give --config a file, which `epic-pl data init TABLE` "
-            f"writes for a table of yours, or one of {', '.join(packaged(''))}. Example: epic-pl "
-            "fit --config openmoji.yaml"
-        )
     if isinstance(error, ModuleNotFoundError) and error.name:
         text += f": pip install {error.name.partition('.')[0]}"
     if isinstance(error, ArgumentError):
         meant = "".join(getattr(error, "__notes__", ()))
         text = _wrong_value(text) or _PARSER_NOISE.sub("", text).strip().rstrip(".") + f".{meant}"
         text += (
-            " `epic-pl COMMAND --help` lists the options, `epic-pl fit --data.help CLASS` those of "
-            "a DataModule."
+            " `epic-pl COMMAND --help` lists the options, `epic-pl fit --model.help EPICModule` "
+            "and --data.help CLASS those of a class."
         )
     return " ".join(text.split())
 

@@ -13,7 +13,7 @@ from epic_pl.utils.errors import did_you_mean
 from epic_pl.utils.version import __version__
 
 _TRAINER, _PARSER = "epic_pl.cli.epic_cli", "epic_pl.cli.commands.parser"
-_ERROR_TEXT = "epic_pl.cli.error_text"
+_ERROR_TEXT, _PLUGINS = "epic_pl.cli.error_text", "epic_pl.utils.plugins"
 
 
 class Command(NamedTuple):
@@ -59,6 +59,7 @@ commands:
 {commands}
 
 options; later ones win, configs too:
+  --import NAME   import a package of your own, whose methods, losses and encoders may be named
   --config NAME   a file (./NAME where both exist), or a packaged config by its name:
 {recipes}
                   overlays, to follow another config:
@@ -67,8 +68,9 @@ options; later ones win, configs too:
 {others}
 
 more help:
-  epic-pl fit --help                        options of model, data, checkpoint, cache, ...
-  epic-pl fit --help.trainer                options of the trainer
+  epic-pl fit --help                        options of trainer, checkpoint, cache, ...
+  epic-pl fit --model.help EPICModule       options of the model
+  epic-pl fit --model.method.help Parts     options of a method
   epic-pl fit --data.help TableDataModule   options of a dataset
   epic-pl fit --config X --print_config     all options that a run would use
   epic-pl COMMAND --help                    options of the others
@@ -107,6 +109,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if own and _asks_for_help(name, rest):
         import_module(_PARSER).command_parser(name, load(name)).print_help()
         return
+    packages, argv = _packages(argv)
+    rest = argv[len(name.split()) :]
     first = _TRAINER not in sys.modules
     if first:  # imports leave no garbage, and looking for it takes a fifth of the start
         gc.disable()
@@ -115,9 +119,24 @@ def main(args: Sequence[str] | None = None) -> None:
         gc.freeze()
         gc.enable()
     with import_module(_ERROR_TEXT).errors_as_text():
+        import_module(_PLUGINS).import_packages(packages)
         if own:
             raise SystemExit(call(name, rest))
         cli.run(argv)
+
+
+def _packages(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The packages that ``--import NAME`` names, and all other arguments."""
+    packages: list[str] = []
+    rest: list[str] = []
+    words = iter(argv)
+    for word in words:
+        option, equals, name = word.partition("=")
+        if option == "--import":
+            packages.append(name if equals else next(words, ""))
+        else:
+            rest.append(word)
+    return packages, rest
 
 
 def load(name: str) -> Callable[..., int | None]:

@@ -5,7 +5,6 @@ from epic_pl.data.datasets.food101 import Food101DataModule
 from epic_pl.data.datasets.hateful_memes import HatefulMemesDataModule
 from epic_pl.data.datasets.mm_imdb import MMIMDBDataModule
 from epic_pl.data.datasets.openmoji import OpenMojiDataModule
-from epic_pl.data.datasets.scenes import ScenesDataModule
 from epic_pl.data.datasets.snli_ve import SNLIVEDataModule
 from epic_pl.data.tables.datamodule import TableDataModule
 
@@ -16,6 +15,5 @@ __all__ = [
     "MMIMDBDataModule",
     "OpenMojiDataModule",
     "SNLIVEDataModule",
-    "ScenesDataModule",
     "TableDataModule",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from epic_pl.cli.epic_cli import run
+from epic_pl.cli.epic_cli import parse
 from epic_pl.module.callbacks import FeatureCache
 from epic_pl.utils.errors import ConfigError
 
@@ -51,7 +51,7 @@ def free_memory() -> None:
 
 def parsed_options(options: Sequence[str]) -> dict[str, Any]:
     """All options of a ``fit``, defaults and configs included."""
-    parsed: dict[str, Any] = run(["fit", *options], "options").config["fit"].as_dict()
+    parsed: dict[str, Any] = parse(["fit", *options]).config["fit"].as_dict()
     return parsed
 
 

@@ -32,12 +32,14 @@ from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.inference.model_card import write_card
 from epic_pl.inference.models import TrainedModel, load_module
 from epic_pl.inference.sharing import WEIGHTS, find_model, push_model, read_model, write_model
-from epic_pl.module import EPICModule
+from epic_pl.module import EPICModule, Loss, Method
 from epic_pl.module.callbacks.predictions import prediction_table
+from epic_pl.module.config import plain
 from epic_pl.module.postprocess import assign_labels
 from epic_pl.nn.pair import Pair
 from epic_pl.utils.config_files import INIT_CONFIG
 from epic_pl.utils.errors import ConfigError, DataError, EpicError
+from epic_pl.utils.plugins import import_packages
 from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_at_least, check_word
 
@@ -135,6 +137,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         image_encoder: str | None = None,
         text_encoder: str | None = None,
         programs: bool = False,
+        trust: Sequence[str] = (),
         revision: str | None = None,
         token: str | None = None,
         local_files_only: bool = False,
@@ -149,16 +152,19 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             image_encoder: name or folder of the image encoder, if it has moved since training.
             text_encoder: likewise for the text encoder.
             programs: load the program (``model.pt2``) of an exported folder.
+            trust: packages to import, whose methods, losses and encoders the model may name.
             revision: commit, tag or branch of the hub's repository; a commit pins the model. This
                 and the next two are ignored for a path.
             token: hub token; None is that of this machine.
             local_files_only: of a hub, use only files that were downloaded before.
 
         Raises:
-            CheckpointError: there is no model, it is damaged, or an encoder's fingerprint differs.
+            CheckpointError: there is no model, it is damaged, an encoder's fingerprint differs, or
+                it names a class of a package that is not trusted.
             AssetError: it cannot be fetched.
             ConfigError: the folder has only a program, and ``programs`` is False.
         """
+        import_packages(trust)
         place = find_model(path, revision, token, local_files_only)
         if (place / DESCRIPTION).is_file() and not (place / WEIGHTS).is_file():
             return cls(ExportedModel(place, programs))
@@ -229,6 +235,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         label: str | None = None,
         split: str | None = None,
         output: str | Path | None = None,
+        method: Method | str | None = None,
+        loss: Loss | str | None = None,
         options: Mapping[str, Any] | None = None,
         device: str | torch.device | None = None,
     ) -> Self:
@@ -242,6 +250,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             label: column of classes.
             split: column of train, val and test; ``none`` to draw validation and test rows.
             output: folder of the config and the runs; None is ``runs/`` and the table's name.
+            method: the method with its options, or its name as in ``model.method``; None is EPIC.
+            loss: the loss, likewise.
             options: options of ``epic-pl fit``, such as ``{"trainer.max_epochs": 5}``.
             device: device of the classifier; training uses ``trainer.accelerator``.
 
@@ -254,7 +264,9 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         root = Path(output) if output is not None else Path("runs") / Path(table).stem
         columns = {"image": image, "text": text, "label": label, "split": split}
         config, _ = write_config(Path(table), True, root / INIT_CONFIG, **columns)
-        given = as_options({"trainer.default_root_dir": str(root), **(options or {})})
+        own = {"model.method": plain(method), "model.loss": plain(loss)}
+        chosen = {name: value for name, value in own.items() if value is not None}
+        given = as_options({"trainer.default_root_dir": str(root), **chosen, **(options or {})})
         try:
             trainer = run(["fit", "--config", str(config), *given]).trainer
         except ArgumentError as error:

@@ -37,8 +37,8 @@ from epic_pl.module.postprocess import Postprocessor, calibration_error, reliabi
 from epic_pl.nn.base import Method, Output
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.epic import EPIC
 from epic_pl.nn.heads import HeadConfig
+from epic_pl.nn.methods import EPIC
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES, check_precision, choose_precision
 from epic_pl.utils.config_files import find_config, read_yaml
@@ -102,6 +102,8 @@ class EPICModule(CheckpointedModule):
     ) -> None:
         # names become options first, so that checkpoints keep what defaults are now
         method, loss = as_choice(Method, method, EPIC), as_choice(Loss, loss, CrossEntropy)
+        encoders, head = as_config(EncodersConfig, encoders), as_config(HeadConfig, head)
+        optim = as_config(OptimConfig, optim)
         options = {k: plain(v) for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.save_hyperparameters({k: v for k, v in options.items() if k != "warm_start"})
@@ -109,14 +111,11 @@ class EPICModule(CheckpointedModule):
         check_probabilities(self.hparams, "modality_dropout")
         self.num_classes, self.task = num_classes, task
         self.class_names = class_names or [str(index) for index in range(num_classes)]
-        self.encoders = as_config(EncodersConfig, encoders)
-        self.optim = as_config(OptimConfig, optim)
+        self.encoders, self.optim = encoders, optim
         check_length("class_frequencies", class_frequencies, num_classes)
         self.method = method
         self.loss = loss.build(task, num_classes, class_frequencies)
-        self.model = method.build(
-            self.build_encoders(), num_classes, as_config(HeadConfig, head), modality_dropout
-        )
+        self.model = method.build(self.build_encoders(), num_classes, head, modality_dropout)
         self.model.head.start_at(loss.prior(task, num_classes, class_frequencies))
         self._matching = build_matching_loss(
             self.model.matcher, loss.matched_classes, self.class_names
@@ -149,8 +148,9 @@ class EPICModule(CheckpointedModule):
         """
         content: Any = read_yaml(find_config(str(config)))
         try:
-            given = dict(content["model"])
-        except (LookupError, TypeError, ValueError) as error:
+            section = content["model"]
+            given = dict(section.get("init_args", section))
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ConfigError(f"{config} has no section `model` to build a module of.") from error
         for name, value in options.items():
             given[name] = {**(given.get(name) or {}), **value} if isinstance(value, dict) else value

@@ -55,7 +55,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     close = [name for name in names if name.endswith(f".{word}")]
-    close = close or difflib.get_close_matches(word, names, n=1)
+    if not close:  # in whatever case
+        cases = {name.lower(): name for name in reversed(names)}
+        near = difflib.get_close_matches(word.lower(), cases, n=1)
+        close = [cases[name] for name in near]
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

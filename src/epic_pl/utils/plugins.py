@@ -39,7 +39,7 @@ def import_packages(names: Iterable[str]) -> None:
         ConfigError: if one cannot be imported.
     """
     for name in names:
-        _import(name, name)
+        _import(name, f"The package {name!r}")
 
 
 def name_of(kind: type) -> str:
@@ -81,7 +81,7 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
         )
     module, dot, attribute = str(name).rpartition(".")
     if not dot or found:
-        names = list(known_classes(base))
+        names = list(known_classes(base)) or [base.__name__]
         raise ConfigError(
             f"There is no {base.__name__} {name!r}; there are {', '.join(names)}."
             f"{did_you_mean(name, names)} Name one of another package by its import path, such as "

@@ -6,6 +6,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
+import tiny_runs
 from epic_pl.cli.epic_cli import build_trained
 from epic_pl.inference.explain.figures import draw_explanation
 from epic_pl.inference.explain.samples import (
@@ -14,7 +15,6 @@ from epic_pl.inference.explain.samples import (
     _on_patches,
     explain_sample,
     predict_alone,
-    require_prompts,
 )
 from epic_pl.module import EPICModule
 from epic_pl.nn.recording import Attention
@@ -114,5 +114,5 @@ def test_the_reddest_spot_of_the_drawing_is_the_patch_with_all_attention(row, co
 
 
 def test_a_method_without_prompts_is_refused_with_the_way_out(make):
-    with pytest.raises(ConfigError, match=r"set model\.method to epic"):
-        require_prompts(make(method="LinearProbe"))
+    with pytest.raises(ConfigError, match=r"no attention to draw.*--model\.method=EPIC"):
+        make(method="LinearProbe").model.record(tiny_runs.batch())

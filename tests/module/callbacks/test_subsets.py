@@ -5,8 +5,9 @@ import torch
 
 import tiny_openmoji
 import tiny_runs
-from epic_pl.data import ImageTextDataModule, ScenesDataModule
-from epic_pl.data.datasets import scenes
+from controls import scenes
+from controls.scenes import ScenesDataModule
+from epic_pl.data import ImageTextDataModule
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import SubsetAccuracy
 from epic_pl.module.outputs import SplitOutputs

@@ -14,11 +14,11 @@ def build(fit_options: Sequence[str], shard: str | None = None) -> None:
     Raises:
         CacheError: if they cannot be written.
     """
-    from epic_pl.cli.epic_cli import run
+    from epic_pl.cli.epic_cli import build
     from epic_pl.experiments.options import feature_cache
 
-    cli = run(["fit", *fit_options], "build")
-    feature_cache(cli.trainer).build_stores(cli.trainer, cli.model, cli.datamodule, shard)
+    module, data, trainer = build(fit_options)
+    feature_cache(trainer).build_stores(trainer, module, data, shard)
 
 
 def info(folder: Path | None = None) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from epic_pl.cli.epic_cli import as_options, run
+from epic_pl.cli.epic_cli import as_options, parse
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run, plan
 from epic_pl.experiments.compare.report import write_comparison
 from epic_pl.experiments.compare.results import Row
@@ -135,7 +135,8 @@ def encode_once(entry: Entry, shared: Sequence[str], output: Path) -> str:
 
 def _encode(options: Sequence[str]) -> float | None:
     """Seconds that storing took; None for a method that cannot read stored features."""
-    cli: Any = run(["fit", *options], "build")
+    cli: Any = parse(["fit", *options])
+    cli.build()
     if use_stored_features(cli) == "off":
         return None
     start = time.monotonic()

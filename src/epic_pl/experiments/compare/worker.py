@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Timer
 
-from epic_pl.cli.epic_cli import run
+from epic_pl.cli.epic_cli import parse
 from epic_pl.cli.error_text import errors_as_text
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.experiments.interruption import end_with
@@ -79,7 +79,8 @@ def _fit_and_test(options: list[str], folder: Path) -> dict[str, Any]:
     fitted, last = _fitted(folder), checkpoints / "last.ckpt"
     if fitted is None and last.is_file():
         places.append(f"--ckpt_path={last}")
-    cli: Any = run(["fit", *options, *places], "build")
+    cli: Any = parse(["fit", *options, *places])
+    cli.build()
     trainer, module = cli.trainer, cli.model
     timer, meter = Timer(), CostMeter()
     # first, so that they measure the hooks of the others, too

@@ -10,7 +10,7 @@ import lightning as L
 import optuna
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
-from epic_pl.cli.epic_cli import run
+from epic_pl.cli.epic_cli import parse
 from epic_pl.experiments.options import ONE_DEVICE, free_memory, use_stored_features
 from epic_pl.experiments.tune.search import Search
 
@@ -72,7 +72,8 @@ def run_trial(options: Sequence[str], folder: Path, watch: TrialWatch) -> None:
 
 
 def _train(options: Sequence[str], watch: TrialWatch) -> None:
-    cli = run(["fit", *options], "build")
+    cli = parse(["fit", *options])
+    cli.build()
     use_stored_features(cli)
     callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
     kept = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 import tiny_openmoji
-from epic_pl.data.datasets import scenes
-from epic_pl.data.datasets.scenes import KINDS, SceneGenerator, ScenesDataModule, vocabulary
+from controls import scenes
+from controls.scenes import KINDS, SceneGenerator, ScenesDataModule, vocabulary
 from epic_pl.utils.errors import ConfigError
 
 TESTED = ("pairs", "objects")
