@@ -12,6 +12,9 @@ how to test on them.
 import argparse
 import csv
 import random
+import shutil
+import subprocess
+import tarfile
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
@@ -22,19 +25,18 @@ import yaml
 from epic_pl.data.datasets.openmoji import LEFT_OUT, MIN_EXAMPLES
 from epic_pl.data.inspection.init import write_config
 from epic_pl.utils.assets import Emoji, fetch_openmoji, load_emoji
-from epic_pl.utils.assets.cache import cached_folder
+from epic_pl.utils.assets.cache import cache_dir, cached_folder
 from epic_pl.utils.assets.openmoji import draw_svg
-from npm import Package, open_package, read_member
+from epic_pl.utils.assets.wheels import verify_sha256
+from epic_pl.utils.errors import AssetError
 
 FOLDS = 3
 _SIZE = 112
 _LOCKED = 0.2
 # Font Awesome Free, https://fontawesome.com, icons under CC BY 4.0
-_ICONS = Package(
-    "@fortawesome/fontawesome-free@7.3.1",
-    "fortawesome-fontawesome-free-7.3.1.tgz",
-    "ca4e32843bd81711894385c2466fb19c55cfd32ef3c58830b2d1df7bd42e6571",
-)
+_PACKAGE = "@fortawesome/fontawesome-free@7.3.1"
+_FILE = "fortawesome-fontawesome-free-7.3.1.tgz"
+_SHA256 = "ca4e32843bd81711894385c2466fb19c55cfd32ef3c58830b2d1df7bd42e6571"
 _LEAST_ICONS = 20
 
 Row = tuple[str, str, str]
@@ -100,13 +102,29 @@ def icons() -> tuple[Path, list[Row]]:
     return folder, [(n, n.replace("-", " "), ";".join(labels[n])) for n in sorted(labels)]
 
 
+def _fetch_icons(folder: Path) -> Path:
+    """The package's file: one in ``packages`` of the cache folder, else fetched with npm."""
+    path = cache_dir() / "packages" / _FILE
+    if not path.is_file():
+        if (npm := shutil.which("npm")) is None:
+            raise AssetError(f"npm is missing, which fetches {_PACKAGE}: install it, or put {path}")
+        path = folder / _FILE
+        pack = [npm, "pack", _PACKAGE, "--ignore-scripts", "--pack-destination", str(folder)]
+        subprocess.run(pack, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    verify_sha256(path, _SHA256, _PACKAGE)
+    return path
+
+
 def _draw_icons(folder: Path) -> None:
     files: dict[str, bytes] = {}
-    with open_package(_ICONS) as archive:
+    package = _fetch_icons(folder)
+    with tarfile.open(package) as archive:
         for member in archive:  # in the file's order, since each step back unpacks it again
             path = member.name.removeprefix("package/")
-            if path.startswith("svgs-full/") or path == "metadata/categories.yml":
-                files[path] = read_member(archive, path)
+            wanted = path.startswith("svgs-full/") or path == "metadata/categories.yml"
+            if wanted and (content := archive.extractfile(member)) is not None:
+                files[path] = content.read()
+    (folder / _FILE).unlink(missing_ok=True)
     categories = files["metadata/categories.yml"]
     for name in {icon for each in yaml.safe_load(categories).values() for icon in each["icons"]}:
         styles = [f"svgs-full/{style}/{name}.svg" for style in ("solid", "regular", "brands")]
