@@ -5,8 +5,7 @@
 On every task each method has options, parts of the head among them, that the same number of trials
 has chosen on validation, and five seeds that move everything. The tables take what was chosen on
 openmoji: benchmarks/evidence/chosen keeps it. Logistic regression and closed-form CCA are included
-as controls. The task `ablations` takes one ingredient out of parts at a time, with the options of
-scenes.yaml. Of scenes, accuracy_both_relations is the share of images of which both orders of a
+as controls. Of scenes, accuracy_both_relations is the share of images of which both orders of a
 pair are told right.
 Each task gets a table with intervals over images and Holm's correction in benchmarks/evidence/.
 Opening a test split is a line in ledger.md, with date, commit, command and result. Finished runs of
@@ -29,7 +28,6 @@ import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
-import ablations
 import classical
 import tables
 from epic_pl.experiments.compare.comparison import Comparison
@@ -46,7 +44,7 @@ METHODS = (
 # scenes that no choice was made on: --data.scene_seed 0 is for development, and on 2028, of which
 # docs/results.md tells, the ablation has chosen what left the default
 FREE = ("--config", "scenes.yaml", "--data.scene_seed=2029")
-LOCKED: dict[str, tuple[str, ...]] = {"free": FREE, "ablations": FREE}
+LOCKED: dict[str, tuple[str, ...]] = {"free": FREE}
 # tables of the same images, with the options that were chosen on it: a search for each would take
 # longer than all the rest
 CHOSEN_ON = dict.fromkeys(tables.TABLES, "openmoji")
@@ -113,7 +111,7 @@ def clean_commit() -> tuple[str, str]:
     written = (f":(top,exclude)benchmarks/{name}" for name in ("ledger.md", "evidence"))
     if git("status", "--porcelain", "--", ":/", *written):
         raise SystemExit("Commit or remove all changes first: the ledger names the commit.")
-    own = (f"benchmarks/{name}.py" for name in ("ablations", "classical", "tables"))
+    own = (f"benchmarks/{name}.py" for name in ("classical", "tables"))
     files = ("src", *own)
     hashes = "".join(git("rev-parse", f"HEAD:{file}") for file in files)
     return git("rev-parse", "--short=10", "HEAD"), hashlib.sha256(hashes.encode()).hexdigest()[:10]
@@ -121,8 +119,6 @@ def clean_commit() -> tuple[str, str]:
 
 def options_of(task: str, folder: Path) -> list[str]:
     """Options of ``fit`` for a task, its test split included."""
-    if task == "ablations":
-        return [*LOCKED[task], HALF]
     if task in LOCKED:
         return [*LOCKED[task], *START]
     if task not in DEVELOPMENT:
@@ -143,23 +139,16 @@ def compare(
         methods = FEWER.get(task, METHODS)
     entries = choose(methods, [])
     counts = {"seeds": arguments.seeds, "trials": arguments.tune, "jobs": arguments.jobs}
-    if task == "ablations":
-        ablations.register()
-        counts["trials"] = 0
-        command = ablations.command
-        comparison = Comparison(ablations.ENTRIES, shared, output, **counts, command=command)
-    else:
-        source = CHOSEN_ON.get(task, task)
-        record = arguments.records / "evidence" / "chosen" / f"{source}.json"
-        entries, notes = chosen(source, entries, output, record, sources, counts, options)
-        comparison = Comparison(entries, shared, output, **{**counts, "trials": 0})
-        comparison.notes += notes
+    source = CHOSEN_ON.get(task, task)
+    record = arguments.records / "evidence" / "chosen" / f"{source}.json"
+    entries, notes = chosen(source, entries, output, record, sources, counts, options)
+    comparison = Comparison(entries, shared, output, **{**counts, "trials": 0})
+    comparison.notes += notes
     outcomes = comparison.execute()
     if missing := [each.message for each in outcomes if each.result is None]:
         raise SystemExit(f"Not all runs of {task} have finished: {missing[0]}")
-    if task != "ablations":
-        epochs = DRAWN if task == "openmoji_entailment" else 1
-        outcomes += classical_outcomes(shared, output.resolve() / "runs", epochs)
+    epochs = DRAWN if task == "openmoji_entailment" else 1
+    outcomes += classical_outcomes(shared, output.resolve() / "runs", epochs)
     if task in DEVELOPMENT:
         comparison.notes += " A development set: options were chosen on its rows."
     for outcome in outcomes:

@@ -1,15 +1,9 @@
-"""Tables for `folds.py`: OpenMoji images with other texts and labels, and icons of many labels.
+"""OpenMoji images with other texts and labels, and icons of many labels, as tables.
 
-A fifth of the rows is locked: it is in no fold, and only a released comparison may test on it. To
-judge methods and options on folds:
-
-    python benchmarks/folds.py --tasks one_word,noisy_titles,empty_cells,agreement,icons
-
-`python benchmarks/tables.py` writes the tables with the locked rows as their test split, and says
-how to test on them.
+A fifth of the rows is locked: it is in no fold, and only `evidence.py` may test on it. `folds.py` judges methods and
+options on the others.
 """
 
-import argparse
 import csv
 import random
 import shutil
@@ -136,16 +130,6 @@ def _draw_icons(folder: Path) -> None:
     print(attribution)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--draw", type=int, default=0, help="seed of the tables' texts and labels")
-    parser.add_argument("--folder", type=Path, default=Path("runs/tables"))
-    arguments = parser.parse_args()
-    for name in TABLES:
-        config = write(arguments.folder, name, arguments.draw, locked=True)
-        print(f"epic-pl compare --config {config} --data.split_column split")
-
-
 @cache
 def write(folder: Path, name: str, draw: int = 0, locked: bool = False) -> Path:
     """Write a table, and the config that ``data init`` guesses for it; returns the config.
@@ -187,7 +171,3 @@ def write_csv(path: Path, table: dict[str, list[str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([list(table), *zip(*table.values(), strict=True)])
-
-
-if __name__ == "__main__":
-    main()

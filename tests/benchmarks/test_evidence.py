@@ -5,15 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
-from tiny_models import batch, make
 
-import ablations
 import classical
 import evidence
 from epic_pl.data.datasets import scenes
-from epic_pl.nn.heads import HeadConfig
-from epic_pl.nn.methods import METHODS
 
 
 @pytest.fixture
@@ -64,9 +59,9 @@ def test_an_opening_that_was_not_finished_stays_in_the_ledger(options, tmp_path,
         raise KeyboardInterrupt
 
     monkeypatch.setattr(evidence, "compare", interrupted)
-    monkeypatch.setattr("sys.argv", ["evidence.py", "--tasks=ablations", f"--records={tmp_path}"])
+    monkeypatch.setattr("sys.argv", ["evidence.py", "--tasks=icons", f"--records={tmp_path}"])
     assert evidence.main() == 130
-    assert "ablations" in (line := (tmp_path / "ledger.md").read_text().splitlines()[1])
+    assert "icons" in (line := (tmp_path / "ledger.md").read_text().splitlines()[1])
     assert "opened, not finished" in line
 
 
@@ -119,19 +114,3 @@ def test_logistic_regression_knows_the_classes(several):
     scores = model.scores(test)
     said = scores > 0.5 if several else scores.argmax(axis=1)
     assert (said == test.labels).mean() > 0.8
-
-
-@pytest.mark.parametrize("name", ablations.MODELS)
-def test_an_ablation_is_a_method_that_learns(name, monkeypatch):
-    monkeypatch.setattr(ablations, "METHODS", METHODS.copy())
-    ablations.register()
-    monkeypatch.setitem(METHODS, name, ablations.METHODS[name])
-    head = HeadConfig(network="squeezed")
-    whole, model, made = make("parts", head=head), make(name, head=head), batch([3, 2])
-    logits = model(made).logits
-    logits.sum().backward()
-    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    if name == "equal_words":
-        assert not model.parts.score.weight.requires_grad
-    elif name != "cells":  # of 4 patches, 16 cells are as many
-        assert not torch.allclose(logits, whole(made).logits)
