@@ -114,7 +114,10 @@ def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         values = row["score"]
         spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-        errors = {name: f"{np.mean(row.get(name, np.nan)):.1f}" for name in ("ece", "uncalibrated")}
+        errors = {
+            name: f"{np.mean(row[name]):.1f}" if name in row else ""
+            for name in ("ece", "uncalibrated")
+        }
         shown = {"score": f"{np.mean(values):.1f}{spread}", **errors, "runs": len(values)}
         lines.append({"task": row["task"], "method": row["method"], **shown})
     for method in dict.fromkeys(row["method"] for row in rows):

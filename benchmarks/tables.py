@@ -1,7 +1,7 @@
 """OpenMoji images with other texts and labels, and icons of many labels, as tables.
 
-A fifth of the rows is locked: it is in no fold, and only `evidence.py` may test on it. `folds.py` judges methods and
-options on the others.
+A fifth of the rows is locked: it is in no fold, and only `evidence.py` may test on it.
+`folds.py` judges methods and options on the others.
 """
 
 import csv

@@ -106,6 +106,17 @@ def test_locked_rows_are_in_no_fold(tmp_path):
         assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
 
 
+def test_the_summary_has_means_over_folds_and_over_tasks():
+    rows = [
+        {"task": "a", "method": "epic", "score": [80.0, 82.0], "ece": [1.0, 3.0]},
+        {"task": "b", "method": "epic", "score": [50.0]},
+    ]
+    first, second, mean = folds.summary(rows)
+    assert (first["score"], first["ece"], first["runs"]) == ("81.0 ± 1.4", "2.0", 2)
+    assert (second["score"], second["ece"]) == ("50.0", "")
+    assert (mean["task"], mean["score"]) == ("mean of all tasks", "65.5")
+
+
 @pytest.mark.slow
 def test_each_fold_and_method_is_judged(on_openmoji, monkeypatch, tmp_path, capfd):
     arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1", "--jobs", "2"]
