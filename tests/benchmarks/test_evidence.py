@@ -107,10 +107,8 @@ def test_logistic_regression_knows_the_classes(several):
     rng = np.random.default_rng(0)
     image, text = rng.normal(size=(2, 240, 5))
     labels = (image[:, 0] + text[:, 0] > 0).astype(int) + 2 * (image[:, 1] > 0)
-    if several:  # two labels a row
-        labels = np.stack([labels % 2, labels // 2], axis=1)
-    else:  # no row is of the first class
-        labels = labels + 1
+    # two labels a row, or one of the last four of five classes
+    labels = np.stack([labels % 2, labels // 2], axis=1) if several else labels + 1
     rows = classical.Rows(image, text, labels, ["id"] * 240, [])
     train, test = (
         rows._replace(image=image[part], text=text[part], labels=labels[part], ids=rows.ids[part])
