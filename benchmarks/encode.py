@@ -5,12 +5,11 @@
 The reference is timm's model of the same architecture on batches that are in memory, in float32 and
 in bfloat16 at several batch sizes, of which the fastest counts. `loaded` is the same model and
 setting with a DataLoader of timm's own transform that reads the same JPEGs. `store` is a filling of
-EPIC's store, from these files or from texts of twelve words, with `precision: auto`: hashing,
-decoding, encoding and writing. They take turns, and the best of `--rounds` turns counts.
+EPIC's store from these files with `precision: auto`: hashing, decoding, encoding and writing. They
+take turns, and the best of `--rounds` turns counts.
 """
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
@@ -18,12 +17,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import timm
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-import loader
+from common import build_parser, show
 from epic_pl.data import TableDataModule
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import FeatureCache
@@ -52,13 +52,11 @@ class Reference:
 
     Args:
         size: of the images in pixels.
-        device: of the model.
     """
 
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, size: int) -> None:
         model = timm.create_model(_ARCHITECTURE, pretrained=False, img_size=size, num_classes=0)
-        self.model = model.eval().to(device)
+        self.model = model.eval()
         config = timm.data.resolve_data_config({"input_size": (3, size, size)}, model=model)
         self.transform = timm.data.create_transform(**config)
         self.size = size
@@ -67,13 +65,13 @@ class Reference:
     @torch.inference_mode()
     def encode(self, batch: torch.Tensor, low: bool) -> None:
         """One pass, to its end."""
-        context: Any = torch.autocast(self.device.type, torch.bfloat16) if low else nullcontext()
+        context: Any = torch.autocast("cpu", torch.bfloat16) if low else nullcontext()
         with context:
-            self.model.forward_features(batch.to(self.device, non_blocking=True)).sum().item()
+            self.model.forward_features(batch).sum().item()
 
     def rate(self, images: int, batch: int, low: bool) -> float:
         """Images a second of batches that are in memory."""
-        pixels = torch.randn(batch, 3, self.size, self.size).to(self.device)
+        pixels = torch.randn(batch, 3, self.size, self.size)
         self.encode(pixels, low)
         start, passes = time.perf_counter(), max(1, images // batch)
         for _ in range(passes):
@@ -96,17 +94,24 @@ class Reference:
         return len(paths) / (time.perf_counter() - start)
 
 
-def table_of(folder: Path, rows: int, *, images: bool, size: int) -> TableDataModule:
-    """Rows with an image or a text of twelve words, ready for a fit."""
+def fabricate(folder: Path, index: int) -> str:
+    """A JPEG of smooth shapes with some grain: about 60 kB, as a photograph of 500 x 375 pixels."""
+    rng = np.random.default_rng(index)
+    coarse = Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    smooth = np.asarray(coarse.resize((500, 375), Image.Resampling.BICUBIC)).astype(np.int16)
+    grain = rng.integers(-12, 13, smooth.shape, dtype=np.int16)
+    pixels = np.clip(smooth + grain, 0, 255).astype(np.uint8)
+    Image.fromarray(pixels).save(folder / f"{index}.jpg", quality=85)
+    return f"{index}.jpg"
+
+
+def table_of(folder: Path, rows: int, size: int) -> TableDataModule:
+    """Rows with an image each, ready for a fit."""
     table = folder / "table.csv"
-    lines = loader.fabricate(folder, rows).read_text().splitlines()[1:] if images else []
     with table.open("w") as file:
         file.write("image,text,label,split\n")
         for i in range(rows):
-            text = f"{i} a man and two red dogs running on the grass outside"
-            split = "val" if i < 4 else "train"
-            cells = (lines[i].split(",")[0], "") if images else ("", text)
-            file.write(f"{','.join(cells)},class{i % 4},{split}\n")
+            file.write(f"{fabricate(folder, i)},,class{i % 4},{'val' if i < 4 else 'train'}\n")
     data = TableDataModule(
         table=str(table),
         split_column="split",
@@ -132,30 +137,24 @@ def fill(module: EPICModule, data: TableDataModule, folder: Path, threads: int) 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The best rates and their ratios."""
-    device = torch.device(given.device)
-    reference = Reference(given.size, device)
+    reference = Reference(given.size)
     with tempfile.TemporaryDirectory() as scratch:
-        folders = [Path(scratch) / name for name in ("images", "texts", "store")]
-        for folder in folders[:2]:
-            folder.mkdir()
-        images = table_of(folders[0], given.images, images=True, size=given.size)
-        texts = table_of(folders[1], 4 * given.images, images=False, size=given.size)
+        folder, store = Path(scratch), Path(scratch) / "store"
+        images = table_of(folder, given.images, given.size)
         module = EPICModule.from_config(
             "table.yaml",
             images.num_classes,
             method=given.method,
             encoders={"image_size": given.size},
         )
-        module.check_device(device)
-        module.to(device)
-        paths = sorted(folders[0].glob("*.jpg"))
-        best = {"model_images": 0.0, "loaded_images": 0.0, "store_images": 0.0, "store_texts": 0.0}
+        module.check_device(torch.device("cpu"))
+        paths = sorted(folder.glob("*.jpg"))
+        best = {"model_images": 0.0, "loaded_images": 0.0, "store_images": 0.0}
         for _ in range(given.rounds):
             now = {
                 "model_images": reference.best(given.images // 4),
                 "loaded_images": reference.rate_of_files(paths, given.workers),
-                "store_images": fill(module, images, folders[2], given.workers),
-                "store_texts": fill(module, texts, folders[2], given.workers),
+                "store_images": fill(module, images, store, given.workers),
             }
             best = {name: max(rate, now[name]) for name, rate in best.items()}
     measured: dict[str, Any] = {f"{name}_per_s": round(rate, 1) for name, rate in best.items()}
@@ -170,23 +169,16 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = build_parser(__doc__)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--size", type=int, default=112, help="of an image, pixels")
     parser.add_argument("--method", default="no_prompts", help="whose fields are stored")
     parser.add_argument("--workers", type=int, default=2, help="processes or threads that decode")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    measured = measure(given)
-    if given.json:
-        print(json.dumps(measured))
-        return
-    for name, value in measured.items():
-        print(f"{name:>24}  {value}")
+    show([measure(given)], given.json)
 
 
 if __name__ == "__main__":

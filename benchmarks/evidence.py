@@ -1,14 +1,12 @@
 """The comparisons of docs/results.md: what `make evidence` does.
 
-    python benchmarks/evidence.py [--tasks free,styles] [--seeds 5] [--tune 4] [--jobs 2]
+    python benchmarks/evidence.py [--tasks free,icons] [--seeds 5] [--tune 4] [--jobs 2]
 
 On every task each method has options, parts of the head among them, that the same number of trials
-has chosen on validation, and five seeds that move everything. Other scenes take what was chosen on
-free ones, and the tables what was chosen on openmoji: benchmarks/evidence/chosen keeps it. Logistic
-regression and closed-form CCA are included as controls. The task `ablations` takes one ingredient
-out of parts at a time, with the options of scenes.yaml. The longest task, free_50000, is done where
---tasks names it. Of scenes, accuracy_both_relations is the share of images of which both orders of
-a pair are told right.
+has chosen on validation, and five seeds that move everything. The tables take what was chosen on
+openmoji: benchmarks/evidence/chosen keeps it. Logistic regression and closed-form CCA are included
+as controls. Of scenes, accuracy_both_relations is the share of images of which both orders of a
+pair are told right.
 Each task gets a table with intervals over images and Holm's correction in benchmarks/evidence/.
 Opening a test split is a line in ledger.md, with date, commit, command and result. Finished runs of
 the same sources are not repeated: the same command continues after an interruption. A tree with
@@ -18,7 +16,6 @@ changes that are not committed is refused, since the ledger names the commit.
 import argparse
 import datetime
 import hashlib
-import os
 import shlex
 import signal
 import subprocess
@@ -26,15 +23,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import torch
 from rich.console import Console
 
-import ablations
-import cca
-import logistic
+import classical
 import tables
 from epic_pl.experiments.compare.comparison import Comparison
 from epic_pl.experiments.compare.plan import Entry, Outcome, Run, choose
@@ -50,31 +44,14 @@ METHODS = (
 # scenes that no choice was made on: --data.scene_seed 0 is for development, and on 2028, of which
 # docs/results.md tells, the ablation has chosen what left the default
 FREE = ("--config", "scenes.yaml", "--data.scene_seed=2029")
-LOCKED: dict[str, tuple[str, ...]] = {
-    "free": FREE,
-    "ablations": FREE,
-    "free_2000": (*FREE, "--data.rows=2000"),
-    "free_50000": (*FREE, "--data.rows=50000"),
-    "free_objects": (*FREE, "--data.unseen=objects"),
-    "styles": ("--config", os.path.relpath(FOLDER / "styles.yaml")),
-}
-# other sizes and splits of a task, and tables of the same images, with the options that were
-# chosen on it: a search for each would take longer than all the rest
-CHOSEN_ON = {
-    **dict.fromkeys(("free_2000", "free_50000", "free_objects"), "free"),
-    **dict.fromkeys(tables.TABLES, "openmoji"),
-}
+LOCKED: dict[str, tuple[str, ...]] = {"free": FREE}
+# tables of the same images, with the options that were chosen on it: a search for each would take
+# longer than all the rest
+CHOSEN_ON = dict.fromkeys(tables.TABLES, "openmoji")
 DEVELOPMENT = ("openmoji_entailment", "openmoji", *tables.TABLES)
-TASKS = [task for task in (*LOCKED, *DEVELOPMENT) if task != "free_50000"]
-# what the task shows, no more: other readings of parts are of interest where relations are asked
-FEWER = {
-    "free_2000": "parts,epic,no_prompts,late_fusion_mlp",
-    "free_50000": "parts,epic,no_prompts,late_fusion_mlp",
-    "free_objects": "parts,epic,no_prompts,late_fusion_mlp",
-    **dict.fromkeys(DEVELOPMENT, "parts,epic,no_prompts,late_fusion_mlp,linear_probe"),
-}
-# statements are drawn anew every epoch: closed-form CCA takes those of some epochs
-DRAWN = {"styles": 8, "openmoji_entailment": 8}
+# other readings of parts are of interest where relations are asked
+FEWER = dict.fromkeys(DEVELOPMENT, "parts,epic,no_prompts,late_fusion_mlp,linear_probe")
+DRAWN = 8  # epochs of statements for closed-form CCA where they are drawn anew every epoch
 # CPUs with bfloat16 halve the time
 HALF = "--trainer.precision=bf16-mixed"
 # one start for every search: the rates of the configs
@@ -89,7 +66,7 @@ _OPENED = "opened, not finished"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--tasks", default=",".join((*LOCKED, *DEVELOPMENT)))
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tune", type=int, default=4, help="trials of each method (%(default)s)")
@@ -134,16 +111,7 @@ def clean_commit() -> tuple[str, str]:
     written = (f":(top,exclude)benchmarks/{name}" for name in ("ledger.md", "evidence"))
     if git("status", "--porcelain", "--", ":/", *written):
         raise SystemExit("Commit or remove all changes first: the ledger names the commit.")
-    names = (
-        "ablations.py",
-        "cca.py",
-        "logistic.py",
-        "npm.py",
-        "styles.py",
-        "styles.yaml",
-        "tables.py",
-    )
-    own = (f"benchmarks/{name}" for name in names)
+    own = (f"benchmarks/{name}.py" for name in ("classical", "tables"))
     files = ("src", *own)
     hashes = "".join(git("rev-parse", f"HEAD:{file}") for file in files)
     return git("rev-parse", "--short=10", "HEAD"), hashlib.sha256(hashes.encode()).hexdigest()[:10]
@@ -151,8 +119,6 @@ def clean_commit() -> tuple[str, str]:
 
 def options_of(task: str, folder: Path) -> list[str]:
     """Options of ``fit`` for a task, its test split included."""
-    if task == "ablations":
-        return [*LOCKED[task], HALF]
     if task in LOCKED:
         return [*LOCKED[task], *START]
     if task not in DEVELOPMENT:
@@ -173,22 +139,16 @@ def compare(
         methods = FEWER.get(task, METHODS)
     entries = choose(methods, [])
     counts = {"seeds": arguments.seeds, "trials": arguments.tune, "jobs": arguments.jobs}
-    if task == "ablations":
-        ablations.register()
-        counts["trials"] = 0
-        command = ablations.command
-        comparison = Comparison(ablations.ENTRIES, shared, output, **counts, command=command)
-    else:
-        source = CHOSEN_ON.get(task, task)
-        record = arguments.records / "evidence" / "chosen" / f"{source}.json"
-        entries, notes = chosen(source, entries, output, record, sources, counts, options)
-        comparison = Comparison(entries, shared, output, **{**counts, "trials": 0})
-        comparison.notes += notes
+    source = CHOSEN_ON.get(task, task)
+    record = arguments.records / "evidence" / "chosen" / f"{source}.json"
+    entries, notes = chosen(source, entries, output, record, sources, counts, options)
+    comparison = Comparison(entries, shared, output, **{**counts, "trials": 0})
+    comparison.notes += notes
     outcomes = comparison.execute()
     if missing := [each.message for each in outcomes if each.result is None]:
         raise SystemExit(f"Not all runs of {task} have finished: {missing[0]}")
-    if task != "ablations":
-        outcomes += closed_forms(shared, output.resolve() / "runs", DRAWN.get(task, 1))
+    epochs = DRAWN if task == "openmoji_entailment" else 1
+    outcomes += classical_outcomes(shared, output.resolve() / "runs", epochs)
     if task in DEVELOPMENT:
         comparison.notes += " A development set: options were chosen on its rows."
     for outcome in outcomes:
@@ -247,34 +207,15 @@ def add_consistency(outcome: Outcome) -> None:
         outcome.result["metrics"]["accuracy_both_relations"] = share
 
 
-def closed_forms(options: list[str], folder: Path, epochs: int) -> list[Outcome]:
-    """CCA, of one label a row, and logistic regression as runs of the comparison.
-
-    What is finished is not repeated.
-    """
+def classical_outcomes(options: list[str], folder: Path, epochs: int) -> list[Outcome]:
+    """The classical controls as runs of the comparison."""
+    costs = dict.fromkeys(COSTS) | {"trainable": 0, "encoder_share": 0.0, "cache_level": "layers"}
+    costs |= {"device": "cpu", "torch": torch.__version__}
     outcomes = []
-    for name in ("cca", "logistic"):
+    for name in classical.METHODS:
         output = folder / f"{name}-0"
-        result: dict[str, Any] | None = try_read_json(output / "result.json")
-        if result is None:
-            path = output / "predictions.parquet"
-            if name == "logistic":
-                fitted = logistic.fit_best(options, test=True)
-                rows, scores = fitted.splits["test"], fitted.scores("test")
-                seconds, data = fitted.seconds, fitted.data
-            else:
-                found = cca.fit_best(options, epochs, test=True)
-                if found is None:
-                    continue
-                rows, seconds, data = found.splits["test"], found.seconds, found.data
-                scores = found.model.scores(rows)
-            metrics = cca.write_predictions(rows, scores, data, path)
-            result = dict.fromkeys(COSTS) | {"task": data.task, "metrics": metrics}
-            result |= {"trainable": 0, "encoder_share": 0.0}
-            result |= {"seconds": seconds, "cache_level": "layers"}
-            result |= {"device": "cpu", "torch": torch.__version__}
-            write_json(output / "result.json", result)
-        outcomes.append(Outcome(Run(name, 0, tuple(options), output), result=result))
+        if (result := classical.evaluate(name, options, output, epochs)) is not None:
+            outcomes.append(Outcome(Run(name, 0, tuple(options), output), result=costs | result))
     return outcomes
 
 
@@ -287,7 +228,4 @@ def write_line(ledger: Path, key: str, result: str) -> None:
 
 
 if __name__ == "__main__":
-    # runs are processes of their own, whose config may name a class of this folder
-    paths = (str(FOLDER.resolve()), os.environ.get("PYTHONPATH"))
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     sys.exit(main())

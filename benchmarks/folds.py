@@ -9,7 +9,6 @@ runs are not repeated, so that the same command resumes. Other options go to epi
 """
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -19,16 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-import cca
-import logistic
+import classical
 import tables
+from common import build_parser, show
 from epic_pl.experiments.compare.plan import Run, choose, plan
 from epic_pl.experiments.compare.runner import Runner
 from epic_pl.experiments.interruption import terminated_as_interrupted
-from epic_pl.utils.files import try_read_json, write_json
 
 OPENMOJI = ("openmoji", "openmoji_entailment")
 LOGISTIC = "logistic"
@@ -37,39 +33,37 @@ LAST_EPOCH = ("--checkpoint.monitor=null", "--early_stopping.patience=null")
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = build_parser(__doc__)
     parser.add_argument("--tasks", default=",".join((*OPENMOJI, *tables.TABLES)))
-    parser.add_argument(
-        "--methods", default="linear_probe,epic", help="logistic: scikit-learn's, see logistic.py"
-    )
+    parser.add_argument("--methods", default="linear_probe,epic", help="logistic: of classical.py")
     parser.add_argument("--folds", default="0,1,2", help="up to 2; OpenMoji has more (%(default)s)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--draw", type=int, default=0, help="seed of the tables' texts and labels")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--folder", type=Path, default=Path("runs/folds"))
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
     arguments, options = parser.parse_known_args()
     folds = [int(fold) for fold in arguments.folds.split(",")]
     methods = [name for name in arguments.methods.split(",") if name != LOGISTIC]
     entries = choose(",".join(methods), []) if methods else []
     groups: dict[tuple[str, str], list[Run]] = {}
-    regressions: dict[str, list[float]] = {}
+    regressions: dict[str, list[dict[str, Any]]] = {}
     for task in arguments.tasks.split(","):
         for fold in folds:
             shared = [*options_of(task, fold, arguments), *LAST_EPOCH, *options]
+            folder = arguments.folder / task / f"fold{fold}"
             if LOGISTIC in arguments.methods:
-                score = 100 * regression(shared, arguments.folder / task / f"fold{fold}" / LOGISTIC)
-                regressions.setdefault(task, []).append(score)
-            runs = plan(entries, arguments.seeds, shared, arguments.folder / task / f"fold{fold}")
+                result = classical.evaluate(LOGISTIC, shared, folder / LOGISTIC)
+                assert result is not None  # CCA alone has none for several labels
+                regressions.setdefault(task, []).append(result)
+            runs = plan(entries, arguments.seeds, shared, folder)
             for run in runs:
                 shown = replace(run, name=f"{task}, fold {fold}, {run.name}")
                 groups.setdefault((task, run.name), []).append(shown)
     rows = judge(groups, arguments.jobs)
-    for task, values in regressions.items():
-        rows.append({"task": task, "method": LOGISTIC, "score": values})
-    show(rows)
-    if arguments.json:
-        print(json.dumps(rows))
+    rows += [
+        {"task": task, "method": LOGISTIC, **scores(each)} for task, each in regressions.items()
+    ]
+    show(summary(rows) if not arguments.json else rows, arguments.json)
     return 0
 
 
@@ -82,17 +76,6 @@ def options_of(task: str, fold: int, arguments: argparse.Namespace) -> list[str]
         raise SystemExit(f"No task {task}; there are: {known}.")
     config = tables.write(arguments.folder / "tables", task, arguments.draw)
     return ["--config", str(config), f"--data.split_column=fold{fold}"]
-
-
-def regression(options: list[str], folder: Path) -> float:
-    """Accuracy or micro F1 of logistic regression on a fold; a finished one is not repeated."""
-    if (result := try_read_json(folder / "result.json")) is None:
-        fitted = logistic.fit_best(options, test=True)
-        path = folder / "predictions.parquet"
-        rows, scores = fitted.splits["test"], fitted.scores("test")
-        result = cca.write_predictions(rows, scores, fitted.data, path)
-        write_json(folder / "result.json", result)
-    return float(result.get("f1_micro", result.get("accuracy", 0.0)))
 
 
 def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str, Any]]:
@@ -108,32 +91,40 @@ def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str,
     if any(outcome.result is None for outcome in outcomes):
         raise SystemExit("Not all runs have finished: the lines above say why.")
     return [
-        {"task": task, "method": method, **scores(group)}
+        {"task": task, "method": method, **scores([run.result() or {} for run in group])}
         for (task, method), group in groups.items()
     ]
 
 
-def scores(runs: Sequence[Run]) -> dict[str, list[float]]:
+def scores(results: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
     """Accuracy, or micro F1 of several labels, and calibration errors on each fold, in percent."""
-    metrics = [(run.result() or {})["metrics"] for run in runs]
+    metrics = [result["metrics"] for result in results]
     main = "f1_micro" if "f1_micro" in metrics[0] else "accuracy"
     names = {"score": main, "ece": "ece", "uncalibrated": "ece_uncalibrated"}
-    return {key: [100 * found[name] for found in metrics] for key, name in names.items()}
+    return {
+        key: [100 * found[name] for found in metrics]
+        for key, name in names.items()
+        if name in metrics[0]
+    }
 
 
-def show(rows: Sequence[dict[str, Any]]) -> None:
+def summary(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean and standard deviation over folds and seeds, and the mean over tasks."""
-    table = Table("task", "method", "accuracy or micro F1 %", "ECE %", "before calibration", "runs")
+    lines = []
     for row in rows:
         values = row["score"]
         spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-        errors = (f"{np.mean(row[n]):.1f}" if n in row else "" for n in ("ece", "uncalibrated"))
-        score = f"{np.mean(values):.1f}{spread}"
-        table.add_row(row["task"], row["method"], score, *errors, str(len(values)))
+        errors = {
+            name: f"{np.mean(row[name]):.1f}" if name in row else ""
+            for name in ("ece", "uncalibrated")
+        }
+        shown = {"score": f"{np.mean(values):.1f}{spread}", **errors, "runs": len(values)}
+        lines.append({"task": row["task"], "method": row["method"], **shown})
     for method in dict.fromkeys(row["method"] for row in rows):
         means = [np.mean(row["score"]) for row in rows if row["method"] == method]
-        table.add_row("mean of all tasks", method, f"{np.mean(means):.1f}", "", "", "")
-    Console().print(table)
+        mean = {"score": f"{np.mean(means):.1f}", "ece": "", "uncalibrated": "", "runs": len(means)}
+        lines.append({"task": "mean of all tasks", "method": method, **mean})
+    return lines
 
 
 if __name__ == "__main__":

@@ -6,36 +6,30 @@
 Fabricates Parquet tables with a text of its own in each row and a thousand small JPEGs that rows
 share, and runs ``epic-pl data check``; ``epic-pl fit`` on images up to its first step and a
 validation batch; and ``fit`` on stored features of a thousand images and texts, the second time,
-when the store is full. Encoders are tiny, so that the time is the table's. `open a store` opens a
-store of as many items, each of two vectors of 384 numbers in float16, finds all rows, and reads a
-hundred random batches of 32. Each is a process of its own; its memory is the highest of the process
-and its children. ``--bytes`` prints what a row takes with the encoders of ``table.yaml``.
+when the store is full. Encoders are tiny, so that the time is the table's. Each is a process of its
+own; its memory is the highest of the process and its children. ``--bytes`` prints what a row takes
+with the encoders of ``table.yaml``.
 """
 
-import argparse
-import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from PIL import Image
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 import tiny_encoders
+from common import build_parser, show
 from epic_pl.data import TableDataModule
 from epic_pl.features.items import Images, Texts
-from epic_pl.features.store.fill import Wanted, fill_stores
-from epic_pl.features.store.spec import Field, StoreSpec
 from epic_pl.module import EPICModule
 
 _IMAGES = 1000
@@ -64,32 +58,6 @@ def fabricate_table(path: Path, rows: int, texts: int) -> Path:
     }
     pq.write_table(pa.table(table), path)
     return path
-
-
-def fill_store(root: Path, rows: int) -> Path:
-    """A store of ``rows`` items of two vectors."""
-    fields = (Field("output", (384,), None), Field("boundary", (384,), None))
-    spec = StoreSpec("image", {"rows": rows}, fields, "float16", "fabricated")
-
-    def produce(positions: list[int]) -> tuple[dict[str, torch.Tensor], None]:
-        return {field.name: torch.rand(len(positions), 384) for field in fields}, None
-
-    wanted = [Wanted(spec, [f"item {i}" for i in range(rows)], produce)]
-    fill_stores(root, wanted, batch_size=4096, progress=False)
-    return spec.folder(root)
-
-
-_OPEN = """
-import sys
-from pathlib import Path
-import numpy as np
-from epic_pl.features.store.reader import FeatureStore
-store = FeatureStore(Path(sys.argv[1]))
-rows = store.rows([f"item {i}" for i in range(int(sys.argv[2]))])
-assert len(store) == len(rows) and (rows >= 0).all()
-for batch in np.random.default_rng(0).choice(rows, (100, 32)):
-    store.gather(batch)
-"""
 
 
 def row_bytes() -> list[dict[str, Any]]:
@@ -137,16 +105,16 @@ sys.exit(code)
 """
 
 
-def run(*command: str, program: Sequence[str] = ("-m", "epic_pl")) -> dict[str, float]:
+def run(*command: str) -> str:
     """Seconds and the most resident memory in MB of ``epic-pl`` with these arguments."""
-    words = [sys.executable, "-c", _MEASURED, sys.executable, *program, *command]
+    words = [sys.executable, "-c", _MEASURED, sys.executable, "-m", "epic_pl", *command]
     start = time.perf_counter()
     done = subprocess.run(words, capture_output=True, text=True)
     seconds = time.perf_counter() - start
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
     peak = int(done.stdout.splitlines()[-1]) / 1000
-    return {"seconds": round(seconds, 1), "peak_mb": round(peak)}
+    return f"{seconds:.1f} s, {peak:,.0f} MB"
 
 
 def measure(rows: int, folder: Path, encoders: list[str]) -> dict[str, Any]:
@@ -167,21 +135,16 @@ def measure(rows: int, folder: Path, encoders: list[str]) -> dict[str, Any]:
         "data check": check,
         "fit, images": first,
         "fit, stored features": run(*stored),
-        "open a store": run(
-            str(fill_store(folder / "items", rows)), str(rows), program=("-c", _OPEN)
-        ),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = build_parser(__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--bytes", action="store_true", help="print stored bytes of a row")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
     given = parser.parse_args()
     if given.bytes:
-        for row in row_bytes():
-            print(json.dumps(row) if given.json else "  ".join(f"{v:>10}" for v in row.values()))
+        show(row_bytes(), given.json)
         return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
@@ -191,16 +154,9 @@ def main() -> None:
             tiny_encoders.write_bert(folder / "bert"),
         )
         encoders = [f"--model.encoders.image.name={vit}", f"--model.encoders.text.name={bert}"]
+        encoders.append("--model.encoders.image_size=32")
         os.environ["EPIC_PL_CACHE"] = str(folder / "cache")
-        for rows in given.rows:
-            measured = measure(rows, folder, [*encoders, "--model.encoders.image_size=32"])
-            if given.json:
-                print(json.dumps(measured), flush=True)
-                continue
-            print(f"{rows:,} rows, {measured.pop('table_mb')} MB of Parquet", flush=True)
-            for name, values in measured.items():
-                if isinstance(values, dict):
-                    print(f"  {name:>20}  {values['seconds']:7.1f} s  {values['peak_mb']:,} MB")
+        show([measure(rows, folder, encoders) for rows in given.rows], given.json)
 
 
 if __name__ == "__main__":

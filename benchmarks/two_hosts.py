@@ -8,9 +8,7 @@ end, and the same command starts again with `--ckpt_path last`. Weights and metr
 must be those of a run that nobody disturbed. Exit code 1 if they are not.
 """
 
-import argparse
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -19,7 +17,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from common import build_parser, show
 from soak import Soak, Tally, fabricate
 
 HOSTS = {"epic_a": "10.231.7.1", "epic_b": "10.231.7.2"}
@@ -38,10 +38,8 @@ _PATIENCE = 15  # seconds in which a job that lost its link must not end well
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    results = {}
+    options = build_parser(__doc__).parse_args()
+    results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="epic_pl_hosts_") as scratch:
         config = fabricate(Path(scratch))
         connect()
@@ -53,15 +51,11 @@ def main() -> int:
                 step = job.run(disturb)
                 job.run()
                 same = job.record.result() == undisturbed.record.result()
-                results[name] = {"at step": step, "ends as undisturbed": same}
+                results.append({"what": name, "at step": step, "ends as undisturbed": same})
         finally:
             disconnect()
-    if options.json:
-        print(json.dumps(results, indent=2))
-    else:
-        for name, each in results.items():
-            print(f"{name}: " + ", ".join(f"{key} {value}" for key, value in each.items()))
-    return 0 if all(each["ends as undisturbed"] for each in results.values()) else 1
+    show(results, options.json)
+    return 0 if all(each["ends as undisturbed"] for each in results) else 1
 
 
 def connect() -> None:
@@ -87,7 +81,7 @@ def disconnect() -> None:
         subprocess.run(["ip", "netns", "delete", host])
 
 
-def cut_link(hosts: "dict[str, subprocess.Popen[bytes]]") -> None:
+def cut_link(hosts: dict[str, subprocess.Popen[bytes]]) -> None:
     """Take the link away for some seconds, in which no step can be made."""
     subprocess.run(["ip", "-n", "epic_b", "link", "set", "epic_b", "down"], check=True)
     time.sleep(_PATIENCE)
@@ -96,7 +90,7 @@ def cut_link(hosts: "dict[str, subprocess.Popen[bytes]]") -> None:
     subprocess.run(["ip", "-n", "epic_b", "link", "set", "epic_b", "up"], check=True)
 
 
-def kill_host(hosts: "dict[str, subprocess.Popen[bytes]]") -> None:
+def kill_host(hosts: dict[str, subprocess.Popen[bytes]]) -> None:
     """End every process of a host at once; the other host must notice."""
     end("epic_b")
     if hosts["epic_a"].wait(timeout=120) == 0:
@@ -119,7 +113,7 @@ class Job:
         self.record = Soak(config, "two hosts", folder, Tally())
 
     def run(
-        self, disturb: "Callable[[dict[str, subprocess.Popen[bytes]]], None] | None" = None
+        self, disturb: Callable[[dict[str, subprocess.Popen[bytes]]], None] | None = None
     ) -> int:
         """Start or resume it; disturb it after its fifth step, if asked to; returns the step."""
         hosts = {host: self._start(rank, host) for rank, host in enumerate(HOSTS)}
@@ -137,7 +131,7 @@ class Job:
             process.wait()
         return self.record.step()
 
-    def _start(self, rank: int, host: str) -> "subprocess.Popen[bytes]":
+    def _start(self, rank: int, host: str) -> subprocess.Popen[bytes]:
         folder = self.record.folder
         command = ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run"]
         command += ["--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1"]

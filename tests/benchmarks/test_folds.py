@@ -1,15 +1,20 @@
 """``benchmarks/folds.py`` and ``tables.py`` on a fabricated OpenMoji and tiny encoders."""
 
 import csv
+import hashlib
+import io
 import json
 import random
+import tarfile
 
 import pytest
 
 import folds
 import tables
 from epic_pl.utils.assets import Emoji
+from epic_pl.utils.errors import AssetError
 
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><rect width="4" height="4"/></svg>'
 EMOJI = [
     Emoji(f"{group}{number:02}", f"{name} number {number}", name, f"{name}-kind")
     for group, name in enumerate(("food", "animals", "travel"))
@@ -61,6 +66,31 @@ def test_icons_have_the_categories_that_enough_icons_share(here):
     assert sorted(rows) == sorted((n, n.replace("-", " "), "arrows;all") for n in names)
 
 
+def test_icons_are_drawn_from_the_published_package_alone(here, monkeypatch):
+    path = here / "packages" / tables._FILE
+    monkeypatch.setattr(tables.shutil, "which", lambda _: None)
+    with pytest.raises(AssetError, match=r"npm is missing.*packages"):
+        tables.icons()
+    path.parent.mkdir()
+    members = {
+        "metadata/categories.yml": "arrows: {icons: [up, down]}",
+        "svgs-full/solid/up.svg": SVG,
+    }
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"package/{name}")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content.encode()))
+    with pytest.raises(AssetError, match=r"not the published"):
+        tables.icons()
+    monkeypatch.setattr(tables, "_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(tables, "_LEAST_ICONS", 1)
+    folder, rows = tables.icons()
+    assert rows == [("up", "up", "arrows")]
+    assert (folder / "up.png").is_file()
+    assert path.is_file()
+
+
 def _rows(config):
     with (config.parent / "table.csv").open() as file:
         return list(csv.DictReader(file))
@@ -76,16 +106,30 @@ def test_locked_rows_are_in_no_fold(tmp_path):
         assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
 
 
+def test_the_summary_has_means_over_folds_and_over_tasks():
+    rows = [
+        {"task": "a", "method": "epic", "score": [80.0, 82.0], "ece": [1.0, 3.0]},
+        {"task": "b", "method": "epic", "score": [50.0]},
+    ]
+    first, second, mean = folds.summary(rows)
+    assert (first["score"], first["ece"], first["runs"]) == ("81.0 ± 1.4", "2.0", 2)
+    assert (second["score"], second["ece"]) == ("50.0", "")
+    assert (mean["task"], mean["score"]) == ("mean of all tasks", "65.5")
+
+
 @pytest.mark.slow
 def test_each_fold_and_method_is_judged(on_openmoji, monkeypatch, tmp_path, capfd):
     arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1", "--jobs", "2"]
-    arguments += ["--methods", "linear_probe", "--json", *on_openmoji]
+    arguments += ["--methods", "linear_probe,logistic", "--json", *on_openmoji]
     monkeypatch.setattr("sys.argv", ["folds.py", *arguments])
     assert folds.main() == 0
-    rows = json.loads(capfd.readouterr().out.splitlines()[-1])
+    printed = capfd.readouterr().out
+    rows = json.loads(printed[printed.index("[\n") :])
     assert [(row["task"], row["method"], len(row["score"])) for row in rows] == [
         ("openmoji_entailment", "linear_probe", 2),
         ("one_word", "linear_probe", 2),
+        ("openmoji_entailment", "logistic", 2),
+        ("one_word", "logistic", 2),
     ]
     assert all(0 <= value <= 100 for row in rows for value in row["score"])
     for fold in (0, 1):

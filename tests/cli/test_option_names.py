@@ -20,7 +20,8 @@ _SECTIONS = (
 _DOTTED = re.compile(rf"(?<![\w./-])(?:--)?((?:{'|'.join(_SECTIONS)})(?:\.[a-z_]+)+)(?![\w/(])")
 # names of files, of a logger's own options and of submodules look alike
 _OTHER = re.compile(
-    r"\.(csv|html|json|md|onnx|parquet|png|safetensors)$|^trainer\.logger\.init_args|_tower"
+    r"\.(csv|html|json|md|onnx|parquet|png|safetensors)$|_tower"
+    r"|^trainer\.logger\.init_args|^data\.inspection$"
 )
 _ADVICE = re.compile(r"\b[Ss]et ([a-z]+(?:[._][a-z_]+)+)(?: |=)")
 

@@ -18,7 +18,7 @@ from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FrozenTower
 from epic_pl.utils.types import Batch
 
-# 12 parts are level with 8 on scenes (docs/method-notes.md)
+# 12 parts are level with 8 on scenes (docs/results.md)
 _PARTS = 8
 _WIDTH = 128
 _DROPOUT = 0.3
