@@ -29,7 +29,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 
-from epic_pl.cli.epic_cli import quiet_lightning
+from epic_pl.cli.epic_cli import build, quiet_lightning
 from epic_pl.experiments.options import feature_cache
 from epic_pl.utils.files import try_read_json, write_json
 
@@ -154,10 +154,9 @@ def accuracy(model: CCA, rows: Rows) -> float:
 
 def features(options: list[str], epochs: int) -> tuple[dict[str, Rows], Any]:
     """Standardised features of the splits; training rows of several epochs where they are drawn."""
-    method = ["--model.method=no_prompts", "--model.method_options=null"]
-    cli: Any = parse(["fit", *options, *method, "--model.head.boundary=true"])
-    cli.build()
-    module, data, trainer = cli.model.eval(), cli.datamodule, cli.trainer
+    method = ["--model.method=NoPrompts"]
+    module, data, trainer = build([*options, *method, "--model.head.boundary=true"])
+    module.eval()
     cache = feature_cache(trainer)
     cache.level = "layers"
     cache.build_stores(trainer, module, data)

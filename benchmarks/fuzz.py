@@ -316,7 +316,7 @@ def configs(folder: Path) -> tuple[Any, Case]:
 
     from epic_pl.experiments.compare.plan import read_variants
     from epic_pl.experiments.tune.search import read_space
-    from epic_pl.module.checkpoint_io import refuse_classes
+    from epic_pl.module.checkpoint_io import check_options
     from epic_pl.module.config import EncodersConfig, OptimConfig, as_config
     from epic_pl.module.losses import CrossEntropy
     from epic_pl.nn.epic import EPIC
@@ -324,13 +324,13 @@ def configs(folder: Path) -> tuple[Any, Case]:
 
     sections = {
         "encoders": (EncodersConfig, {"image": {"name": "a"}, "text": {"name": "b"}}),
-        "epic": (EPIC, {"num_prompts": 4, "prompt_attention": "joint"}),
+        "method": (EPIC, {"num_prompts": 4, "prompt_attention": "joint"}),
         "optim": (OptimConfig, {"lr": 1e-3, "warmup": 0.1}),
         "loss": (CrossEntropy, {}),
     }
 
     def read_model(path: str) -> None:
-        refuse_classes(Path(path).read_text("latin-1"), "x.ckpt")
+        check_options(Path(path).read_text("latin-1"), "x.ckpt")
         content = read_yaml(path)
         for name, (config, _) in sections.items():
             if isinstance(content, dict) and name in content:
@@ -338,7 +338,7 @@ def configs(folder: Path) -> tuple[Any, Case]:
 
     readers: dict[Callable[[str], Any], Any] = {
         read_model: {name: options for name, (_, options) in sections.items()},
-        read_variants: {"wide": {"method": "epic", "model.epic.hub_width": 32}},
+        read_variants: {"wide": {"method": "EPIC", "model.method.hub_width": 32}},
         read_space: {"model.optim.lr": {"low": 1e-4, "high": 0.01, "log": True}, "x": [1, 2]},
     }
     path = folder / "x.yaml"

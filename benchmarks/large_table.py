@@ -78,10 +78,10 @@ def row_bytes() -> list[dict[str, Any]]:
             data.prepare_data()
             data.setup("fit")
             for method, level in (
-                ("no_prompts", "layers"),
-                ("parts", "layers"),
-                ("epic", "boundary"),
-                ("epic", "layers"),
+                ("NoPrompts", "layers"),
+                ("Parts", "layers"),
+                ("EPIC", "boundary"),
+                ("EPIC", "layers"),
             ):
                 encoders = {"image_size": size, "precision": "same"}
                 module = EPICModule.from_config("table.yaml", 2, method=method, encoders=encoders)

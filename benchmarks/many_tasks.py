@@ -6,7 +6,7 @@ decoding images, which happens once for all tasks, too:
 
     python benchmarks/many_tasks.py                       # about two minutes
     python benchmarks/many_tasks.py --batch 1 --json
-    python benchmarks/many_tasks.py --methods epic,parts,late_fusion_mlp
+    python benchmarks/many_tasks.py --methods EPIC,Parts,LateFusionMLP
 
 Weights are random, which does not change the cost. In every round each number of tasks is timed
 once; the cost of a further task is its share of the time of one task within the same round, and the
@@ -33,7 +33,6 @@ from epic_pl.module.callbacks.cost import own_memory
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.epic import EPIC
 from epic_pl.nn.pair import Pair
 from epic_pl.utils.types import Sample
 
@@ -47,7 +46,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = build_parser(__doc__)
     parser.add_argument("--tasks", default="1,2,5,10,20", help="numbers of tasks, increasing")
-    parser.add_argument("--methods", default="epic", help="of the tasks, in turn")
+    parser.add_argument("--methods", default="EPIC", help="of the tasks, in turn")
     parser.add_argument("--image-encoder", default="pypi:dinov2-small")
     parser.add_argument("--text-encoder", default="pypi:all-minilm-l6-v2")
     parser.add_argument("--size", type=int, default=224, help="of every image, in pixels")
@@ -124,10 +123,8 @@ def build(options: argparse.Namespace, method: str) -> Classifier:
     image = {"size": options.size, "mean": [0.5] * 3, "std": [0.5] * 3}
     text = {"clean": False, "max_tokens": options.tokens}
     preprocessing = {"image": image, "text": text}
-    epic = EPIC(interaction_layers=options.layers)
-    return Classifier(
-        Untrained(options.classes, encoders, method, epic, preprocessing=preprocessing)
-    )
+    chosen: Any = {"class_path": method, "init_args": {"interaction_layers": options.layers}}
+    return Classifier(Untrained(options.classes, encoders, chosen, preprocessing=preprocessing))
 
 
 def fabricate(options: argparse.Namespace, classifier: MultiTaskClassifier) -> list[Sample]:

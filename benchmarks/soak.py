@@ -33,7 +33,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import tiny_encoders
 import tiny_runs
 
-_READ_ONLY = "--model.epic.prompt_attention=read_only"
+_READ_ONLY = "--model.method.prompt_attention=read_only"
 VARIANTS: dict[str, list[str]] = {
     "joint": [],
     "read_only": [_READ_ONLY],

@@ -35,7 +35,7 @@ from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter, FeatureCache
 from epic_pl.module.callbacks.cost import WARMUP_STEPS
 from epic_pl.module.config import EncoderConfig, EncodersConfig
-from epic_pl.nn.epic import EPIC, PromptAttention
+from epic_pl.nn.epic import PromptAttention
 from epic_pl.nn.heads import HeadConfig
 
 
@@ -48,16 +48,16 @@ class Setting(NamedTuple):
 
 
 METHODS = {
-    "full": Setting("full"),
-    "lora": Setting("lora"),
-    "linear_probe": Setting("linear_probe"),
-    "pmf": Setting("pmf"),
-    "epic_joint": Setting("epic"),
-    "epic_joint_cached": Setting("epic", level="boundary"),
-    "epic_read_only": Setting("epic", "read_only"),
-    "epic_read_only_cached": Setting("epic", "read_only", "layers"),
-    "parts_cached": Setting("parts", level="layers"),
-    "late_fusion_mlp_cached": Setting("late_fusion_mlp", level="layers"),
+    "full": Setting("FullFineTuning"),
+    "lora": Setting("LoRA"),
+    "linear_probe": Setting("LinearProbe"),
+    "pmf": Setting("PMF"),
+    "epic_joint": Setting("EPIC"),
+    "epic_joint_cached": Setting("EPIC", level="boundary"),
+    "epic_read_only": Setting("EPIC", "read_only"),
+    "epic_read_only_cached": Setting("EPIC", "read_only", "layers"),
+    "parts_cached": Setting("Parts", level="layers"),
+    "late_fusion_mlp_cached": Setting("LateFusionMLP", level="layers"),
 }
 
 
@@ -225,11 +225,13 @@ def build(
         EncoderConfig(options.text_encoder),
         **{"image_size": options.size, "pretrained": False, **more.pop("encoders", {})},
     )
-    epic = {"interaction_layers": 4, "prompt_attention": setting.attention}
+    own = {"interaction_layers": 4} if setting.method != "PMF" else {}
+    if setting.method == "EPIC":
+        own["prompt_attention"] = setting.attention
     head = {"boundary": False, "similarity": False, "network": "none"}  # the paper's
-    more["epic"] = EPIC(**epic | more.get("epic", {}))
     more["head"] = HeadConfig(**head | more.get("head", {}))
-    module = EPICModule(options.classes, encoders, setting.method, **more)
+    method = {"class_path": setting.method, "init_args": own | more.pop("method", {})}
+    module = EPICModule(options.classes, encoders, method, **more)
     return data, module
 
 
