@@ -1,18 +1,17 @@
 """The method parts without one ingredient at a time, as methods of a comparison.
 
-`python benchmarks/ablations.py FOLDER PARENT` does one run of a comparison that has these methods,
-as `epic_pl.experiments.compare.worker` does; `evidence.py` starts such runs.
+`evidence.py` compares them.
 """
 
-import os
-import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from epic_pl.experiments.compare import worker
-from epic_pl.experiments.compare.plan import Entry, Run
+from epic_pl.experiments import training
+from epic_pl.experiments.compare.plan import Variant
 from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.methods import METHODS
 from epic_pl.nn.methods.parts import Parts, PlaceReader
@@ -71,13 +70,13 @@ MODELS: dict[str, type[Parts]] = {
     "no_places": NoPlaces,
     "ungated": Ungated,
 }
-ENTRIES = [
-    Entry("parts", "parts"),
-    *(Entry(name, name) for name in MODELS),
-    Entry("wide_network", "parts", ("--model.head.network=wide",)),
-    Entry("no_boundary", "parts", ("--model.head.boundary=false",)),
-    Entry("similarity", "parts", ("--model.head.similarity=true",)),  # one more
-    Entry("no_matching_loss", "parts", ("--model.loss.matched_classes=null",)),
+VARIANTS = [
+    Variant("parts", "parts"),
+    *(Variant(name, name) for name in MODELS),
+    Variant("wide_network", "parts", ("--model.head.network=wide",)),
+    Variant("no_boundary", "parts", ("--model.head.boundary=false",)),
+    Variant("similarity", "parts", ("--model.head.similarity=true",)),  # one more
+    Variant("no_matching_loss", "parts", ("--model.loss.matched_classes=null",)),
 ]
 """The method and what is left of it, lines of the comparison."""
 
@@ -87,11 +86,7 @@ def register() -> None:
     METHODS.update({name: METHODS["parts"]._replace(model=model) for name, model in MODELS.items()})
 
 
-def command(run: Run) -> list[str]:
-    """Command line of a run that knows these methods."""
-    return [sys.executable, __file__, str(run.folder), str(os.getpid())]
-
-
-if __name__ == "__main__":
+def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
+    """That of a comparison, in a process that knows these methods."""
     register()
-    worker.main()
+    return training.train_and_test(options, folder)

@@ -86,7 +86,7 @@ def caption(rows: list[dict[str, Any]]) -> str:
 
 def encoding(page: Path) -> list[str]:
     """What storing the features took, where it is noted."""
-    noted = re.findall(r"Storing the features of `\w+` took ([\d,]+) s", page.read_text())
+    noted = re.findall(r"Storing the features(?: of `\w+`)? took ([\d,]+) s", page.read_text())
     return [f"Storing the features took {noted[-1]} s."] if noted else []
 
 

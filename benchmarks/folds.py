@@ -4,13 +4,12 @@ Cross-validation over the rows outside of the test split, on both OpenMoji tasks
 tables of `tables.py`. Each run is a fit and a test on the fold, in a process of its own; finished
 runs are not repeated, so that the same command resumes. Other options go to epic-pl fit:
 
-    python benchmarks/folds.py --jobs 2
+    python benchmarks/folds.py
     python benchmarks/folds.py --tasks openmoji,one_word --methods epic --model.head.boundary false
 """
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -25,9 +24,9 @@ from rich.table import Table
 import cca
 import logistic
 import tables
-from epic_pl.experiments.compare.plan import Run, choose, plan
-from epic_pl.experiments.compare.runner import Runner
-from epic_pl.experiments.interruption import terminated_as_interrupted
+from epic_pl.experiments.compare.plan import choose, plan
+from epic_pl.experiments.runs import Run, execute
+from epic_pl.experiments.training import train_and_test
 from epic_pl.utils.files import try_read_json, write_json
 
 OPENMOJI = ("openmoji", "openmoji_entailment")
@@ -45,13 +44,12 @@ def main() -> int:
     parser.add_argument("--folds", default="0,1,2", help="up to 2; OpenMoji has more (%(default)s)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--draw", type=int, default=0, help="seed of the tables' texts and labels")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--folder", type=Path, default=Path("runs/folds"))
     parser.add_argument("--json", action="store_true", help="print the rows as JSON at the end")
     arguments, options = parser.parse_known_args()
     folds = [int(fold) for fold in arguments.folds.split(",")]
     methods = [name for name in arguments.methods.split(",") if name != LOGISTIC]
-    entries = choose(",".join(methods), []) if methods else []
+    variants = choose(",".join(methods), []) if methods else []
     groups: dict[tuple[str, str], list[Run]] = {}
     regressions: dict[str, list[float]] = {}
     for task in arguments.tasks.split(","):
@@ -60,11 +58,11 @@ def main() -> int:
             if LOGISTIC in arguments.methods:
                 score = 100 * regression(shared, arguments.folder / task / f"fold{fold}" / LOGISTIC)
                 regressions.setdefault(task, []).append(score)
-            runs = plan(entries, arguments.seeds, shared, arguments.folder / task / f"fold{fold}")
+            runs = plan(variants, arguments.seeds, shared, arguments.folder / task / f"fold{fold}")
             for run in runs:
                 shown = replace(run, name=f"{task}, fold {fold}, {run.name}")
                 groups.setdefault((task, run.name), []).append(shown)
-    rows = judge(groups, arguments.jobs)
+    rows = judge(groups)
     for task, values in regressions.items():
         rows.append({"task": task, "method": LOGISTIC, "score": values})
     show(rows)
@@ -95,17 +93,15 @@ def regression(options: list[str], folder: Path) -> float:
     return float(result.get("f1_micro", result.get("accuracy", 0.0)))
 
 
-def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str, Any]]:
+def judge(groups: dict[tuple[str, str], list[Run]]) -> list[dict[str, Any]]:
     """Do all runs; a row for each task and method, in percent."""
     runs = [run for group in groups.values() for run in group]
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     try:
-        with terminated_as_interrupted():
-            outcomes = Runner(runs, jobs).execute()
+        execute(runs, train_and_test)
     except KeyboardInterrupt:
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-    if any(outcome.result is None for outcome in outcomes):
+    if any(run.result is None for run in runs):
         raise SystemExit("Not all runs have finished: the lines above say why.")
     return [
         {"task": task, "method": method, **scores(group)}
@@ -115,7 +111,7 @@ def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str,
 
 def scores(runs: Sequence[Run]) -> dict[str, list[float]]:
     """Accuracy, or micro F1 of several labels, and calibration errors on each fold, in percent."""
-    metrics = [(run.result() or {})["metrics"] for run in runs]
+    metrics = [(run.result or {})["metrics"] for run in runs]
     main = "f1_micro" if "f1_micro" in metrics[0] else "accuracy"
     names = {"score": main, "ece": "ece", "uncalibrated": "ece_uncalibrated"}
     return {key: [100 * found[name] for found in metrics] for key, name in names.items()}

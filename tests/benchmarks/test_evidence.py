@@ -32,7 +32,7 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     (tmp_path / "ledger.md").write_text("# Ledger\n")
     monkeypatch.setattr(evidence, "clean_commit", lambda: ("abc", "sources"))
     arguments = ["evidence.py", "--tasks=free", "--methods=epic,no_prompts", "--seeds=1"]
-    arguments += ["--tune=1", "--jobs=1", f"--records={tmp_path}", *options]
+    arguments += ["--tune=1", f"--records={tmp_path}", *options]
     monkeypatch.setattr("sys.argv", arguments)
     for _ in range(2):  # what is finished is not repeated
         assert evidence.main() == 0

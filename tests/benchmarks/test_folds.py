@@ -78,7 +78,7 @@ def test_locked_rows_are_in_no_fold(tmp_path):
 
 @pytest.mark.slow
 def test_each_fold_and_method_is_judged(on_openmoji, monkeypatch, tmp_path, capfd):
-    arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1", "--jobs", "2"]
+    arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1"]
     arguments += ["--methods", "linear_probe", "--json", *on_openmoji]
     monkeypatch.setattr("sys.argv", ["folds.py", *arguments])
     assert folds.main() == 0
@@ -90,4 +90,4 @@ def test_each_fold_and_method_is_judged(on_openmoji, monkeypatch, tmp_path, capf
     assert all(0 <= value <= 100 for row in rows for value in row["score"])
     for fold in (0, 1):
         folder = tmp_path / f"runs/folds/openmoji_entailment/fold{fold}"
-        assert len(list(folder.glob("runs/*/run.json"))) == 1
+        assert len(list(folder.glob("runs/*/result.json"))) == 1
