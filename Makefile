@@ -35,9 +35,9 @@ demo: $(INSTALLED)demo ## train EPIC on real images and texts beside two control
 	@$(BIN)/python benchmarks/openmoji.py $(ARGS)
 
 # test splits of the first task are small, so each seed has its own
-compare: $(INSTALLED)compare,demo ## all methods with three seeds on both OpenMoji tasks; over an hour on 2 cores, resumes
+compare: $(INSTALLED)compare,demo ## all methods with three seeds on both OpenMoji tasks; hours on 2 cores, resumes
 	@for task in "openmoji.yaml --splits" openmoji_entailment.yaml; do \
-		OMP_NUM_THREADS=1 $(BIN)/epic-pl compare --config $$task --variants rivals.yaml --jobs 2 \
+		OMP_NUM_THREADS=1 $(BIN)/epic-pl compare --config $$task --variants rivals.yaml \
 			--methods LinearProbe,NoPrompts,LateFusionMLP,NoInteraction,EPIC,variants $(ARGS) || exit 1; \
 	done
 

@@ -1,6 +1,6 @@
 """The comparisons of docs/results.md: what `make evidence` does.
 
-    python benchmarks/evidence.py [--tasks free,icons] [--seeds 5] [--tune 4] [--jobs 2]
+    python benchmarks/evidence.py [--tasks free,icons] [--seeds 5] [--tune 4]
 
 On every task each method has options, parts of the head among them, that the same number of trials
 has chosen on validation, and five seeds that move everything. The tables take what was chosen on
@@ -16,41 +16,43 @@ changes that are not committed is refused, since the ledger names the commit.
 import argparse
 import datetime
 import hashlib
+import os
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import torch
-from rich.console import Console
 
 import classical
 import tables
-from epic_pl.experiments.compare.comparison import Comparison
-from epic_pl.experiments.compare.plan import Entry, Outcome, Run, choose
-from epic_pl.experiments.compare.report import show
+from epic_pl.experiments.compare.plan import Variant, choose, plan, tuned
+from epic_pl.experiments.compare.report import show, write_comparison
 from epic_pl.experiments.compare.results import COSTS
-from epic_pl.experiments.interruption import terminated_as_interrupted
+from epic_pl.experiments.runs import Run, execute
+from epic_pl.experiments.training import train_and_test
 from epic_pl.utils.files import try_read_json, write_json, write_text
 
 FOLDER = Path(__file__).parent
 METHODS = (
-    "parts,epic,part_means,cross_attention,similarity_map,no_prompts,late_fusion_mlp,linear_probe"
+    "Parts,EPIC,controls.parts.PartMeans,controls.parts.CrossAttention,"
+    "controls.parts.SimilarityMap,NoPrompts,LateFusionMLP,LinearProbe"
 )
 # scenes that no choice was made on: --data.scene_seed 0 is for development, and on 2028, of which
 # docs/results.md tells, the ablation has chosen what left the default
-FREE = ("--config", "scenes.yaml", "--data.scene_seed=2029")
+FREE = ("--config", os.path.relpath(FOLDER / "controls/scenes.yaml"), "--data.scene_seed=2029")
 LOCKED: dict[str, tuple[str, ...]] = {"free": FREE}
 # tables of the same images, with the options that were chosen on it: a search for each would take
 # longer than all the rest
 CHOSEN_ON = dict.fromkeys(tables.TABLES, "openmoji")
 DEVELOPMENT = ("openmoji_entailment", "openmoji", *tables.TABLES)
 # other readings of parts are of interest where relations are asked
-FEWER = dict.fromkeys(DEVELOPMENT, "parts,epic,no_prompts,late_fusion_mlp,linear_probe")
+FEWER = dict.fromkeys(DEVELOPMENT, "Parts,EPIC,NoPrompts,LateFusionMLP,LinearProbe")
 DRAWN = 8  # epochs of statements for closed-form CCA where they are drawn anew every epoch
 # CPUs with bfloat16 halve the time
 HALF = "--trainer.precision=bf16-mixed"
@@ -70,27 +72,25 @@ def main() -> int:
     parser.add_argument("--methods", default=METHODS)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tune", type=int, default=4, help="trials of each method (%(default)s)")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (%(default)s)")
     parser.add_argument("--folder", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--records", type=Path, default=FOLDER, help="of ledger.md and evidence/")
     arguments, options = parser.parse_known_args()
     ledger = arguments.records / "ledger.md"
     command = shlex.join(["python", "benchmarks/evidence.py", *sys.argv[1:]])
     try:
-        with terminated_as_interrupted():
-            for task in arguments.tasks.split(","):
-                commit, sources = clean_commit()
-                key = f"{commit} | {task} | `{command}`"
-                write_line(ledger, key, _OPENED)
-                output = arguments.folder / sources / task
-                scores = compare(task, output, sources, arguments, options)
-                if clean_commit()[1] != sources:
-                    raise SystemExit("The sources have changed meanwhile: run it again.")
-                write_line(ledger, key, scores)
-                for suffix in ("md", "json"):
-                    kept = arguments.records / "evidence" / f"{task}.{suffix}"
-                    kept.parent.mkdir(exist_ok=True)
-                    kept.write_text((output / f"comparison.{suffix}").read_text())
+        for task in arguments.tasks.split(","):
+            commit, sources = clean_commit()
+            key = f"{commit} | {task} | `{command}`"
+            write_line(ledger, key, _OPENED)
+            output = arguments.folder / sources / task
+            scores = compare(task, output, sources, arguments, options)
+            if clean_commit()[1] != sources:
+                raise SystemExit("The sources have changed meanwhile: run it again.")
+            write_line(ledger, key, scores)
+            for suffix in ("md", "json"):
+                kept = arguments.records / "evidence" / f"{task}.{suffix}"
+                kept.parent.mkdir(exist_ok=True)
+                kept.write_text((output / f"comparison.{suffix}").read_text())
     except KeyboardInterrupt:
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         return 128 + signal.SIGINT
@@ -135,26 +135,30 @@ def compare(
     """Train, test and report all methods of a task; returns the scores as text."""
     shared = [*options_of(task, output.parent), *options]
     methods = arguments.methods
-    if methods == METHODS:
-        methods = FEWER.get(task, METHODS)
-    entries = choose(methods, [])
-    counts = {"seeds": arguments.seeds, "trials": arguments.tune, "jobs": arguments.jobs}
+    variants = choose(FEWER.get(task, METHODS) if methods == METHODS else methods, [])
     source = CHOSEN_ON.get(task, task)
     record = arguments.records / "evidence" / "chosen" / f"{source}.json"
-    entries, notes = chosen(source, entries, output, record, sources, counts, options)
-    comparison = Comparison(entries, shared, output, **{**counts, "trials": 0})
-    comparison.notes += notes
-    outcomes = comparison.execute()
-    if missing := [each.message for each in outcomes if each.result is None]:
+    variants = chosen(source, variants, output, record, sources, arguments.tune, options)
+    named = "; ".join(f"`{each.name}` `{' '.join(each.chosen)}`" for each in variants)
+    notes = f" Chosen by {arguments.tune} trials on validation of {source}: {named}."
+    if task in DEVELOPMENT:
+        notes += " A development set: options were chosen on its rows."
+    runs = plan(variants, arguments.seeds, shared, output)
+    report = partial(
+        write_comparison,
+        folder=output,
+        reference=variants[0].name,
+        notes=f"Options: `{' '.join(shared)}`.{notes}",
+    )
+    execute(runs, train_and_test, lambda: report(runs))
+    if missing := [str(run) for run in runs if run.result is None]:
         raise SystemExit(f"Not all runs of {task} have finished: {missing[0]}")
     epochs = DRAWN if task == "openmoji_entailment" else 1
-    outcomes += classical_outcomes(shared, output.resolve() / "runs", epochs)
-    if task in DEVELOPMENT:
-        comparison.notes += " A development set: options were chosen on its rows."
-    for outcome in outcomes:
-        add_consistency(outcome)
-    rows = comparison.report(outcomes)
-    show(rows, Console())
+    runs += classical_runs(shared, output.resolve() / "runs", epochs)
+    for run in runs:
+        add_consistency(run)
+    rows = report(runs)
+    show(rows)
     main_rows = [row for row in rows if row["metric"] == rows[0]["metric"]]
     scores = (f"{row['method']} {100 * row['mean']:.1f}" for row in main_rows)
     return f"{rows[0]['metric']}: {', '.join(scores)}"
@@ -162,40 +166,34 @@ def compare(
 
 def chosen(
     task: str,
-    entries: list[Entry],
+    variants: list[Variant],
     output: Path,
     record: Path,
     sources: str,
-    counts: dict[str, int],
+    trials: int,
     options: Sequence[str],
-) -> tuple[list[Entry], str]:
-    """The entries with the options that trials on a task choose, and a note of them.
+) -> list[Variant]:
+    """The variants with the options that trials on a task choose.
 
     What the record has of the same sources and number of trials is not searched again.
     """
     kept = try_read_json(record) or {}
-    if kept.get("sources") != sources or kept.get("trials") != counts["trials"]:
-        kept = {"sources": sources, "trials": counts["trials"], "chosen": {}}
-    if wanted := [each for each in entries if each.name not in kept["chosen"]]:
+    if kept.get("sources") != sources or kept.get("trials") != trials:
+        kept = {"sources": sources, "trials": trials, "chosen": {}}
+    if wanted := [each for each in variants if each.name not in kept["chosen"]]:
         folder = output.with_name(task)
         shared = [*options_of(task, folder.parent), *options]
-        comparison = Comparison(wanted, shared, folder, **counts)
-        comparison.prepare()
-        kept["chosen"] |= {each.name: each.chosen for each in comparison.entries}
+        found = tuned(wanted, shared, folder, trials) if trials else wanted
+        kept["chosen"] |= {each.name: each.chosen for each in found}
         record.parent.mkdir(parents=True, exist_ok=True)
         write_json(record, kept)
-    entries = [
-        replace(each, options=(*each.options, *found), chosen=tuple(found))
-        for each, found in ((each, kept["chosen"][each.name]) for each in entries)
-    ]
-    named = "; ".join(f"`{each.name}` `{' '.join(each.chosen)}`" for each in entries)
-    return entries, f" Chosen by {counts['trials']} trials on validation of {task}: {named}."
+    return [replace(each, chosen=tuple(kept["chosen"][each.name])) for each in variants]
 
 
-def add_consistency(outcome: Outcome) -> None:
+def add_consistency(run: Run) -> None:
     """Add the share of images of which all relations are told right, where a test has them."""
-    assert outcome.result is not None
-    table = pq.read_table(outcome.run.folder / "predictions.parquet").to_pydict()
+    assert run.result is not None
+    table = pq.read_table(run.folder / "predictions.parquet").to_pydict()
     right: dict[str, list[bool]] = {}
     columns = (table[name] for name in ("sample_id", "image_path", "truth"))
     for number, (name, image, truth) in enumerate(zip(*columns, strict=True)):
@@ -204,19 +202,19 @@ def add_consistency(outcome: Outcome) -> None:
             right.setdefault(image, []).append(answer == (truth == "true"))
     if right:
         share = sum(map(all, right.values())) / len(right)
-        outcome.result["metrics"]["accuracy_both_relations"] = share
+        run.result["metrics"]["accuracy_both_relations"] = share
 
 
-def classical_outcomes(options: list[str], folder: Path, epochs: int) -> list[Outcome]:
+def classical_runs(options: list[str], folder: Path, epochs: int) -> list[Run]:
     """The classical controls as runs of the comparison."""
     costs = dict.fromkeys(COSTS) | {"trainable": 0, "encoder_share": 0.0, "cache_level": "layers"}
     costs |= {"device": "cpu", "torch": torch.__version__}
-    outcomes = []
+    runs = []
     for name in classical.METHODS:
         output = folder / f"{name}-0"
         if (result := classical.evaluate(name, options, output, epochs)) is not None:
-            outcomes.append(Outcome(Run(name, 0, tuple(options), output), result=costs | result))
-    return outcomes
+            runs.append(Run(name, 0, tuple(options), output, costs | result))
+    return runs
 
 
 def write_line(ledger: Path, key: str, result: str) -> None:

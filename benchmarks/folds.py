@@ -4,12 +4,11 @@ Cross-validation over the rows outside of the test split, on both OpenMoji tasks
 tables of `tables.py`. Each run is a fit and a test on the fold, in a process of its own; finished
 runs are not repeated, so that the same command resumes. Other options go to epic-pl fit:
 
-    python benchmarks/folds.py --jobs 2
-    python benchmarks/folds.py --tasks openmoji,one_word --methods epic --model.head.boundary false
+    python benchmarks/folds.py
+    python benchmarks/folds.py --tasks openmoji,one_word --methods EPIC --model.head.boundary false
 """
 
 import argparse
-import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,9 +21,9 @@ import numpy as np
 import classical
 import tables
 from common import build_parser, show
-from epic_pl.experiments.compare.plan import Run, choose, plan
-from epic_pl.experiments.compare.runner import Runner
-from epic_pl.experiments.interruption import terminated_as_interrupted
+from epic_pl.experiments.compare.plan import choose, plan
+from epic_pl.experiments.runs import Run, execute
+from epic_pl.experiments.training import train_and_test
 
 OPENMOJI = ("openmoji", "openmoji_entailment")
 LOGISTIC = "logistic"
@@ -35,16 +34,15 @@ LAST_EPOCH = ("--checkpoint.monitor=null", "--early_stopping.patience=null")
 def main() -> int:
     parser = build_parser(__doc__)
     parser.add_argument("--tasks", default=",".join((*OPENMOJI, *tables.TABLES)))
-    parser.add_argument("--methods", default="linear_probe,epic", help="logistic: of classical.py")
+    parser.add_argument("--methods", default="LinearProbe,EPIC", help="logistic: of classical.py")
     parser.add_argument("--folds", default="0,1,2", help="up to 2; OpenMoji has more (%(default)s)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--draw", type=int, default=0, help="seed of the tables' texts and labels")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--folder", type=Path, default=Path("runs/folds"))
     arguments, options = parser.parse_known_args()
     folds = [int(fold) for fold in arguments.folds.split(",")]
     methods = [name for name in arguments.methods.split(",") if name != LOGISTIC]
-    entries = choose(",".join(methods), []) if methods else []
+    variants = choose(",".join(methods), []) if methods else []
     groups: dict[tuple[str, str], list[Run]] = {}
     regressions: dict[str, list[dict[str, Any]]] = {}
     for task in arguments.tasks.split(","):
@@ -55,11 +53,11 @@ def main() -> int:
                 result = classical.evaluate(LOGISTIC, shared, folder / LOGISTIC)
                 assert result is not None  # CCA alone has none for several labels
                 regressions.setdefault(task, []).append(result)
-            runs = plan(entries, arguments.seeds, shared, folder)
+            runs = plan(variants, arguments.seeds, shared, folder)
             for run in runs:
                 shown = replace(run, name=f"{task}, fold {fold}, {run.name}")
                 groups.setdefault((task, run.name), []).append(shown)
-    rows = judge(groups, arguments.jobs)
+    rows = judge(groups)
     rows += [
         {"task": task, "method": LOGISTIC, **scores(each)} for task, each in regressions.items()
     ]
@@ -78,17 +76,15 @@ def options_of(task: str, fold: int, arguments: argparse.Namespace) -> list[str]
     return ["--config", str(config), f"--data.split_column=fold{fold}"]
 
 
-def judge(groups: dict[tuple[str, str], list[Run]], jobs: int) -> list[dict[str, Any]]:
+def judge(groups: dict[tuple[str, str], list[Run]]) -> list[dict[str, Any]]:
     """Do all runs; a row for each task and method, in percent."""
     runs = [run for group in groups.values() for run in group]
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // jobs)))
     try:
-        with terminated_as_interrupted():
-            outcomes = Runner(runs, jobs).execute()
+        execute(runs, train_and_test)
     except KeyboardInterrupt:
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         raise SystemExit(128 + signal.SIGINT) from None
-    if any(outcome.result is None for outcome in outcomes):
+    if any(run.result is None for run in runs):
         raise SystemExit("Not all runs have finished: the lines above say why.")
     return [
         {"task": task, "method": method, **scores([run.result() or {} for run in group])}

@@ -21,7 +21,7 @@ from epic_pl.experiments.compare.plan import choose, plan
 from epic_pl.utils.assets import OPENMOJI_ATTRIBUTION
 
 # EPIC stores all features that the others read
-METHODS = {"epic": "EPIC", "frozen_features": "no prompts", "linear_probe": "linear probe"}
+METHODS = {"EPIC": "EPIC", "frozen_features": "no prompts", "LinearProbe": "linear probe"}
 # a fifth of the config's epochs tells the methods apart
 EPOCHS = 4
 
@@ -34,28 +34,16 @@ def main() -> None:
     folder: Path = arguments.folder
     options = ["--config", arguments.config, f"--trainer.max_epochs={EPOCHS}"]
     options += [f"--trainer.check_val_every_n_epoch={EPOCHS}", *overrides]
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    jobs = min(2, cores)
-    # for the processes of the runs: a step on a few prompts does not fill two cores
-    os.environ.setdefault("OMP_NUM_THREADS", str(cores // jobs))
-    (epic,) = plan(choose("epic", []), 1, options, folder)
+    # a step on a few prompts is no faster on two cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    (epic,) = plan(choose("EPIC", []), 1, options, folder)
     place = f"--trainer.default_root_dir={folder}"
     trained = [f"--ckpt_path={os.path.relpath(epic.folder)}/checkpoints/best.ckpt", place]
 
     stored = [*options, place]
     step("1/4 Fetch images and encoders; encode and store the features", "cache build", stored)
-    runs = [
-        "--methods",
-        ",".join(METHODS),
-        "--variants=demo.yaml",
-        "--seeds",
-        "1",
-        "--jobs",
-        str(jobs),
-        f"--output={folder}",
-    ]
+    runs = ["--methods", ",".join(METHODS), "--variants=demo.yaml", "--seeds=1"]
+    runs.append(f"--output={folder}")
     step(f"2/4 Train {EPOCHS} epochs and test", "compare", [*options, *runs])
     step("3/4 Predict the test split with EPIC", "predict", [*options, *trained])
     drawn = ["--count", "1", f"--output={folder}/explanation"]

@@ -1,10 +1,8 @@
 """Tiny data and runs for tests that go through the real Trainer or the real command line."""
 
 import csv
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -15,10 +13,10 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from epic_pl.data import TableDataModule
-from epic_pl.experiments.compare import runner
-from epic_pl.experiments.compare.worker import run_one
+from epic_pl.experiments import runs
 from epic_pl.module import EPICModule
 from epic_pl.module.config import plain
+from epic_pl.utils.files import try_read_json
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 40, 30)}
 COLUMNS = {"split_column": "split", "id_column": "id"}
@@ -150,18 +148,11 @@ def table_config(root: Path, vit: Path, bert: Path, **options: Any) -> Path:
 def workers_here(monkeypatch) -> None:
     """Let the runs of a comparison take place in this process, without a start-up for each."""
 
-    class Process:
-        returncode = 0
+    def in_this_process(run: runs.Run, work: runs.Work) -> None:
+        run.failure = runs.attempt(run, work)
+        run.result = None if run.failure else try_read_json(run.folder / "result.json")
 
-        def __init__(self, command, **_):
-            run_one(Path(command[-2]))
-
-        def poll(self):
-            return self.returncode
-
-    monkeypatch.setattr("sys.argv", ["epic-pl"])
-    kept = {name: getattr(subprocess, name) for name in ("DEVNULL", "STDOUT")}
-    monkeypatch.setattr(runner, "subprocess", SimpleNamespace(Popen=Process, **kept))
+    monkeypatch.setattr(runs, "_in_new_process", in_this_process)
 
 
 def trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -23,7 +23,7 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     (tmp_path / "ledger.md").write_text("# Ledger\n")
     monkeypatch.setattr(evidence, "clean_commit", lambda: ("abc", "sources"))
     arguments = ["evidence.py", "--tasks=free", "--methods=epic,no_prompts", "--seeds=1"]
-    arguments += ["--tune=1", "--jobs=1", f"--records={tmp_path}", *options]
+    arguments += ["--tune=1", f"--records={tmp_path}", *options]
     monkeypatch.setattr("sys.argv", arguments)
     assert evidence.main() == 0
     monkeypatch.setattr(classical, "features", None)  # what is finished is not repeated

@@ -119,8 +119,8 @@ def test_the_summary_has_means_over_folds_and_over_tasks():
 
 @pytest.mark.slow
 def test_each_fold_and_method_is_judged(on_openmoji, monkeypatch, tmp_path, capfd):
-    arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1", "--jobs", "2"]
-    arguments += ["--methods", "linear_probe,logistic", "--json", *on_openmoji]
+    arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1"]
+    arguments += ["--methods", "LinearProbe,logistic", "--json", *on_openmoji]
     monkeypatch.setattr("sys.argv", ["folds.py", *arguments])
     assert folds.main() == 0
     printed = capfd.readouterr().out
@@ -134,4 +134,4 @@ def test_each_fold_and_method_is_judged(on_openmoji, monkeypatch, tmp_path, capf
     assert all(0 <= value <= 100 for row in rows for value in row["score"])
     for fold in (0, 1):
         folder = tmp_path / f"runs/folds/openmoji_entailment/fold{fold}"
-        assert len(list(folder.glob("runs/*/run.json"))) == 1
+        assert len(list(folder.glob("runs/*/result.json"))) == 1

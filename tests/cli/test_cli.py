@@ -805,7 +805,7 @@ def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
         ("fit --trainer.limit_val_batches x", "is 'x', but must be of type int or of type float."),
         ("tune --trials zwei", "trials is 'zwei', but must be of type PositiveInt."),
         ("tune --trials 0", "trials is '0', but must be of type PositiveInt."),
-        ("compare --jobs zwei", "jobs is 'zwei', but must be of type PositiveInt."),
+        ("compare --seeds zwei", "seeds is 'zwei', but must be of type PositiveInt."),
         ("compare --splits=x", "splits is 'x', but must be of type bool."),
         (
             "export --ckpt_path x --format onx",

@@ -13,7 +13,7 @@ from controls import scenes
 from epic_pl.cli.epic_cli import build, run
 from epic_pl.cli.main import main
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
-from epic_pl.experiments.options import parsed_options
+from epic_pl.experiments.options import parse_fit
 from epic_pl.experiments.tune.search import read_space
 from epic_pl.nn.heads import HeadConfig
 from epic_pl.utils.config_files import (
@@ -40,9 +40,8 @@ def test_every_config_prints_from_any_folder(name, capsys):
 
 @pytest.mark.parametrize("name", sorted({*packaged_configs()} - {*packaged("overlays")}))
 def test_the_papers_overlay_leaves_nothing_of_ours(name):
-    head = parsed_options(["--config", name, "--config", "paper.yaml"])["model"]["init_args"][
-        "head"
-    ]
+    model = parse_fit(["--config", name, "--config", "paper.yaml"])["model"]["init_args"]
+    head = model["head"]
     plain = HeadConfig(boundary=False, similarity=False, network="none")
     assert head == {**vars(plain), "dropout": head["dropout"]}
 
@@ -127,4 +126,4 @@ def test_the_packaged_space_has_options_that_fit_knows(deep_table):
     # one command with the first value of each option, one with the second, and so on
     for turn in range(max(len(values) for values in ends.values())):
         drawn = [f"--{name}={values[turn % len(values)]}" for name, values in ends.items()]
-        assert parsed_options([*deep_table, *drawn])
+        assert parse_fit([*deep_table, *drawn])

@@ -1,21 +1,53 @@
-"""Options of ``fit`` that comparison and search pass on: written, parsed, and hashed."""
+"""Options of ``fit`` that comparison and search pass on: parsed, built, and hashed."""
 
 import gc
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import lightning as L
 import torch
 
 from epic_pl.cli.epic_cli import parse
+from epic_pl.data import ImageTextDataModule
+from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import FeatureCache
 from epic_pl.utils.errors import ConfigError
 
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 """Runs that are compared have one batch size, which a second device would change."""
+
+
+class Fit(NamedTuple):
+    """Module, data and trainer of a ``fit``, and the function that trains."""
+
+    module: EPICModule
+    data: ImageTextDataModule
+    trainer: L.Trainer
+    train: Callable[[], None]
+
+
+def parse_fit(options: Sequence[str]) -> dict[str, Any]:
+    """All options of a ``fit``, defaults and configs included.
+
+    Raises:
+        ArgumentError: if ``fit`` does not know an option.
+    """
+    parsed: dict[str, Any] = parse(["fit", *options]).config["fit"].as_dict()
+    return parsed
+
+
+def build_fit(options: Sequence[str]) -> Fit:
+    """A ``fit`` that is not trained yet.
+
+    Raises:
+        EpicError: with a message for the user.
+    """
+    cli = parse(["fit", *options])
+    return Fit(*cli.build(), cli.execute)
 
 
 def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None:
@@ -34,13 +66,12 @@ def feature_cache(trainer: Any) -> FeatureCache:
     return next(part for part in trainer.callbacks if isinstance(part, FeatureCache))
 
 
-def use_stored_features(cli: Any) -> str:
+def use_stored_features(fit: Fit) -> str:
     """Let a method read all that can be stored for it, where the cache is on; returns the level."""
-    cache = feature_cache(cli.trainer)
+    cache, levels = feature_cache(fit.trainer), fit.module.model.cache_levels
     if cache.level != "off":
-        cache.level = (cli.model.model.cache_levels or ["off"])[-1]
-    level: str = cache.level
-    return level
+        cache.level = levels[-1] if levels else "off"
+    return cache.level
 
 
 def free_memory() -> None:
@@ -49,13 +80,7 @@ def free_memory() -> None:
     torch.cuda.empty_cache()
 
 
-def parsed_options(options: Sequence[str]) -> dict[str, Any]:
-    """All options of a ``fit``, defaults and configs included."""
-    parsed: dict[str, Any] = parse(["fit", *options]).config["fit"].as_dict()
-    return parsed
-
-
-def run_key(parsed: Mapping[str, Any], *others: Any) -> str:
+def options_key(parsed: Mapping[str, Any], *others: Any) -> str:
     """Hash of all options, of files that options of the data name, and of other plain values."""
     hashes = {}
     for name, value in parsed["data"].get("init_args", {}).items():

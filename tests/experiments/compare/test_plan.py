@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
-from epic_pl.experiments.options import parsed_options
+from epic_pl.experiments.options import parse_fit
 from epic_pl.nn.methods import METHODS
 from epic_pl.utils.errors import ConfigError
 
@@ -28,9 +28,9 @@ def _variants(tmp_path, text):
 
 def test_all_methods_and_variants_unless_some_are_named(tmp_path):
     variants = _variants(tmp_path, "wide: {method: epic, model.epic.hub_width: 32}")
-    assert [entry.name for entry in choose(None, variants)] == [*METHODS, "wide"]
+    assert [each.name for each in choose(None, variants)] == [*METHODS, "wide"]
     chosen = choose("wide, lora,lora", variants)
-    assert [(entry.name, entry.method) for entry in chosen] == [("wide", "epic"), ("lora", "lora")]
+    assert [(each.name, each.method) for each in chosen] == [("wide", "epic"), ("lora", "lora")]
     assert choose("epic,variants", variants)[1:] == variants
     said = r"methods must be one of epic, .*, wide; got 'lorra'\. Did you mean 'lora'\?"
     with pytest.raises(ConfigError, match=said):
@@ -40,8 +40,8 @@ def test_all_methods_and_variants_unless_some_are_named(tmp_path):
 def test_variants_are_options_of_fit(tmp_path):
     values = "cache.level: off, model.head.boundary: true, model.method_options: {hub_width: 3}"
     layers = "model.epic.interaction_layers: [[1, 1], [2, 2]]"
-    (entry,) = _variants(tmp_path, f"joint.8: {{method: epic, {values}, {layers}}}")
-    assert entry.options == (
+    (variant,) = _variants(tmp_path, f"joint.8: {{method: epic, {values}, {layers}}}")
+    assert variant.options == (
         "--cache.level=off",
         "--model.head.boundary=true",
         '--model.method_options={"hub_width": 3}',
@@ -70,13 +70,13 @@ def test_bad_variants_are_refused(tmp_path, text, message):
 
 
 @pytest.mark.parametrize("splits", [False, True])
-def test_every_entry_has_the_first_seed_before_any_has_the_second(config, tmp_path, splits):
-    entries = choose("pmf,linear_probe", [])
-    runs = plan(entries, 2, ["--config", config], tmp_path / "out", splits)
+def test_every_variant_has_the_first_seed_before_any_has_the_second(config, tmp_path, splits):
+    variants = choose("pmf,linear_probe", [])
+    runs = plan(variants, 2, ["--config", config], tmp_path / "out", splits)
     names = [(run.name, run.seed) for run in runs]
     assert names == [("pmf", 0), ("linear_probe", 0), ("pmf", 1), ("linear_probe", 1)]
     assert {run.folder.parent for run in runs} == {tmp_path / "out" / "runs"}
-    parsed = [parsed_options(run.options) for run in runs]
+    parsed = [parse_fit(run.options) for run in runs]
     assert [options["model"]["method"] for options in parsed] == ["pmf", "linear_probe"] * 2
     assert [options["seed_everything"] for options in parsed] == [0, 0, 1, 1]
     split_seeds = [options["data"]["init_args"]["split_seed"] for options in parsed]
@@ -99,8 +99,8 @@ def test_method_options_of_a_config_are_not_given_to_all_methods(config, tmp_pat
     shared = ["--config", config, "--model.method_options", '{"rank": 3}']
     variant = _variants(tmp_path, "low: {method: lora, model.method_options: {rank: 2}}")
     lora, low = plan([*choose("lora", []), *variant], 1, shared, tmp_path)
-    assert parsed_options(lora.options)["model"]["method_options"] is None
-    assert parsed_options(low.options)["model"]["method_options"] == {"rank": 2}
+    assert parse_fit(lora.options)["model"]["method_options"] is None
+    assert parse_fit(low.options)["model"]["method_options"] == {"rank": 2}
 
 
 def test_options_that_the_comparison_sets_are_refused(one):

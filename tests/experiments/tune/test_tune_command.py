@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import math
 import shutil
 import sqlite3
 import sys
@@ -12,13 +13,14 @@ import pytest
 import yaml
 from jsonargparse import ArgumentError
 from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
 
 from epic_pl.cli.epic_cli import run
 from epic_pl.cli.main import call
 from epic_pl.experiments.tune import study
+from epic_pl.experiments.tune.report import draw_history
 from epic_pl.experiments.tune.search import Search
-from epic_pl.experiments.tune.study import best_options
-from epic_pl.experiments.tune.trial import TrialWatch, run_trial
+from epic_pl.experiments.tune.study import TrialWatch, best_options, train
 from epic_pl.utils.errors import ConfigError
 
 SPACE = """\
@@ -26,6 +28,8 @@ model.optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}
 model.epic.num_prompts: {low: 1, high: 4}
 """
 OUTPUT = "search [1] of 100%20?#"
+LR = {"model.optim.lr": FloatDistribution(1e-4, 1e-2, log=True)}
+PARSED = {"seed_everything": 0, "trainer": {"max_epochs": 2}, "data": {}}
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def _rows(folder):
         return list(csv.DictReader(file))
 
 
-def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
+def test_a_search_goes_on_past_a_killed_trial(config, tmp_path):
     options = ["--config", config, "--space", "space.yaml", "--output", OUTPUT]
     assert call("tune", [*options, "--trials", "2"]) == 0
     first = _rows(tmp_path / OUTPUT)
@@ -60,7 +64,6 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
     assert overlay["model"]["optim"]["lr"] == pytest.approx(float(best["model.optim.lr"]))
     assert (tmp_path / OUTPUT / "search.png").stat().st_size > 1000
     assert not list((tmp_path / OUTPUT).rglob("*.ckpt"))
-    assert "trial 3 of 4: val/accuracy" in capsys.readouterr().err
     configs = ["--config", config, "--config", f"{OUTPUT}/best.yaml"]
     fitted = run(["fit", *configs, "--trainer.fast_dev_run", "true"])
     assert fitted.model.hparams["optim"]["lr"] == overlay["model"]["optim"]["lr"]
@@ -68,21 +71,34 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path, capsys):
         call("tune", [*options, "--model.epic.hub_width", "16"])
 
 
-def test_a_pruned_trial_ends_at_that_validation(config, tmp_path):
+def test_a_pruned_trial_ends_at_that_validation(config):
     reported = []
-    search = SimpleNamespace(monitor="val/loss", mode="min", keeps_best=True)
-    watch = TrialWatch(
-        search,
-        SimpleNamespace(
-            report=lambda *arguments: reported.append(arguments),
-            should_prune=lambda: len(reported) == 2,
-        ),
+    trial = SimpleNamespace(
+        report=lambda *arguments: reported.append(arguments),
+        should_prune=lambda: len(reported) == 2,
     )
-    options = ["--config", config, "--trainer.max_epochs", "5", "--trainer.min_epochs", "4"]
-    run_trial(options, tmp_path / "trial", watch)
-    assert [step for _, step in reported] == [0, 1]
-    best = min(value for value, _ in reported)
-    assert (watch.pruned, watch.value, watch.validations) == (True, best, 2)
+    watch = TrialWatch(trial, "val/loss")
+    train(["--config", config, "--trainer.max_epochs", "5", "--trainer.min_epochs", "4"], watch)
+    assert reported == [(watch.values[0], 0), (watch.values[1], 1)]
+    assert watch.pruned
+
+
+@pytest.mark.parametrize(("keeps_best", "best"), [(True, 0.25), (False, 0.5)])
+def test_the_value_of_a_trial_is_its_best_or_last_finite_one(
+    keeps_best, best, tmp_path, monkeypatch
+):
+    seen = iter([[0.5, 0.25, 0.5], [0.75, 0.25, math.nan], [math.nan]])
+    monkeypatch.setattr(study, "train", lambda options, watch: watch.values.extend(next(seen)))
+    search = Search((), PARSED, LR, "val/loss", "min", keeps_best, tmp_path)
+    best_options(search, 3)
+    rows = _rows(tmp_path)
+    assert float(rows[0]["val/loss"]) == best
+    assert [row["state"] for row in rows] == [
+        "complete",
+        "complete" if keeps_best else "fail",
+        "fail",
+    ]
+    assert rows[2]["message"] == "val/loss was never a finite number"
 
 
 @pytest.mark.parametrize(
@@ -118,7 +134,7 @@ def test_without_the_library_the_message_says_what_to_install(command, config, t
 
 _FOREIGN = """
     insert into trials(number, study_id, state)
-        values ((select count(*) from trials), 1, 'WAITING');
+        values ((select count(*) from trials), 1, 'COMPLETE');
     insert into trial_params(trial_id, param_name, param_value, distribution_json) values (
         (select max(trial_id) from trials), 'trainer.callbacks', 0,
         '{"name": "CategoricalDistribution",
@@ -132,33 +148,22 @@ _FOREIGN = """
     [
         b"no database" * 1000,
         "create table studies (a int)",
-        "update study_user_attributes set value_json = '[1'",
         "delete from study_user_attributes",
-        "update study_directions set direction = 'OTHER'",
         "update study_directions set direction = 'MINIMIZE'",
-        "insert into study_directions(direction, study_id, objective) values ('MINIMIZE', 1, 1)",
-        "update alembic_version set version_num = 'v99'",
         "update trials set state = 'OTHER'",
-        "update trials set number = 7",
-        "update trial_values set value = 'x'",
         "update trial_params set distribution_json = '[]'",
-        "update trial_params set param_value = 55",  # outside of the space
-        "drop table trial_values",
         _FOREIGN,
-        _FOREIGN.replace("'WAITING'", "'COMPLETE'"),
     ],
 )
 def test_a_study_of_others_is_refused_and_sets_no_option(change, tmp_path, monkeypatch):
-    ran = []
+    trained = []
 
-    def run_trial(options, folder, watch):
-        ran.append(options)
-        watch.value = 0.5
+    def train(options, watch):
+        trained.append(options)
+        watch.values.append(0.5)
 
-    monkeypatch.setattr(study, "run_trial", run_trial)
-    space = {"model.optim.lr": FloatDistribution(1e-4, 1e-2, log=True)}
-    parsed = {"seed_everything": 0, "trainer": {"max_epochs": 2}, "data": {}}
-    search = Search((), parsed, space, "val/accuracy", "max", True, tmp_path)
+    monkeypatch.setattr(study, "train", train)
+    search = Search((), PARSED, LR, "val/accuracy", "max", True, tmp_path)
     file = tmp_path / "study.db"
     if change != "create table studies (a int)":
         for trials in (1, 2):  # a search of our own is continued
@@ -168,39 +173,31 @@ def test_a_study_of_others_is_refused_and_sets_no_option(change, tmp_path, monke
     else:
         with contextlib.closing(sqlite3.connect(file)) as database:
             database.executescript(change)
-    ran.clear()
+    trained.clear()
     with pytest.raises(ConfigError, match="give --output another folder"):
         best_options(search, 4)
-    assert not ran
+    assert not trained
 
 
-@pytest.mark.parametrize("place", ["ask", "report", "tell"])
 def test_a_trial_that_was_cut_off_is_done_again_with_the_same_options(
-    config, tmp_path, monkeypatch, place
+    config, tmp_path, monkeypatch
 ):
-    def trial(options, folder, watch):
-        watch._trial.report(0.5, 0)
-        watch.value, watch.pruned = float(options[-1].rpartition("=")[2]), folder.name > "0000"
+    count = []
 
-    def cut_off(owner, name):
-        calls, method = [], getattr(owner, name)
+    def train(options, watch):
+        count.append(options)
+        if len(count) == 7:  # the third of the second search
+            raise KeyboardInterrupt
+        values = dict(option.split("=", 1) for option in options if "=" in option)
+        watch.values.append(float(values["--model.optim.lr"]))
+        watch.pruned = not values["--trainer.default_root_dir"].endswith("0000")
 
-        def once(*arguments, **options):
-            result = method(*arguments, **options) if name == "ask" else None
-            calls.append(name)
-            if len(calls) == 3:
-                raise KeyboardInterrupt
-            return result or method(*arguments, **options)
-
-        monkeypatch.setattr(owner, name, once)
-
-    monkeypatch.setattr(study, "run_trial", trial)
+    monkeypatch.setattr(study, "train", train)
     options = ["--config", config, "--space", "space.yaml", "--trials", "4", "--output"]
     assert call("tune", [*options, "whole"]) == 0
-    with monkeypatch.context() as monkeypatch:
-        cut_off(optuna.Trial if place == "report" else optuna.Study, place)
-        with pytest.raises(KeyboardInterrupt, match="continues the search"):
-            call("tune", [*options, "cut"])
+    with pytest.raises(KeyboardInterrupt, match="continues the search"):
+        call("tune", [*options, "cut"])
+    assert len(_rows(tmp_path / "cut")) == 3
     assert call("tune", [*options, "cut"]) == 0
     whole, cut = _rows(tmp_path / "whole"), _rows(tmp_path / "cut")
     assert [row.pop("trial") for row in cut if row["state"] == "fail"] == ["2"]
@@ -208,3 +205,25 @@ def test_a_trial_that_was_cut_off_is_done_again_with_the_same_options(
     for row in (*whole, *kept):
         del row["trial"], row["seconds"]
     assert kept == whole
+    assert len({row["model.optim.lr"] for row in whole}) == 4
+
+
+@pytest.mark.parametrize(
+    ("monitor", "mode", "label", "best"),
+    [
+        ("val/accuracy", "max", "validation accuracy, %", [50, 50, 75]),
+        ("val/loss", "min", "validation loss", [0.5, 0.25, 0.25]),
+    ],
+)
+def test_the_plot_has_every_trial_and_the_best_so_far(monitor, mode, label, best):
+    study = optuna.create_study(direction=f"{mode}imize")
+    for value in (0.5, 0.25, None, 0.75):
+        trial = study.ask()
+        study.tell(trial, value, state=TrialState.PRUNED if value is None else None)
+    (axes,) = draw_history(study, SimpleNamespace(monitor=monitor, mode=mode)).axes
+    steps, trials, pruned = axes.get_lines()
+    scale = 100 if mode == "max" else 1
+    assert steps.get_ydata().tolist() == best
+    assert list(trials.get_ydata()) == [0.5 * scale, 0.25 * scale, 0.75 * scale]
+    assert list(pruned.get_xdata()) == [2]
+    assert axes.get_ylabel() == label

@@ -1,6 +1,7 @@
 """``epic-pl compare``."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from epic_pl.cli.commands.parser import NonNegativeInt, PositiveInt
@@ -16,7 +17,6 @@ def compare(
     variants: str | None = None,
     tune: NonNegativeInt = 0,
     output: Path | None = None,
-    jobs: PositiveInt | None = None,
 ) -> int:
     """Train methods with several seeds on the same data and schedule, and compare them.
 
@@ -33,7 +33,6 @@ def compare(
         tune: first choose options of each method by so many trials on validation, in the spaces
             of docs/compare.md; needs the extra tune.
         output: folder (runs/compare/CONFIG).
-        jobs: runs at a time (one a GPU, else 1).
 
     Raises:
         EpicError: with a message for the user, before the first run.
@@ -45,30 +44,26 @@ def compare(
     if tune:
         import optuna  # noqa: F401 an extra that the searches need
 
-    import torch
-    from rich.console import Console
+    from epic_pl.experiments.compare.plan import choose, plan, read_variants, tuned
+    from epic_pl.experiments.compare.report import show, write_comparison
+    from epic_pl.experiments.runs import execute
+    from epic_pl.experiments.training import train_and_test
 
-    from epic_pl.experiments.compare.comparison import Comparison
-    from epic_pl.experiments.compare.plan import choose, read_variants
-    from epic_pl.experiments.compare.report import show
-    from epic_pl.experiments.interruption import terminated_as_interrupted
-
-    comparison = Comparison(
-        choose(methods, read_variants(find_packaged("variants", variants)) if variants else []),
-        fit_options,
-        output or Path("runs/compare") / first_config(fit_options),
-        seeds=seeds,
-        splits=splits,
-        trials=tune,
-        jobs=jobs or max(1, torch.cuda.device_count()),
-    )
+    known = read_variants(find_packaged("variants", variants)) if variants else []
+    chosen = choose(methods, known)
+    output = output or Path("runs/compare") / first_config(fit_options)
+    runs = plan(chosen, seeds, fit_options, output, splits)
+    notes = f"Options: `{' '.join(fit_options)}`."
+    report = partial(write_comparison, folder=output, reference=chosen[0].name)
     try:
-        with terminated_as_interrupted():
-            outcomes = comparison.execute()
+        if tune:
+            chosen = tuned(chosen, fit_options, output, tune)
+            runs = plan(chosen, seeds, fit_options, output)
+            options = (f"`{each.name}` `{' '.join(each.chosen)}`" for each in chosen)
+            notes += f" Chosen by {tune} trials on validation: {'; '.join(options)}."
+        execute(runs, train_and_test, lambda: report(runs, notes=notes))
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command continues with what is left.") from None
-    console = Console()
-    show(comparison.report(outcomes), console)
-    files = f"{comparison.output}/comparison.md, .json, .png"
-    console.print(f"Tables and plot: {files}", soft_wrap=True, markup=False)
-    return int(all(outcome.result is None for outcome in outcomes))
+    show(report(runs, notes=notes))
+    print(f"Tables and plot: {output}/comparison.md, .json, .png")
+    return int(all(run.result is None for run in runs))

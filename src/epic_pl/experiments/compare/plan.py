@@ -1,19 +1,19 @@
-"""The runs of a comparison: methods by name, options, and folders."""
+"""The variants that are compared, and their runs: methods by name, options, and folders."""
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from epic_pl.cli.epic_cli import as_options
-from epic_pl.experiments.options import ONE_DEVICE, parsed_options, refuse_own, run_key
+from epic_pl.experiments.options import ONE_DEVICE, options_key, parse_fit, refuse_own
+from epic_pl.experiments.runs import Run
 from epic_pl.nn.methods import Method
-from epic_pl.utils.config_files import read_yaml
+from epic_pl.utils.config_files import find_packaged, read_yaml
 from epic_pl.utils.errors import ConfigError
-from epic_pl.utils.files import try_read_json, write_json
 from epic_pl.utils.plugins import find_class, known_classes
 
 # set for each run, so that an option for all of them would be lost
@@ -32,10 +32,10 @@ class _Loader(yaml.SafeLoader):
 
 
 @dataclass(frozen=True)
-class Entry:
+class Variant:
     """A line of the comparison: a method, and the options of this line only.
 
-    ``chosen`` are the options among them that tuning has found.
+    ``chosen`` are further options, which a search has found.
     """
 
     name: str
@@ -45,49 +45,12 @@ class Entry:
 
     def fit_options(self, shared: Sequence[str]) -> tuple[str, ...]:
         """Options of ``fit`` that make this line, after those of all lines."""
-        return (*shared, f"--model.method={self.method}", *self.options, *ONE_DEVICE)
+        method = f"--model.method={self.method}"
+        return (*shared, method, *self.options, *self.chosen, *ONE_DEVICE)
 
 
-@dataclass(frozen=True)
-class Run:
-    """One training: its entry and seed, all options of ``fit``, and the folder of its files.
-
-    With ``search``, the path of a space and a number of trials, it is a search for the best options
-    instead.
-    """
-
-    name: str
-    seed: int
-    options: tuple[str, ...]
-    folder: Path
-    search: tuple[str, int] | None = None
-
-    def result(self) -> dict[str, Any] | None:
-        """Result of the run if it is finished."""
-        return try_read_json(self.folder / "result.json")
-
-    def prepare(self) -> None:
-        """Write the file that the worker reads."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        fields = {name: value for name, value in vars(self).items() if name != "folder"}
-        write_json(self.folder / "run.json", fields)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """State of a run: its result, or a message that says why there is none.
-
-    ``ended`` is False if the run was not started, or was interrupted.
-    """
-
-    run: Run
-    message: str = ""
-    result: dict[str, Any] | None = None
-    ended: bool = True
-
-
-def read_variants(path: str) -> list[Entry]:
-    """Entries of a YAML or JSON file: name -> {method, options of fit}.
+def read_variants(path: str) -> list[Variant]:
+    """The variants of a YAML or JSON file: name -> {method, options of fit}.
 
     Raises:
         ConfigError: if the file cannot be read as that.
@@ -98,7 +61,7 @@ def read_variants(path: str) -> list[Entry]:
     return [_variant(path, str(name), fields) for name, fields in content.items()]
 
 
-def _variant(path: str, name: str, fields: Any) -> Entry:
+def _variant(path: str, name: str, fields: Any) -> Variant:
     method = fields.get("method") if isinstance(fields, Mapping) else None
     methods = known_classes(Method)
     if not isinstance(method, str):
@@ -115,18 +78,18 @@ def _variant(path: str, name: str, fields: Any) -> Entry:
         )
     options = as_options({str(key): value for key, value in fields.items() if key != "method"})
     refuse_own("compare", _OWN_OPTIONS, options)
-    return Entry(name, str(fields["method"]), tuple(options))
+    return Variant(name, str(fields["method"]), tuple(options))
 
 
-def choose(names: str | None, variants: Sequence[Entry]) -> list[Entry]:
-    """The entries named by ``--methods``, in its order; all of them for None.
+def choose(names: str | None, variants: Sequence[Variant]) -> list[Variant]:
+    """The variants named by ``--methods``, in its order; all of them for None.
 
     The word "variants" stands for all variants.
 
     Raises:
         ConfigError: if there is no such method.
     """
-    known = {name: Entry(name, name) for name in known_classes(Method)}
+    known = {name: Variant(name, name) for name in known_classes(Method)}
     known |= {variant.name: variant for variant in variants}
     wanted = list(known) if names is None else [name.strip() for name in names.split(",")]
     if _ALL_VARIANTS in wanted and variants:
@@ -135,33 +98,67 @@ def choose(names: str | None, variants: Sequence[Entry]) -> list[Entry]:
     for name in wanted:
         if name not in known:
             find_class(Method, name)  # of another package, by its import path
-    return [known.get(name, Entry(name, name)) for name in dict.fromkeys(wanted)]
+    return [known.get(name, Variant(name, name)) for name in dict.fromkeys(wanted)]
 
 
 def plan(
-    entries: Sequence[Entry],
+    variants: Sequence[Variant],
     seeds: int,
     shared: Sequence[str],
     output: Path,
     splits: bool = False,
 ) -> list[Run]:
-    """All runs: every entry with the first seed, then with the second, and so on.
+    """All runs: every variant with the first seed, then with the second, and so on.
 
     The name of a run's folder has the seed and a hash of all other options and of the data's files,
-    so that runs with other options never share a folder. Arguments are those of
-    :class:`~epic_pl.experiments.compare.comparison.Comparison`.
+    so that runs with other options never share a folder.
+
+    Args:
+        variants: lines of the comparison.
+        seeds: runs of each variant.
+        shared: options of ``fit`` for all.
+        output: folder of all files.
+        splits: split the data anew for each seed, for all variants alike.
 
     Raises:
         ConfigError: if an option is set by the comparison itself.
         ArgumentError: if ``fit`` does not know an option.
     """
     refuse_own("compare", _OWN_OPTIONS, shared)
-    entry_options = [entry.fit_options(shared) for entry in entries]
-    keys = [run_key(parsed_options(options), splits) for options in entry_options]
+    every = [(variant.name, variant.fit_options(shared)) for variant in variants]
+    keys = [options_key(parse_fit(options), splits) for _, options in every]
     runs = []
     for seed in range(seeds):
         own = [f"--seed_everything={seed}", *([f"--data.split_seed={seed}"] if splits else [])]
-        for entry, options, key in zip(entries, entry_options, keys, strict=True):
-            folder = output.resolve() / "runs" / f"{entry.name}-{seed}-{key}"
-            runs.append(Run(entry.name, seed, (*options, *own), folder))
+        for (name, options), key in zip(every, keys, strict=True):
+            folder = output.resolve() / "runs" / f"{name}-{seed}-{key}"
+            runs.append(Run(name, seed, (*options, *own), folder))
     return runs
+
+
+def tuned(
+    variants: Sequence[Variant], shared: Sequence[str], output: Path, trials: int
+) -> list[Variant]:
+    """The variants with the options that are best on validation after so many trials.
+
+    Searches that are finished are not repeated, others continue. Needs the extra ``tune``.
+
+    Raises:
+        ConfigError: if no trial of a search came to its end.
+    """
+    from epic_pl.experiments.tune.search import plan_search, read_space
+    from epic_pl.experiments.tune.study import best_options
+
+    found = []
+    for variant in variants:
+        space = find_packaged("spaces", find_class(Method, variant.method).space)
+        options = variant.fit_options(shared)
+        key = options_key(parse_fit(options), Path(space).read_text(), trials)
+        folder = output.resolve() / "tune" / f"{variant.name}-{key}"
+        best = best_options(plan_search(options, read_space(space), folder), trials)
+        if best is None:
+            raise ConfigError(
+                f"Options of {variant.name} could not be chosen: {folder}/trials.csv says why."
+            )
+        found.append(replace(variant, chosen=tuple(as_options(best))))
+    return found

@@ -6,10 +6,10 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
-from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.results import Row, comparison_rows
+from epic_pl.experiments.runs import Run
 from epic_pl.report.scores import label
 from epic_pl.utils.files import write_bytes, write_json, write_text
 from epic_pl.utils.html_page import BLUE, GREY, plot_style, png, shorten
@@ -39,19 +39,19 @@ _LEGEND = (
 _PLOTTED = {"seconds": "training, s", "trainable": "trained parameters"}
 
 
-def write_comparison(
-    outcomes: Sequence[Outcome], folder: Path, reference: str, notes: str
-) -> list[Row]:
+def write_comparison(runs: Sequence[Run], folder: Path, reference: str, notes: str) -> list[Row]:
     """Write ``comparison.{md,json,png}`` to a folder, and return the rows.
 
     Unless all runs have ended, there is no bootstrap, and nothing is written without a result.
     """
-    results = [outcome.result for outcome in outcomes if outcome.result is not None]
-    rows = comparison_rows(outcomes, reference)
-    complete = all(outcome.ended for outcome in outcomes)
+    results = [run.result for run in runs if run.result is not None]
+    rows = comparison_rows(runs, reference)
+    complete = all(run.ended for run in runs)
     if not results and not complete:
         return rows
     places = sorted({f"{result['device']}, torch {result['torch']}" for result in results})
+    if storing_s := sum(result.get("storing_s") or 0 for result in results):
+        notes += f" Storing the features took {storing_s:.0f} s."
     notes += f" Run on {'; '.join(places) or 'nothing'}."
     if not complete:
         notes = f"Not complete, and no difference is tested yet. {notes}"
@@ -62,14 +62,12 @@ def write_comparison(
     return rows
 
 
-def show(rows: Sequence[Row], console: Console) -> None:
-    """Print the main metric of every method."""
-    main = rows[0]["metric"]
-    table = Table(title="Test split", title_justify="left")
-    table.add_column("method", no_wrap=True)
-    for head in (f"{main} %", *_ON_CONSOLE):
-        table.add_column(head, justify="right", no_wrap=True)
-    first = [row for row in rows if row["metric"] == main]
+def show(rows: Sequence[Row]) -> None:
+    """Print the main metric of every method, and why runs are missing."""
+    console, first = Console(), [row for row in rows if row["metric"] == rows[0]["metric"]]
+    heads = (f"{first[0]['metric']} %", *_ON_CONSOLE)
+    numbers = (Column(head, justify="right", no_wrap=True) for head in heads)
+    table = Table(Column("method", no_wrap=True), *numbers, title="Test split")
     for row in first:
         table.add_row(row["method"], _percent(row), *(_COLUMNS[name](row) for name in _ON_CONSOLE))
     console.print(table)

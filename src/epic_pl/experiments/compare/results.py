@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from epic_pl.experiments.compare.plan import Outcome
 from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
     Predictions,
@@ -20,6 +19,7 @@ from epic_pl.experiments.compare.statistics import (
     sums_of_samples,
     value_of,
 )
+from epic_pl.experiments.runs import Run
 from epic_pl.utils.errors import ConfigError
 
 Row = dict[str, Any]
@@ -30,7 +30,7 @@ _EMPTY: Row = dict.fromkeys(("metric", "mean", "std", *COSTS))
 _EMPTY |= {"seeds": [], "values": []} | dict.fromkeys((*_TESTED, "cache_level")) | {"status": "ok"}
 
 
-def comparison_rows(outcomes: Sequence[Outcome], reference: str) -> list[Row]:
+def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
     """A row for each method and metric, the task's main metric first.
 
     A row has ``method, metric, mean, std, seeds, values``, the costs (means over seeds),
@@ -43,23 +43,22 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str) -> list[Row]:
     Raises:
         ConfigError: the files of a finished run are damaged.
     """
-    by_name: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        by_name.setdefault(outcome.run.name, []).append(outcome)
+    by_name: dict[str, list[Run]] = {}
+    for run in runs:
+        by_name.setdefault(run.name, []).append(run)
     predictions = {
-        name: [_predictions(outcome) for outcome in group if outcome.result]
-        for name, group in by_name.items()
+        name: [_predictions(run) for run in group if run.result] for name, group in by_name.items()
     }
     rows: list[Row] = []
     metrics = ["accuracy"]
-    if done := [outcome for group in by_name.values() for outcome in group if outcome.result]:
+    if done := [run for group in by_name.values() for run in group if run.result]:
         metrics = _metrics(done[0])
-        majority = _majority(predictions[done[0].run.name])
+        majority = _majority(predictions[done[0].name])
         values = [float(value_of(sums_of_samples(split).sum(axis=0))) for split in majority]
         rows.append({"method": MAJORITY} | _EMPTY | _spread(metrics[0], values))
     for name, group in by_name.items():
         rows += _method_rows(name, group, metrics)
-    if all(outcome.ended for outcome in outcomes) and predictions.get(reference):
+    if all(run.ended for run in runs) and predictions.get(reference):
         others = [row for row in rows if row["method"] not in (reference, MAJORITY)]
         for row in others:
             if row["metric"] == metrics[0]:
@@ -71,35 +70,40 @@ def comparison_rows(outcomes: Sequence[Outcome], reference: str) -> list[Row]:
     return rows
 
 
-def _predictions(outcome: Outcome) -> Predictions:
+def _predictions(run: Run) -> Predictions:
     """Those of a finished run; ConfigError if they or its result are damaged."""
     try:
-        float(_method_rows("", [outcome], _metrics(outcome))[0]["mean"])
-        return Predictions.read(outcome.run.folder / "predictions.parquet")
+        float(_method_rows("", [run], _metrics(run))[0]["mean"])
+        return Predictions.read(run.folder / "predictions.parquet")
     except Exception as error:  # of a file that anything may have written
         raise ConfigError(
-            f"result.json and predictions.parquet in {outcome.run.folder} are not those of a run "
+            f"result.json and predictions.parquet in {run.folder} are not those of a run "
             f"({error!r:.99}): remove that folder, and the same command does the run again."
         ) from error
 
 
-def _metrics(outcome: Outcome) -> list[str]:
-    result = outcome.result or {}
+def _metrics(run: Run) -> list[str]:
+    result = run.result or {}
     main = MAIN_METRIC[result["task"]]
     return [main, *(name for name in sorted(result["metrics"]) if name not in (main, "loss"))]
 
 
-def _method_rows(name: str, outcomes: Sequence[Outcome], metrics: Sequence[str]) -> list[Row]:
-    results = [o.result for o in outcomes if o.result]
-    missing = [f"seed {o.run.seed} {o.message}" for o in outcomes if not o.result]
+def _method_rows(name: str, runs: Sequence[Run], metrics: Sequence[str]) -> list[Row]:
+    results = [run.result for run in runs if run.result]
+    missing = [f"seed {run.seed} {_why(run)}" for run in runs if not run.result]
     row: Row = {"method": name} | _EMPTY | {"status": "; ".join(missing) or "ok"}
     if not results:
         return [row | {"metric": metrics[0]}]
     row |= {cost: _mean([result[cost] for result in results]) for cost in COSTS}
     row |= {"trainable": results[0]["trainable"], "cache_level": results[0]["cache_level"]}
-    row["seeds"] = [o.run.seed for o in outcomes if o.result]
+    row["seeds"] = [run.seed for run in runs if run.result]
     known = [metric for metric in metrics if metric in results[0]["metrics"]]
     return [row | _spread(metric, [r["metrics"][metric] for r in results]) for metric in known]
+
+
+def _why(run: Run) -> str:
+    """Why a run has no result."""
+    return f"failed: {run.failure}" if run.failure else "not finished"
 
 
 def _spread(metric: str, values: list[float]) -> Row:

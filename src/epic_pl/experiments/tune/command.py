@@ -27,15 +27,13 @@ def tune(
     Raises:
         EpicError: with a message for the user.
     """
-    from epic_pl.experiments.interruption import terminated_as_interrupted
     from epic_pl.experiments.tune.search import plan_search, read_space
     from epic_pl.experiments.tune.study import best_options
 
     output = output or Path("runs/tune") / first_config(fit_options)
     search = plan_search(fit_options, read_space(find_packaged("spaces", space)), output)
     try:
-        with terminated_as_interrupted():
-            best = best_options(search, trials)
+        best = best_options(search, trials)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("the same command continues the search.") from None
     return int(best is None)

@@ -10,14 +10,15 @@ import yaml
 from jsonargparse import Namespace
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from epic_pl.experiments.tune.search import Search
 from epic_pl.report.scores import label
 from epic_pl.utils.files import write_bytes, write_text
 from epic_pl.utils.html_page import BLUE, GREY, ORANGE, plot_style, png
 
-_ATTRIBUTES = ("validations", "seconds", "message")
+MESSAGE = "message"
+"""Attribute of a trial: why it failed."""
 
 
 def write_results(study: optuna.Study, search: Search) -> Path | None:
@@ -28,13 +29,15 @@ def write_results(study: optuna.Study, search: Search) -> Path | None:
     """
     file = io.StringIO()
     writer = csv.writer(file)
-    writer.writerow(["trial", "state", search.monitor, *_ATTRIBUTES, *search.space])
+    columns = ("trial", "state", search.monitor, "validations", "seconds", "message")
+    writer.writerow([*columns, *search.space])
     for trial in study.get_trials(deepcopy=False):
         if trial.state.is_finished():
-            attributes = [trial.user_attrs.get(name) for name in _ATTRIBUTES]
+            seconds = "" if trial.duration is None else round(trial.duration.total_seconds(), 2)
+            ended = [len(trial.intermediate_values), seconds, trial.user_attrs.get(MESSAGE)]
             options = [trial.params.get(name) for name in search.space]
             state = trial.state.name.lower()
-            writer.writerow([trial.number, state, trial.value, *attributes, *options])
+            writer.writerow([trial.number, state, trial.value, *ended, *options])
     write_text(search.output / "trials.csv", file.getvalue())
     try:
         best = study.best_trial
@@ -76,17 +79,3 @@ def draw_history(study: optuna.Study, search: Search) -> Figure:
     axes.grid()
     figure.legend(loc="outside lower center", ncols=3)
     return figure
-
-
-def trial_line(trial: FrozenTrial, search: Search, total: int) -> str:
-    """The line printed when a trial has ended."""
-    if trial.state == TrialState.COMPLETE:
-        text = f"{search.monitor} {trial.value:.4f}"
-    else:
-        known = trial.user_attrs
-        text = known.get("message") or f"pruned at validation {known['validations']}"
-    options = " ".join(
-        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in trial.params.items()
-    )
-    return f"trial {trial.number} of {total}: {text}; {options}"

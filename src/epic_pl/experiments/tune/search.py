@@ -1,13 +1,15 @@
 """What is searched: a space of ``fit`` options as Optuna distributions, and a metric."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from epic_pl.experiments.options import parsed_options, refuse_own, run_key
+from epic_pl.experiments.options import options_key, parse_fit, refuse_own
 from epic_pl.utils.config_files import read_yaml
 from epic_pl.utils.errors import ConfigError
 
@@ -45,7 +47,7 @@ class Search:
     def key(self) -> str:
         """Hash of everything that makes two trials comparable."""
         known = {name: value for name, value in self.parsed.items() if name != "config"}
-        return run_key(known, {name: repr(option) for name, option in self.space.items()})
+        return options_key(known, {name: repr(option) for name, option in self.space.items()})
 
 
 def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
@@ -56,7 +58,7 @@ def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
         ArgumentError: if ``fit`` does not know an option.
     """
     refuse_own("tune", _OWN_OPTIONS, shared)
-    parsed = parsed_options(shared)
+    parsed = parse_fit(shared)
     keeps_best = parsed["checkpoint"]["monitor"] is not None
     section = "checkpoint" if keeps_best else "early_stopping"
     monitor, mode = parsed[section]["monitor"], parsed[section]["mode"]
@@ -118,11 +120,17 @@ def values_of(space: Space, parsed: Mapping[str, Any]) -> dict[str, Any]:
         value: Any = parsed
         for key in name.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        if isinstance(distribution, CategoricalDistribution):
-            inside = value in distribution.choices
-        else:
-            kind = int if isinstance(distribution, IntDistribution) else int | float
-            inside = isinstance(value, kind) and distribution.low <= value <= distribution.high
-        if inside:
+        with suppress(TypeError, ValueError):  # outside of the distribution
+            optuna.create_trial(value=0.0, params={name: value}, distributions={name: distribution})
             values[name] = value
     return values
+
+
+def suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
+    """The trial's value of an option."""
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    low, high, log = distribution.low, distribution.high, distribution.log
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(name, int(low), int(high), log=log)
+    return trial.suggest_float(name, low, high, log=log)

@@ -1,45 +1,56 @@
-"""The search: takes trials from Optuna, runs them, and continues an earlier search."""
+"""The study of a search: trials of ``fit`` without checkpoints, until there are enough."""
 
+import contextlib
+import math
 import sqlite3
 import sys
-import time
-from collections.abc import Iterator
+import traceback
 from typing import Any
 
+import lightning as L
 import optuna
 from filelock import FileLock, Timeout
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from optuna.trial import FrozenTrial, TrialState
-from rich.console import Console
 
 from epic_pl.cli.epic_cli import as_options, quiet_lightning
-from epic_pl.experiments.tune.report import plot_history, trial_line, write_results
-from epic_pl.experiments.tune.search import Search, values_of
-from epic_pl.experiments.tune.trial import TrialWatch, run_trial
+from epic_pl.experiments.options import ONE_DEVICE, build_fit, free_memory, use_stored_features
+from epic_pl.experiments.tune.report import MESSAGE, plot_history, write_results
+from epic_pl.experiments.tune.search import Search, suggest, values_of
 from epic_pl.utils.errors import ConfigError, first_line
 
 _TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
-def best_options(search: Search, trials: int, wait_s: float = 0) -> dict[str, Any] | None:
+def best_options(search: Search, trials: int) -> dict[str, Any] | None:
     """Do the trials that are left of all, write the results, and return the best options.
 
-    A search that still runs in the folder is waited for, ``wait_s`` seconds at most.
+    The options of trial i depend on ``seed_everything``, i and the results before it; trials that
+    were cut off do not count, so an interrupted search continues unchanged.
+
+    Returns:
+        None if no trial came to its end.
 
     Raises:
         ConfigError: if another search is running in the folder, or has other options.
-        KeyboardInterrupt: as it is, with the results so far written.
+        Exception: from a trial, if none has ever been trained.
+        KeyboardInterrupt: as it is.
     """
     search.output.mkdir(parents=True, exist_ok=True)
-    console = Console(file=sys.stderr, soft_wrap=True, highlight=False, markup=False)
+    seed = int(search.parsed["seed_everything"] or 0)
     try:
-        with FileLock(search.output / ".lock", timeout=wait_s):
+        with FileLock(search.output / ".lock", timeout=0), quiet_lightning():
             study = open_study(search)
-            try:
-                for trial in run_trials(study, search, trials):
-                    console.print(trial_line(trial, search, trials))
-            finally:
-                best = write_results(study, search)
-            if best is None:
+            while (done := sum(map(_counts, study.get_trials(deepcopy=False)))) < trials:
+                study.sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + done) % 2**32)
+                # if none was ever trained, the fault is in the config: the next would fail as well
+                trained = study.get_trials(deepcopy=False, states=_TRAINED)
+                catch = (Exception,) if trained else ()
+                try:
+                    study.optimize(lambda trial: run_trial(trial, search), 1, catch=catch)
+                finally:
+                    write_results(study, search)
+            if (best := write_results(study, search)) is None:
                 return None
             plot_history(study, search)
     except Timeout:
@@ -47,9 +58,14 @@ def best_options(search: Search, trials: int, wait_s: float = 0) -> dict[str, An
             f"Another search is running in {search.output}: wait for it, or give --output another "
             "folder."
         ) from None
-    console.print(f"Best: {best}. Train with it: epic-pl fit --config X --config {best}")
-    console.print(f"All trials: {search.output}/trials.csv, search.png")
-    return study.best_trial.params
+    line = f"Best: {best}. Train with it: epic-pl fit --config X --config {best}"
+    print(f"{line}\nAll trials: {search.output}/trials.csv, search.png", file=sys.stderr)
+    return study.best_params
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial came to its own end, which may be a failure; a killed one did not."""
+    return trial.state in _TRAINED or MESSAGE in trial.user_attrs
 
 
 def open_study(search: Search) -> optuna.Study:
@@ -60,7 +76,6 @@ def open_study(search: Search) -> optuna.Study:
     Raises:
         ConfigError: if the folder has a study of other options.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     epochs = search.parsed["trainer"]["max_epochs"] or 0
     file = search.output.resolve() / "study.db"
     direction = optuna.study.StudyDirection[f"{search.mode}imize".upper()]
@@ -79,15 +94,8 @@ def open_study(search: Search) -> optuna.Study:
         )
         key = study.user_attrs.get("key", None if study.trials else search.key)
         fits = key == search.key and study.direction == direction
-        for number, trial in enumerate(study.trials):  # another option could name a class
-            fits &= trial.distributions.items() <= search.space.items() and trial.number == number
-            fits &= isinstance(trial.value, float | None)
-            optuna.create_trial(  # checks that values are there and within their ranges
-                state=trial.state,
-                value=trial.value,
-                params=trial.params,
-                distributions=trial.distributions,
-            )
+        for trial in study.trials:  # another option could name a class
+            fits &= trial.distributions.items() <= search.space.items()
     except Exception as error:  # of a file that anything may have written
         raise ConfigError(f"{file}: {first_line(error)}: give --output another folder.") from error
     if not fits:
@@ -106,55 +114,78 @@ def open_study(search: Search) -> optuna.Study:
     return study
 
 
-def run_trials(study: optuna.Study, search: Search, total: int) -> Iterator[FrozenTrial]:
-    """Run trials until there are ``total``.
+def run_trial(trial: optuna.Trial, search: Search) -> float:
+    """Train with the trial's options, with all output in a folder of its own.
 
-    The options of trial i depend on ``seed_everything``, i and the results before it; trials that
-    were cut off do not count, so an interrupted search continues unchanged.
+    Returns:
+        The metric of the best validation, or of the last; not a number if it was never finite.
 
     Raises:
-        Exception: from a trial, if none has ever been trained.
-        KeyboardInterrupt: as it is.
+        TrialPruned: if the trial was ended early.
+        Exception: from ``fit``, noted in the trial.
     """
-    seed = int(search.parsed["seed_everything"] or 0)
-    with quiet_lightning():
-        while (done := sum(map(_counts, study.get_trials(deepcopy=False)))) < total:
-            study.sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + done) % 2**32)
-            trial = study.ask(dict(search.space))
-            _run_one(study, trial, search)
-            yield study.trials[trial.number]
-
-
-def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial came to its own end, which may be a failure; a killed one did not."""
-    failed = trial.state == TrialState.FAIL
-    return bool("message" in trial.user_attrs if failed else trial.state.is_finished())
-
-
-def _run_one(study: optuna.Study, trial: optuna.Trial, search: Search) -> None:
-    watch, start = TrialWatch(search, trial), time.monotonic()
+    values = {name: suggest(trial, name, option) for name, option in search.space.items()}
     folder = search.output / "trials" / f"{trial.number:04d}"
-
-    def fail(message: str) -> None:
-        trial.set_user_attr("message", " ".join(message.split()))
-        study.tell(trial, state=TrialState.FAIL)
-
-    try:
-        run_trial([*search.options, *as_options(trial.params)], folder, watch)
-    except Exception as error:  # a trial may fail in any way; the search continues
-        fail(f"{type(error).__name__}: {error}")
-        # if none was ever trained, the fault is in the config and the next would fail as well
-        if not study.get_trials(deepcopy=False, states=_TRAINED):
+    folder.mkdir(parents=True, exist_ok=True)
+    own = ("--trainer.enable_progress_bar=false", f"--trainer.default_root_dir={folder}")
+    watch = TrialWatch(trial, search.monitor)
+    with (
+        (folder / "log.txt").open("a", encoding="utf-8") as log,
+        contextlib.redirect_stdout(log),
+        contextlib.redirect_stderr(log),
+    ):
+        try:
+            train([*search.options, *as_options(values), *ONE_DEVICE, *own], watch)
+        except Exception as error:
+            traceback.print_exc(file=log)
+            trial.set_user_attr(MESSAGE, " ".join(f"{type(error).__name__}: {error}".split()))
             raise
-        return
-    except BaseException as error:  # Lightning raises SystemExit on Ctrl-C
-        study.tell(trial, state=TrialState.FAIL)
-        raise KeyboardInterrupt from error
-    trial.set_user_attr("seconds", round(time.monotonic() - start, 2))
-    trial.set_user_attr("validations", watch.validations)
-    if watch.value is None:
-        fail(f"{search.monitor} was never a finite number")
-    elif watch.pruned:
-        study.tell(trial, state=TrialState.PRUNED)
-    else:
-        study.tell(trial, watch.value)
+        finally:
+            free_memory()  # the next trial needs it
+    counted = watch.values if search.keeps_best else watch.values[-1:]
+    finite = [value for value in counted if math.isfinite(value)]
+    if not finite:
+        trial.set_user_attr(MESSAGE, f"{search.monitor} was never a finite number")
+        return math.nan
+    if watch.pruned:
+        raise optuna.TrialPruned
+    return max(finite) if search.mode == "max" else min(finite)
+
+
+def train(options: list[str], watch: Callback) -> None:
+    """Train with options of ``fit``, without checkpoints.
+
+    Raises:
+        EpicError: from ``fit``.
+    """
+    fit = build_fit(options)
+    use_stored_features(fit)
+    callbacks: list[Callback] = fit.trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
+    kept = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+    callbacks[:] = [watch, *kept]  # first, so that pruning comes before early stopping
+    fit.train()
+
+
+class TrialWatch(Callback):
+    """Reports a metric after each validation, and ends a trial that is pruned.
+
+    Attributes:
+        values: the metric of each validation.
+        pruned: whether the trial was ended early.
+    """
+
+    def __init__(self, trial: optuna.Trial, monitor: str) -> None:
+        self._trial, self._monitor = trial, monitor
+        self.values: list[float] = []
+        self.pruned = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report the metric."""
+        if trainer.sanity_checking:
+            return
+        self.values.append(float(trainer.callback_metrics[self._monitor]))
+        self._trial.report(self.values[-1], len(self.values) - 1)
+        if self._trial.should_prune():
+            self.pruned = trainer.should_stop = True
+            # a config's least number of epochs would keep the trainer going
+            trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None

@@ -1,75 +1,42 @@
-"""One run of a comparison, in a process of its own: fit, then test of what it kept; or a search.
-
-``python -m epic_pl.experiments.compare.worker FOLDER [PARENT]`` reads ``run.json`` in the folder
-and writes ``result.json``, and ``predictions.parquet`` of a test. It ends when the process PARENT
-has ended.
-"""
+"""One run of ``fit``: trained, unless that is done, and tested with what it kept."""
 
 import platform
 import statistics
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet
 import torch
-from filelock import FileLock, Timeout
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import Callback, Timer
 
-from epic_pl.cli.epic_cli import parse
-from epic_pl.cli.error_text import errors_as_text
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.experiments.interruption import end_with
-from epic_pl.experiments.options import use_stored_features
+from epic_pl.experiments.options import build_fit, feature_cache, use_stored_features
 from epic_pl.inference.classifier import Classifier
 from epic_pl.inference.inputs import Item
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter
 from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.parameters import trainable_share
-from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.files import replacing, try_read_json, write_json
 
-# the process of a comparison that was killed, and its loader workers, need some time to end
-_WAIT_S = 30
 _WARMUP_CALLS, _TIMED_CALLS = 3, 20
 
 
-def run_one(folder: Path) -> None:
-    """Do the run or search of ``run.json`` in ``folder``, or the part of it that is left.
+def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Train with options of ``fit`` in a folder, or continue there, and test.
+
+    Writes ``predictions.parquet`` of the test, and ``fit.json``, after which it is not trained
+    again.
+
+    Returns:
+        Metrics of the test, cost, and circumstances.
 
     Raises:
-        ConfigError: if another process is training there, or no trial was trained to its end.
         EpicError: from ``fit`` and ``test``.
     """
-    spec = try_read_json(folder / "run.json") or {}
-    options, search = spec.pop("options"), spec.pop("search", None)
-    if search:
-        best = _search_options(options, folder, *search)
-        write_json(folder / "result.json", spec | {"chosen": best})
-        return
-    try:
-        with FileLock(folder / ".lock", timeout=_WAIT_S):
-            write_json(folder / "result.json", spec | _fit_and_test(options, folder))
-    except Timeout:
-        raise ConfigError(f"Another process is training in {folder}: wait for it.") from None
-
-
-def _search_options(options: list[str], folder: Path, space: str, trials: int) -> dict[str, Any]:
-    """The best options of ``epic-pl tune``, which needs an extra."""
-    from epic_pl.experiments.tune.search import plan_search, read_space
-    from epic_pl.experiments.tune.study import best_options
-
-    best = best_options(plan_search(options, read_space(space), folder), trials, _WAIT_S)
-    if best is None:
-        raise ConfigError("No trial came to its end.")
-    return best
-
-
-def _fit_and_test(options: list[str], folder: Path) -> dict[str, Any]:
-    """Train, unless that is done, and test: metrics, cost and circumstances."""
     checkpoints = folder / "checkpoints"
     places = [
         f"--trainer.default_root_dir={folder}",
@@ -79,16 +46,20 @@ def _fit_and_test(options: list[str], folder: Path) -> dict[str, Any]:
     fitted, last = _fitted(folder), checkpoints / "last.ckpt"
     if fitted is None and last.is_file():
         places.append(f"--ckpt_path={last}")
-    cli: Any = parse(["fit", *options, *places])
-    cli.build()
-    trainer, module = cli.trainer, cli.model
+    fit = build_fit([*options, *places])
+    module, data, trainer, train = fit
     timer, meter = Timer(), CostMeter()
-    # first, so that they measure the hooks of the others, too
-    trainer.callbacks[:0] = [timer, meter]
-    cache_level = use_stored_features(cli)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
+    callbacks[:0] = [timer, meter]  # first, so that they measure the hooks of the others, too
+    cache_level = use_stored_features(fit)
     if fitted is None:
-        cli.execute()
-        fitted = {  # of a resumed fit, rate and memory since it was resumed
+        start = time.monotonic()
+        if cache_level != "off":  # before the training is timed
+            feature_cache(trainer).build_stores(trainer, module, data)
+        storing_s = 0.0 if cache_level == "off" else time.monotonic() - start
+        train()
+        fitted = {  # of a resumed fit, storing, rate and memory since it was resumed
+            "storing_s": storing_s,
             "best": getattr(trainer.checkpoint_callback, "best_model_path", ""),
             "epochs": trainer.current_epoch,
             "seconds": timer.time_elapsed(),
@@ -97,13 +68,8 @@ def _fit_and_test(options: list[str], folder: Path) -> dict[str, Any]:
         }
         if fitted["best"]:
             write_json(folder / "fit.json", fitted)
-    trainer.test(
-        module,
-        datamodule=cli.datamodule,
-        ckpt_path=fitted["best"] or None,
-        weights_only=True,
-        verbose=False,
-    )
+    best = fitted["best"] or None
+    trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     _write_predictions(module, folder / "predictions.parquet")
     metrics = {
         name.removeprefix("test/"): float(value)
@@ -118,7 +84,7 @@ def _fit_and_test(options: list[str], folder: Path) -> dict[str, Any]:
         "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "encoder_share": trainable_share(module.model),
         "cache_level": cache_level,
-        "latency_ms": _latency_ms(module, cli.datamodule.dataset("test"), device),
+        "latency_ms": _latency_ms(module, data.dataset("test"), device),
         "device": _device_name(device),
         "torch": torch.__version__,
     }
@@ -171,15 +137,3 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {platform.machine()}, {torch.get_num_threads()} threads"
-
-
-def main() -> None:
-    """Do the run of the command line."""
-    if len(sys.argv) > 2:
-        end_with(int(sys.argv[2]))
-    with errors_as_text():
-        run_one(Path(sys.argv[1]))
-
-
-if __name__ == "__main__":
-    main()

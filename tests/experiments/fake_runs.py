@@ -1,12 +1,14 @@
-"""Finished runs without training: folders, results and predictions as a worker leaves them."""
+"""Runs without training: folders, results and predictions as those of a training."""
 
 import json
+import os
+import time
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from epic_pl.experiments.compare.plan import Outcome, Run
+from epic_pl.experiments.runs import Run
 
 CLASSES = ["blue", "green", "red"]
 
@@ -15,16 +17,31 @@ def run(root, name, seed=0):
     return Run(name, seed, (), root / "runs" / f"{name}-{seed}")
 
 
-def result(each, accuracy):
+def work(options, folder):
+    """What a run does, by its name: finish, raise, die, or wait at the first time."""
+    started, name = folder / "started", folder.name.partition("-")[0]
+    if name == "raises":
+        raise ValueError("the prompt\nis too long")
+    if name == "dies":
+        print("to the log", flush=True)
+        os._exit(9)
+    if name == "waits" and not started.exists():
+        started.touch()
+        time.sleep(60)
+    return {"accuracy": 0.5}
+
+
+def result(seed, accuracy):
     """Content of result.json."""
     return {
         "task": "multiclass",
         "metrics": {"accuracy": accuracy, "f1_macro": accuracy / 2, "loss": 1.0},
         "trainable": 100,
         "encoder_share": 0.01,
-        "samples_per_s": 10.0 * (each.seed + 1),
+        "samples_per_s": 10.0 * (seed + 1),
         "peak_memory_mb": 5.0,
         "seconds": 3.0,
+        "storing_s": 2.0,
         "latency_ms": 20.0,
         "cache_level": "layers",
         "device": "cpu",
@@ -44,9 +61,9 @@ def write_predictions(folder, truth, predicted, ids=None, images=None):
 
 
 def done(root, name, seed, truth, predicted, ids=None, images=None):
-    """The outcome of a finished run, with its files."""
+    """A finished run, with its files."""
     each = run(root, name, seed)
     write_predictions(each.folder, truth, predicted, ids, images)
-    content = result(each, float(np.mean(np.equal(truth, predicted))))
-    (each.folder / "result.json").write_text(json.dumps(content))
-    return Outcome(each, result=content)
+    each.result = result(seed, float(np.mean(np.equal(truth, predicted))))
+    (each.folder / "result.json").write_text(json.dumps(each.result))
+    return each
