@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "data check": Command("can training start?", "cli.commands.data"),
     "data init": Command("write a config for a table", "cli.commands.data"),
-    "doctor": Command("versions, devices, encoders: what is missing?", "cli.commands.doctor"),
+    "doctor": Command("versions, devices, encoders: can they be reached?", "cli.commands.doctor"),
     "cache build": Command("store features of the frozen encoders", "cli.commands.cache"),
     "cache info": Command("list stored features", "cli.commands.cache"),
 }
