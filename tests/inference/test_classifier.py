@@ -185,7 +185,9 @@ def test_rows_of_bad_images_are_counted_and_texts_cleaned_as_in_training(
     table = pa.table({"text": texts, "image": pa.array(images, pa.string())})
     named = {"image": "image", "text": "text", "image_root": tmp_path, "on_bad_sample": "skip"}
     scores = classifier.predict_table(table, **named).to_pylist()
-    left_out = "1 row skipped for a bad image (2), 1 row skipped with neither image nor text (3)"
+    left_out = (
+        "rows with a bad image, skipped: 1 (2), rows with neither image nor text, skipped: 1 (3)"
+    )
     assert said == [left_out]
     first, second = ({k: v for k, v in row.items() if k != "sample_id"} for row in scores)
     assert first == second

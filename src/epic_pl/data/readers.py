@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from epic_pl.utils.errors import DataError, counted
+from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import require_regular
 
 
@@ -193,7 +193,7 @@ def label_codes(table: pa.Table, column: str, classes: Sequence[str], ids: str, 
     if count := pc.sum(wrong).as_py():
         row = pc.index(wrong, True).as_py()
         raise DataError(
-            f"{path}: {counted(count, 'rows have')} a {column} that is none of "
+            f"{path}: {count:,} of {table.num_rows:,} rows have a {column} that is none of "
             f"{', '.join(classes[:9])}, for example {table[column][row].as_py()!r} of {ids} "
             f"{table[ids][row].as_py()!r}. Fetch the file again."
         )

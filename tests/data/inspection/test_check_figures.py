@@ -53,9 +53,9 @@ def test_every_figure_is_that_of_the_table(table, tiny, told, tmp_path):
     code, out, _ = told("data", "check", "--config=table.yaml", *options, *tiny, "--output=out")
     assert code == 1
     assert "Training cannot start: 2 errors." in out
-    assert "error: 1 row has an image that is corrupt\n    train 3: " in out
+    assert "error: Rows whose image is corrupt: 1\n    train 3: " in out
     assert (
-        "warning: 2 images, by content, are in more than one split (4 rows)\n"
+        "warning: Images, by content, in more than one split: 2 (4 rows)\n"
         "    train 0.png = val 12.png\n    train 8.png = test 16.png\n"
     ) in out
     assert f"    train cat = train {EVIL}\n" in out  # no markup

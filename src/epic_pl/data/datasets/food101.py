@@ -97,7 +97,10 @@ class Food101DataModule(ImageTextDataModule):
             parts = stratified_split(rows["label"].to_numpy(), sizes, self.split_seed)
             rows = rows.take(pa.array(parts[split]))
         texts = rows["text"].to_pylist()
-        notes = {"with an empty text": texts.count(""), "without a text": texts.count(None)}
+        notes = {
+            "rows with an empty text": texts.count(""),
+            "rows without a text": texts.count(None),
+        }
         root = path.parent
         if self.text_source == "titles":
             images = ("images/images/train", "images/train")

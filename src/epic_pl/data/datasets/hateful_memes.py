@@ -76,4 +76,4 @@ class HatefulMemesDataModule(ImageTextDataModule):
         require(table, ("id", "img", "text"), path)
         labels = label_codes(table, "label", ("0", "1"), "id", path)
         rows = sample_table(table["id"], table["img"], table["text"], labels)
-        return Rows(rows, root, path, notes={"without a label": labels.null_count})
+        return Rows(rows, root, path, notes={"rows without a label": labels.null_count})

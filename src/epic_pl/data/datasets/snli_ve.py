@@ -95,7 +95,7 @@ def _read(path: Path, root: Path, premise: bool) -> Rows:
         texts = pc.binary_join_element_wise(kept["sentence1"], texts, " ")
     images = _image_names(kept)
     notes = {
-        "dropped because their annotators disagree": table.num_rows - kept.num_rows,
+        "rows dropped because their annotators disagree": table.num_rows - kept.num_rows,
         "images": len(pc.unique(images)),
     }
     labels = label_codes(kept, "gold_label", _CLASSES, "pairID", path)

@@ -122,7 +122,7 @@ def check_data(
 
 def _read_split(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
     """Rows of a split; if samples are drawn anew in each epoch, those of the first epoch."""
-    dataset = data.unchecked_dataset(split)
+    dataset = data.dataset_of_rows(split, data.read_split(split))
     if not dataset.draws_labels:
         return dataset
     table = pa.Table.from_pylist([dataset.reference(row) for row in range(len(dataset))])
