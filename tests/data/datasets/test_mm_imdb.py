@@ -87,7 +87,10 @@ def test_a_broken_list_is_named(tmp_path, films):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("11.jpeg", r"split\.json.*: rows with a bad image: 1 .*0000011\.jpeg"), ("10.json", r"0000010\.json")],
+    [
+        ("11.jpeg", r"split\.json.*: rows with a bad image: 1 .*0000011\.jpeg"),
+        ("10.json", r"0000010\.json"),
+    ],
 )
 def test_missing_posters_and_films_are_named(tmp_path, name, message):
     fabricate.mm_imdb(tmp_path)
