@@ -68,7 +68,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         max_text_tokens: longer texts are cut.
         clean_text: clean texts first, see :func:`~epic_pl.data.clean_text.clean_text`.
         batch_size_per_device: training samples of a step on each device.
-        eval_batch_size_per_device: the same in validation, test and prediction; None is
+        eval_batch_size_per_device: samples of a batch in validation, test and prediction; None is
             ``batch_size_per_device``.
         num_workers: loader processes of each rank.
         seed: seed of shuffling, augmentation and drawn pairs; None is the run's seed

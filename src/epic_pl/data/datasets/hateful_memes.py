@@ -31,7 +31,7 @@ class HatefulMemesDataModule(ImageTextDataModule):
         val: name of the validation file, without ``.jsonl``.
         test: name of the test file.
         predict: name of the file that is predicted on; None is the test file.
-        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+        **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
     predict_split: Split = "predict"

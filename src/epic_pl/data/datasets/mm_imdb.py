@@ -40,7 +40,7 @@ class MMIMDBDataModule(ImageTextDataModule):
 
     Args:
         data_dir: folder of the dataset.
-        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+        **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
     task: Task = "multilabel"

@@ -45,7 +45,7 @@ class SNLIVEDataModule(ImageTextDataModule):
         image_dir: folder of the images; None searches ``data_dir``.
         premise: put ``sentence1``, the caption that the labels were made from, before the
             hypothesis. The text alone then contains the answer, which is another task.
-        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+        **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
     def __init__(

@@ -60,7 +60,8 @@ class HFEncoder(Encoder):
 
     Args:
         model: the model; its attention function is replaced by SDPA that can read a memory.
-        pooling: see :class:`~epic_pl.nn.encoders.base.Encoder`, as for further options.
+        pooling: "auto", "cls" or "mean".
+        **running: more arguments of :class:`~epic_pl.nn.encoders.base.Encoder`.
     """
 
     model: Any
