@@ -34,7 +34,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import tiny_encoders
 from epic_pl.data import TableDataModule
 from epic_pl.features.items import Images, Texts
-from epic_pl.features.store.fill import Wanted, fill_stores
+from epic_pl.features.store.fill import StoreRequest, fill_stores
 from epic_pl.features.store.spec import Field, StoreSpec
 from epic_pl.module import EPICModule
 
@@ -74,8 +74,8 @@ def fill_store(root: Path, rows: int) -> Path:
     def produce(positions: list[int]) -> tuple[dict[str, torch.Tensor], None]:
         return {field.name: torch.rand(len(positions), 384) for field in fields}, None
 
-    wanted = [Wanted(spec, [f"item {i}" for i in range(rows)], produce)]
-    fill_stores(root, wanted, batch_size=4096, progress=False)
+    requests = [StoreRequest(spec, [f"item {i}" for i in range(rows)], produce)]
+    fill_stores(root, requests, batch_size=4096, progress=False)
     return spec.folder(root)
 
 
@@ -122,8 +122,8 @@ def row_bytes() -> list[dict[str, Any]]:
                 images = Images(towers[0], *shared, 1, Path(scratch) / "digests.json")
                 texts = Texts(towers[1], *shared)
                 row = {"pixels": size, "method": method, "level": level}
-                row["image_bytes"] = images.wanted().spec.nbytes(1)
-                row["text_bytes"] = texts.wanted().spec.nbytes(1, 20)
+                row["image_bytes"] = images.request().spec.nbytes(1)
+                row["text_bytes"] = texts.request().spec.nbytes(1, 20)
                 found.append(row)
     return found
 
