@@ -59,7 +59,7 @@ class Items(ABC, Generic[Key]):
 
     @cached_property
     def keys(self) -> list[Key]:
-        """The distinct items in the order of the store: images as rows name them, texts by length."""
+        """The distinct items: images in the order of the rows, texts by length."""
         return list(dict.fromkeys(self._named())) or [self.blank]
 
     def request(self) -> StoreRequest:
