@@ -94,7 +94,7 @@ class Tower(nn.Module, ABC, Generic[State]):
     def pool(self, state: State) -> Pooled:
         """The modality's pooled output after the last step, and its boundary features."""
 
-    def kept(self, tokens: Tensor, present: Tensor | None) -> Tensor | None:
+    def keep_tokens(self, tokens: Tensor, present: Tensor | None) -> Tensor | None:
         """Tokens ``(B, N, d)`` for the state, zero where the modality is missing, or None."""
         return where_present(tokens, present) if self.keeps_tokens else None
 
@@ -154,7 +154,7 @@ class JointTower(Tower[JointState]):
         """The state with the boundary's tokens."""
         seen = visible(mask, present, tokens.shape[1])
         mean = self.encoder.mean(tokens, mask)
-        return JointState(tokens, seen, self.layers[0], mean, self.kept(tokens, present))
+        return JointState(tokens, seen, self.layers[0], mean, self.keep_tokens(tokens, present))
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with ``P (B, n, d)``."""
@@ -206,7 +206,7 @@ class FrozenTower(Tower[FrozenState]):
     """
 
     levels: tuple[FeatureLevel, ...] = ("boundary", "layers")
-    reads = False
+    reads_memory = False
     """Whether the state has keys and values of :attr:`layers`."""
 
     @torch.no_grad()
@@ -218,18 +218,18 @@ class FrozenTower(Tower[FrozenState]):
         self, tokens: Tensor, mask: Tensor | None, present: Tensor | None
     ) -> FrozenState:
         """The state after running the rest of the encoder on the boundary's ``(B, N, d)``."""
-        return self.state(_run_rest([self], tokens, mask), mask, present)
+        return self.state(_run_encoder([self], tokens, mask), mask, present)
 
-    def state(self, rest: "_Rest", mask: Tensor | None, present: Tensor | None) -> FrozenState:
+    def state(self, run: "_EncoderRun", mask: Tensor | None, present: Tensor | None) -> FrozenState:
         """What this tower reads of a run of the encoder."""
-        entered = rest.entered[self.layers[0]]
+        entered = run.entered[self.layers[0]]
         with self.autocast():
             mean = self.encoder.mean(entered, mask)
-        memories = [rest.memories[layer] for layer in self.layers] if self.reads else []
+        memories = [run.memories[layer] for layer in self.layers] if self.reads_memory else []
         if memories:
             mask = visible(mask, present, entered.shape[1])
-        pooled = Pooled(self.cast(rest.output), self.cast(mean))
-        return FrozenState(pooled, mask, self.kept(entered, present), memories)
+        pooled = Pooled(self.cast(run.output), self.cast(mean))
+        return FrozenState(pooled, mask, self.keep_tokens(entered, present), memories)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
@@ -251,8 +251,8 @@ class FrozenTower(Tower[FrozenState]):
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
         entered, memories = features["tokens"] if self.keeps_tokens else None, []
         if isinstance(entered, Tensor):  # stored lists are finite
-            entered = self.kept(entered, present)
-        if self.reads:
+            entered = self.keep_tokens(entered, present)
+        if self.reads_memory:
             memories = [_layer(features["memory"], k) for k in range(len(self.layers))]
             mask = visible(mask, present, memories[0].length())
         return FrozenState(pooled, mask, entered, memories)
@@ -268,7 +268,7 @@ class ReadOnlyTower(FrozenTower):
     No gradient passes through the N tokens, which attend to each other alone.
     """
 
-    reads = True
+    reads_memory = True
 
     def acquire(self, step: int, state: FrozenState, prompts: Tensor) -> tuple[FrozenState, Tensor]:
         """Run the prompts ``P (B, n, d)`` through the step's layer."""
@@ -309,14 +309,14 @@ def shared_features(
     Towers that read the same have the same dictionary.
     """
     lowest = min(towers, key=lambda tower: tower.layers[0])
-    rest = _run_rest(towers, lowest.boundary(inputs, mask), mask)
-    keys = [(*tower.layers, tower.reads, tower.keeps_tokens) for tower in towers]
+    run = _run_encoder(towers, lowest.boundary(inputs, mask), mask)
+    keys = [(*tower.layers, tower.reads_memory, tower.keeps_tokens) for tower in towers]
     distinct = dict(zip(keys, towers, strict=True))
-    stored = {key: _fields(tower.state(rest, mask, None)) for key, tower in distinct.items()}
+    stored = {key: _fields(tower.state(run, mask, None)) for key, tower in distinct.items()}
     return [stored[key] for key in keys]
 
 
-class _Rest(NamedTuple):
+class _EncoderRun(NamedTuple):
     """Tokens ``(B, N, d)`` that enter first layers, memories of the read ones, pooled output."""
 
     entered: dict[int, Tensor]
@@ -324,11 +324,11 @@ class _Rest(NamedTuple):
     output: Tensor
 
 
-def _run_rest(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | None) -> _Rest:
+def _run_encoder(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | None) -> _EncoderRun:
     """Run the towers' encoder on the tokens ``(B, N, d)`` that enter their lowest first layer."""
     encoder = towers[0].encoder
     first = {tower.layers[0] for tower in towers}
-    read = {layer for tower in towers if tower.reads for layer in tower.layers}
+    read = {layer for tower in towers if tower.reads_memory for layer in tower.layers}
     at = min(first)
     entered: dict[int, Tensor] = {}
     memories: dict[int, Memory] = {}
@@ -341,7 +341,7 @@ def _run_rest(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | None
             if layer in read:
                 memories[layer] = encoder.memory(layer, tokens)
         tokens = encoder.run_layers(at, encoder.num_layers, tokens, mask)
-        return _Rest(entered, memories, encoder.pool(tokens, mask))
+        return _EncoderRun(entered, memories, encoder.pool(tokens, mask))
 
 
 def _fields(state: FrozenState) -> dict[str, Tensor]:
