@@ -164,7 +164,7 @@ class JointTower(Tower[JointState]):
         last = layer == self.encoder.num_layers - 1
         # a text of two tokens would keep one, a size that an exported graph treats as constant
         trims = self.trims_last_layer and not torch.compiler.is_exporting()
-        if trims and last and self.encoder.ends_in_first(layer):
+        if trims and last and self.encoder.can_trim_last_layer(layer):
             outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
             return state._replace(tokens=tokens, first=outputs[:, :1]), outputs[:, 1:]
         tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)

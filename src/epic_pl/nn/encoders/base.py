@@ -141,7 +141,7 @@ class Encoder(nn.Module, ABC):
         output: T = checkpoint(layer, *arguments, use_reentrant=False)
         return output
 
-    def ends_in_first(self, index: int) -> bool:
+    def can_trim_last_layer(self, index: int) -> bool:
         """Whether layer ``index``, if it is the last, can be run for the first token alone."""
         return False
 
@@ -149,7 +149,7 @@ class Encoder(nn.Module, ABC):
         """Outputs ``(B, 1 + n, d)`` of the first token and the prompts in the last layer.
 
         They equal those of :meth:`run_layer`; the outputs of the other tokens, which no pooling
-        uses, are not computed. Requires :meth:`ends_in_first`.
+        uses, are not computed. Requires :meth:`can_trim_last_layer`.
         """
         return self.run(self._last_layer, tokens, mask, extra)
 

@@ -151,7 +151,7 @@ class HFTextEncoder(HFEncoder):
         """Pooled output ``(B, d)``; these models normalise inside their last layer."""
         return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
 
-    def ends_in_first(self, index: int) -> bool:
+    def can_trim_last_layer(self, index: int) -> bool:
         """Whether the first token is pooled."""
         return self.pooling != "mean"
 
