@@ -74,7 +74,7 @@ class InteractionHub(nn.Module, ABC):
         """``A_v`` and ``A_t (B, n, r)`` of ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``."""
 
     @abstractmethod
-    def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+    def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``C_v (B, n, d_v)`` and ``C_t (B, n, d_t)`` of prompts and messages ``(B, n, r)``."""
 
     def forward(self, prompts: Pair[Tensor], present: Presence, gather: bool = False) -> Exchange:
@@ -92,7 +92,7 @@ class InteractionHub(nn.Module, ABC):
         if gather:
             prompts = Pair(weights @ prompts.image, prompts.text)
             messages = Pair(weights @ messages.image, messages.text)
-        return Exchange(self.add(prompts, messages), scores, Pair(image, text))
+        return Exchange(self.consolidate(prompts, messages), scores, Pair(image, text))
 
 
 class BottleneckHub(InteractionHub):
@@ -126,7 +126,7 @@ class BottleneckHub(InteractionHub):
         length = image.shape[-1] ** 0.5
         return Pair(*(F.normalize(part, dim=-1) * length for part in (image, text)))
 
-    def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+    def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``Z_m + GELU(M_m) V_m``."""
         image, text = (self.dropout(F.gelu(message)) for message in messages)
         return Pair(prompts.image + self.up_image(image), prompts.text + self.up_text(text))
@@ -152,7 +152,7 @@ class ParameterFreeHub(InteractionHub):
         text = prompts.text if self.shared is None else self.shared(prompts.text)
         return Pair(prompts.image, text)
 
-    def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+    def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``Z_m + M_m``."""
         text = messages.text
         if self.shared is not None:
