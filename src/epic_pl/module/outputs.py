@@ -86,7 +86,8 @@ def warn_of_absence(
             found.add(name)
             rank_zero_warn(
                 f"Samples lack the {name}, which no training sample did: how to predict {classes} "
-                "without it was not learned. Train with model.modality_dropout, or on such samples.",
+                "without it was not learned. Train with model.modality_dropout, or on such "
+                "samples.",
                 stacklevel=10**6,  # shows no line of code, which would be one of this package
             )
     return found
