@@ -36,9 +36,9 @@ class Cells(Parts):
     def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
         """That of Parts, of the cells."""
         image, text = super().extract(batch, present)
-        cells = segment_means(self.image_tower.content(image.entered), _CELLS)
+        cells = segment_means(self.image_tower.content_tokens(image.boundary_tokens), _CELLS)
         prefix = cells[:, :1].expand(-1, self.image_encoder.num_prefix_tokens, -1)  # is not read
-        return Pair(image._replace(entered=torch.cat([prefix, cells], dim=1)), text)
+        return Pair(image._replace(boundary_tokens=torch.cat([prefix, cells], dim=1)), text)
 
 
 class _Fits(PlaceReader):

@@ -220,8 +220,8 @@ class EPIC(DualEncoder):
         return Pair(matched + learned, parts), exchange
 
     def _patches_and_parts(self, image: Any, text: Any, rows: slice) -> Pair[Tensor]:
-        patches = self.image_tower.content(image.entered[rows])
-        words, mask = self.text_tower.content(text.entered[rows]), text.mask[rows]
+        patches = self.image_tower.content_tokens(image.boundary_tokens[rows])
+        words, mask = self.text_tower.content_tokens(text.boundary_tokens[rows]), text.mask[rows]
         return Pair(patches, self.prompts.parts(words, mask))
 
     def _first_exchange(self, image: Any, text: Any, present: Presence) -> Exchange:

@@ -98,12 +98,12 @@ class Tower(nn.Module, ABC, Generic[State]):
         """Tokens ``(B, N, d)`` for the state, zero where the modality is missing, or None."""
         return where_present(tokens, present) if self.keeps_tokens else None
 
-    def content(self, entered: Tensor | list[Tensor]) -> Tensor:
-        """A state's kept words or patches ``(B, N, d)``, in the precision of the weights."""
+    def content_tokens(self, tokens: Tensor | list[Tensor]) -> Tensor:
+        """The words or patches among boundary tokens ``(B, N, d)``, in the weights' precision."""
         first = self.encoder.num_prefix_tokens
-        if isinstance(entered, list):
-            return torch.stack([tokens[first:] for tokens in entered]).to(self.dtype)
-        return entered[:, first:].to(self.dtype)
+        if isinstance(tokens, list):
+            return torch.stack([sample[first:] for sample in tokens]).to(self.dtype)
+        return tokens[:, first:].to(self.dtype)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which frozen layers run in the encoder's precision."""
@@ -131,16 +131,16 @@ class Tower(nn.Module, ABC, Generic[State]):
 class JointState(NamedTuple):
     """Current tokens ``(B, N, d)``, the mask of visible ones, and the next layer.
 
-    ``boundary (B, d)`` are the boundary features, ``entered (B, N, d)`` the tokens that first
-    prompts start from. After the last layer ``first (B, 1, d)`` is the pooled token, or None if
-    all tokens are pooled.
+    ``boundary (B, d)`` are the boundary features, ``boundary_tokens (B, N, d)`` the tokens that
+    first prompts start from. After the last layer ``first (B, 1, d)`` is the pooled token, or None
+    if all tokens are pooled.
     """
 
     tokens: Tensor
     mask: Tensor | None
     next_layer: int
     boundary: Tensor
-    entered: Tensor | None
+    boundary_tokens: Tensor | None
     first: Tensor | None = None
 
 
@@ -189,13 +189,13 @@ class JointTower(Tower[JointState]):
 class FrozenState(NamedTuple):
     """Pooled features, and the parts of the frozen stream that the method reads.
 
-    ``entered (B, N, d)``, or a list of B mapped tensors, are the tokens that enter the first layer.
+    ``boundary_tokens (B, N, d)``, or a list of B mapped tensors, enter the first layer.
     ``memories`` are keys and values of the K layers, whose visible tokens ``mask (B, N)`` marks.
     """
 
     pooled: Pooled
     mask: Tensor | None
-    entered: Tensor | list[Tensor] | None
+    boundary_tokens: Tensor | list[Tensor] | None
     memories: list[Memory]
 
 
@@ -222,14 +222,14 @@ class FrozenTower(Tower[FrozenState]):
 
     def state(self, run: "_EncoderRun", mask: Tensor | None, present: Tensor | None) -> FrozenState:
         """What this tower reads of a run of the encoder."""
-        entered = run.entered[self.layers[0]]
+        tokens = run.boundary_tokens[self.layers[0]]
         with self.autocast():
-            mean = self.encoder.mean(entered, mask)
+            mean = self.encoder.mean(tokens, mask)
         memories = [run.memories[layer] for layer in self.layers] if self.reads_memory else []
         if memories:
-            mask = visible(mask, present, entered.shape[1])
+            mask = visible(mask, present, tokens.shape[1])
         pooled = Pooled(self.cast(run.output), self.cast(mean))
-        return FrozenState(pooled, mask, self.keep_tokens(entered, present), memories)
+        return FrozenState(pooled, mask, self.keep_tokens(tokens, present), memories)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
@@ -249,13 +249,13 @@ class FrozenTower(Tower[FrozenState]):
         if "output" not in features:
             return super().restore(features, mask, present)
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
-        entered, memories = features["tokens"] if self.keeps_tokens else None, []
-        if isinstance(entered, Tensor):  # stored lists are finite
-            entered = self.keep_tokens(entered, present)
+        tokens, memories = features["tokens"] if self.keeps_tokens else None, []
+        if isinstance(tokens, Tensor):  # stored lists are finite
+            tokens = self.keep_tokens(tokens, present)
         if self.reads_memory:
             memories = [_layer(features["memory"], k) for k in range(len(self.layers))]
             mask = visible(mask, present, memories[0].length())
-        return FrozenState(pooled, mask, entered, memories)
+        return FrozenState(pooled, mask, tokens, memories)
 
     def pool(self, state: FrozenState) -> Pooled:
         """The frozen encoder's pooled features."""
@@ -319,7 +319,7 @@ def shared_features(
 class _EncoderRun(NamedTuple):
     """Tokens ``(B, N, d)`` that enter first layers, memories of the read ones, pooled output."""
 
-    entered: dict[int, Tensor]
+    boundary_tokens: dict[int, Tensor]
     memories: dict[int, Memory]
     output: Tensor
 
@@ -330,18 +330,18 @@ def _run_encoder(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | N
     first = {tower.layers[0] for tower in towers}
     read = {layer for tower in towers if tower.reads_memory for layer in tower.layers}
     at = min(first)
-    entered: dict[int, Tensor] = {}
+    boundary_tokens: dict[int, Tensor] = {}
     memories: dict[int, Memory] = {}
     with towers[0].autocast():
         for layer in sorted(first | read):
             tokens = encoder.run_layers(at, layer, tokens, mask)
             at = layer
             if layer in first:
-                entered[layer] = tokens
+                boundary_tokens[layer] = tokens
             if layer in read:
                 memories[layer] = encoder.memory(layer, tokens)
         tokens = encoder.run_layers(at, encoder.num_layers, tokens, mask)
-        return _EncoderRun(entered, memories, encoder.pool(tokens, mask))
+        return _EncoderRun(boundary_tokens, memories, encoder.pool(tokens, mask))
 
 
 def _fields(state: FrozenState) -> dict[str, Tensor]:
@@ -351,8 +351,8 @@ def _fields(state: FrozenState) -> dict[str, Tensor]:
         parts = torch.stack([part for layer in state.memories for part in cast(Any, layer)])
         layers = parts.view(-1, 2, *parts.shape[1:])  # (K, 2, B, h, N, d / h)
         fields["memory"] = layers.movedim(2, 0)
-    if isinstance(state.entered, Tensor):
-        fields["tokens"] = state.entered
+    if isinstance(state.boundary_tokens, Tensor):
+        fields["tokens"] = state.boundary_tokens
     return fields | state.pooled._asdict()
 
 

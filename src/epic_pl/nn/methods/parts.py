@@ -170,8 +170,10 @@ class Parts(DualEncoder):
         """The head's output for pooled features and the reader's features."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        patches = self.image_tower.content(image.entered)
-        parts = self.parts(self.text_tower.content(text.entered), text.mask)  # (B, n, d_t)
+        patches = self.image_tower.content_tokens(image.boundary_tokens)
+        parts = self.parts(
+            self.text_tower.content_tokens(text.boundary_tokens), text.mask
+        )  # (B, n, d_t)
         compared = Pair(
             where_present(self.down_image(patches), present.image),  # (B, P, r)
             where_present(self.down_text(parts), present.text),  # (B, n, r)
