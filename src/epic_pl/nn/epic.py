@@ -239,7 +239,7 @@ class EPIC(DualEncoder):
         if not self.image_encoder.recomputes:
             return exchange(slice(None))
         starts = range(0, len(text.mask), _ROWS)
-        runs = [self.image_encoder.run(exchange, slice(i, i + _ROWS)) for i in starts]
+        runs = [self.image_encoder.checkpointed(exchange, slice(i, i + _ROWS)) for i in starts]
         prompts, scores, compared = zip(*runs, strict=True)
         joined = [Pair(*map(torch.cat, zip(*pairs, strict=True))) for pairs in (prompts, compared)]
         return Exchange(joined[0], torch.cat(scores), joined[1])
@@ -251,7 +251,7 @@ class EPIC(DualEncoder):
         if not self.hubs:
             return self.prompts.activate(step, acquired), None
         hub = self.hubs[(step - 1 + self.from_tokens) % len(self.hubs)]
-        exchange: Exchange = self.image_encoder.run(hub, acquired, present)
+        exchange: Exchange = self.image_encoder.checkpointed(hub, acquired, present)
         return self.prompts.activate(step, exchange.prompts), exchange
 
     @property

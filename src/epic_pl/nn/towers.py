@@ -274,7 +274,7 @@ class ReadOnlyTower(FrozenTower):
         """Run the prompts ``P (B, n, d)`` through the step's layer."""
         layer = self.layers[step]
         arguments = layer, prompts, state.memories[step], state.mask
-        return state, self.encoder.run(self.encoder.read_layer, *arguments)
+        return state, self.encoder.checkpointed(self.encoder.read_layer, *arguments)
 
     def memory(self, step: int, state: FrozenState) -> tuple[Memory, Tensor | None]:
         """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""

@@ -32,8 +32,8 @@ class Encoder(nn.Module, ABC):
         num_layers: number of transformer layers.
         pooling: what :meth:`pool` returns; "auto" is the architecture's own pooling.
         precision: autocast data type of the frozen layers; None for no autocast.
-        checkpoint_layers: whether to use activation checkpointing: what :meth:`run` runs keeps only
-            its inputs, and runs again in the backward pass.
+        checkpoint_layers: whether to use activation checkpointing: what :meth:`checkpointed` calls
+            keeps only its inputs, and runs again in the backward pass.
     """
 
     num_prefix_tokens = 0
@@ -123,18 +123,20 @@ class Encoder(nn.Module, ABC):
         if extra is None:
             # a sample without visible tokens attends to all of them
             mask = None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
-            return self.run(self._layer, index, tokens, self._attention_mask(mask, tokens, 0))
+            return self.checkpointed(
+                self._layer, index, tokens, self._attention_mask(mask, tokens, 0)
+            )
         joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
         seen = self._attention_mask(mask, tokens, extra.shape[1])
-        outputs = self.run(self._layer, index, joint, seen)
+        outputs = self.checkpointed(self._layer, index, joint, seen)
         return outputs[:, : tokens.shape[1]], outputs[:, tokens.shape[1] :]
 
     @property
     def recomputes(self) -> bool:
-        """Whether what :meth:`run` runs is recomputed in the backward pass."""
+        """Whether what :meth:`checkpointed` calls is run again in the backward pass."""
         return self.checkpoint_layers and torch.is_grad_enabled()
 
-    def run(self, layer: Callable[..., T], *arguments: Any) -> T:
+    def checkpointed(self, layer: Callable[..., T], *arguments: Any) -> T:
         """The output of a layer, or of a module between layers; see ``checkpoint_layers``."""
         if not self.recomputes:
             return layer(*arguments)
@@ -151,7 +153,7 @@ class Encoder(nn.Module, ABC):
         They equal those of :meth:`run_layer`; the outputs of the other tokens, which no pooling
         uses, are not computed. Requires :meth:`can_trim_last_layer`.
         """
-        return self.run(self._last_layer, tokens, mask, extra)
+        return self.checkpointed(self._last_layer, tokens, mask, extra)
 
     def _last_layer(self, tokens: Tensor, mask: Tensor | None, extra: Tensor) -> Tensor:
         first, others = tokens[:, :1], tokens[:, 1:]
