@@ -40,7 +40,10 @@ class Tower(nn.Module, ABC, Generic[State]):
 
     levels: tuple[FeatureLevel, ...] = ("boundary",)
     """Levels that a feature cache can store of this tower, the fastest last."""
-    needs = "prompts change the tokens in every interaction layer (unless they are read_only)"
+    not_stored_because = (
+        "Prompts change the tokens in every interaction layer, unless they are read_only."
+    )
+    """Why other levels cannot be stored, as a sentence."""
 
     def __init__(self, encoder: Encoder, layers: Sequence[int], keeps_tokens: bool = False) -> None:
         super().__init__()
@@ -79,10 +82,10 @@ class Tower(nn.Module, ABC, Generic[State]):
             ConfigError: if the method depends on more than this level stores.
         """
         if level not in self.levels:
-            able = " or ".join(self.levels)
+            able = f"{' or '.join(self.levels)} (or off)" if self.levels else "off"
             raise ConfigError(
-                f"cache.level {level!r} stores less than this method needs: {self.needs}. Set "
-                f"cache.level to {f'{able} (or off)' if able else 'off'}."
+                f"cache.level {level!r} stores less than this method needs. "
+                f"{self.not_stored_because} Set cache.level to {able}."
             )
         return {"tokens": self.boundary(inputs, mask)}
 
@@ -285,7 +288,7 @@ class TrainedTower(FrozenTower):
     """A whole encoder with gradient."""
 
     levels = ()
-    needs = "it trains inside the encoders, so their outputs change with every step"
+    not_stored_because = "It trains inside the encoders, so their outputs change with every step."
 
     def boundary(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens ``(B, N, d)`` that enter the boundary layer."""
