@@ -14,7 +14,7 @@ Shape legend: B batch, d_v and d_t widths, n prompts, K steps, C classes.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -233,8 +233,7 @@ class EPIC(DualEncoder):
         def exchange(rows: slice) -> Exchange:
             there = Pair(*(None if side is None else side[rows] for side in present))
             prompts = self._patches_and_parts(image, text, rows)
-            result: Exchange = self.hubs[0](prompts, there, gather=True)
-            return result
+            return cast(InteractionHub, self.hubs[0]).exchange_parts(prompts, there)
 
         if not self.image_encoder.recomputes:
             return exchange(slice(None))
