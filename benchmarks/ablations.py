@@ -44,8 +44,8 @@ class Cells(Parts):
 class _Fits(PlaceReader):
     """Numbers of which all but the fits are zero."""
 
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        numbers = super().forward(compared, scores)
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
+        numbers = super().forward(compared, similarities)
         return numbers * (torch.arange(self.size, device=numbers.device) >= 2 * self.number)
 
 

@@ -110,7 +110,7 @@ def test_models_are_loaded_by_path(trained):
     [
         (
             {"epic": {"prompt_attention": "joint"}},
-            "'kind' and 'other' .* prompts change the tokens",
+            "'kind' and 'other' .* Prompts change the tokens",
         ),
         ({"method": "full"}, "'kind' and 'other' .* trains inside the encoders"),
         (

@@ -164,7 +164,7 @@ class EPIC(DualEncoder):
             num_classes,
             head,
             prompts=True,
-            num_scores=3 * n if self.hubs and self.from_tokens else 0,
+            num_part_features=3 * n if self.hubs and self.from_tokens else 0,
         )
 
     def _build_hubs(self) -> list[InteractionHub]:
@@ -184,14 +184,14 @@ class EPIC(DualEncoder):
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         prompts, exchange = self.first_prompts(image, text, present)
-        places = None if exchange is None else where_parts_fit(exchange.scores)
+        part_features = None if exchange is None else where_parts_fit(exchange.similarities)
         for step in range(self.num_steps):
             if step:
                 prompts, following = self.next_prompts(step, prompts, present)
                 exchange = exchange or following
             image, text, prompts = self.acquire(step, image, text, prompts)
         compared = None if exchange is None else exchange.compared
-        return self.classify(self.pool(image, text), prompts, present, places, compared)
+        return self.classify(self.pool(image, text), prompts, present, part_features, compared)
 
     def acquire(
         self, step: int, image: Any, text: Any, prompts: Pair[Tensor]
@@ -239,9 +239,9 @@ class EPIC(DualEncoder):
             return exchange(slice(None))
         starts = range(0, len(text.mask), _ROWS)
         runs = [self.image_encoder.checkpointed(exchange, slice(i, i + _ROWS)) for i in starts]
-        prompts, scores, compared = zip(*runs, strict=True)
+        prompts, similarities, compared = zip(*runs, strict=True)
         joined = [Pair(*map(torch.cat, zip(*pairs, strict=True))) for pairs in (prompts, compared)]
-        return Exchange(joined[0], torch.cat(scores), joined[1])
+        return Exchange(joined[0], torch.cat(similarities), joined[1])
 
     def next_prompts(
         self, step: int, acquired: Pair[Tensor], present: Presence

@@ -46,7 +46,7 @@ class Exchange(NamedTuple):
 
     prompts: Pair[Tensor]
     """Consolidated prompts ``C_m (B, n, d_m)``."""
-    scores: Tensor
+    similarities: Tensor
     """Similarities ``S (B, n, n)``."""
     compared: Pair[Tensor]
     """Projected prompts ``A_m (B, n, r)``, zero where the modality is missing."""
@@ -83,9 +83,9 @@ class InteractionHub(nn.Module, ABC):
         The message from a missing modality is zero.
         """
         image, text = self._compared(prompts, present)  # (B, n, r)
-        scores = self.similarity(image, text)  # (B, n, n)
-        messages = Pair(scores.softmax(dim=2) @ text, scores.softmax(dim=1).mT @ image)
-        return Exchange(self.consolidate(prompts, messages), scores, Pair(image, text))
+        similarities = self.similarity(image, text)  # (B, n, n)
+        messages = Pair(similarities.softmax(dim=2) @ text, similarities.softmax(dim=1).mT @ image)
+        return Exchange(self.consolidate(prompts, messages), similarities, Pair(image, text))
 
     def exchange_parts(self, tokens: Pair[Tensor], present: Presence) -> Exchange:
         """Consolidate P patches ``(B, P, d_v)`` and n parts of a text ``(B, n, d_t)``.
@@ -94,11 +94,11 @@ class InteractionHub(nn.Module, ABC):
         ``softmax_v(S)``, ``S (B, P, n)``.
         """
         image, text = self._compared(tokens, present)  # (B, P, r), (B, n, r)
-        scores = self.similarity(image, text)  # (B, P, n)
-        weights = scores.softmax(dim=1).mT  # of each part over the patches
-        messages = Pair(weights @ (scores.softmax(dim=2) @ text), weights @ image)
+        similarities = self.similarity(image, text)  # (B, P, n)
+        weights = similarities.softmax(dim=1).mT  # of each part over the patches
+        messages = Pair(weights @ (similarities.softmax(dim=2) @ text), weights @ image)
         prompts = Pair(weights @ tokens.image, tokens.text)
-        return Exchange(self.consolidate(prompts, messages), scores, Pair(image, text))
+        return Exchange(self.consolidate(prompts, messages), similarities, Pair(image, text))
 
     def _compared(self, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
         """``A_m``; a missing modality is zero in the common space, and so is its message."""

@@ -50,7 +50,7 @@ def recorded(model: EPIC, batch: Batch) -> tuple[Tensor, Recording]:
         if step:
             prompts, exchange = model.next_prompts(step, prompts, present)
         if exchange is not None:
-            recording.similarities.append(exchange.scores)
+            recording.similarities.append(exchange.similarities)
         recording.image.append(_attention(model.image_tower, step, image, prompts.image))
         recording.text.append(_attention(model.text_tower, step, text, prompts.text))
         image, text, prompts = model.acquire(step, image, text, prompts)

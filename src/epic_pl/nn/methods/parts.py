@@ -48,7 +48,7 @@ class Reader(nn.Module, ABC):
         self.number, self.width = number, width
 
     @abstractmethod
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Features of ``A_v (B, P, r)``, ``A_t (B, n, r)`` and their ``S (B, P, n)``."""
 
 
@@ -59,9 +59,9 @@ class PlaceReader(Reader):
         super().__init__(number, width)
         self.size = 3 * number
 
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Rows, columns and match scores."""
-        return where_parts_fit(scores)
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
+        """Rows, columns and match similarities."""
+        return where_parts_fit(similarities)
 
 
 class MeanReader(Reader):
@@ -71,11 +71,11 @@ class MeanReader(Reader):
         super().__init__(number, width)
         self.size = (_CELLS + number) * width + number
 
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Normalised cells and parts, concatenated, and the match score of each part."""
         cells = segment_means(compared.image, _CELLS)
         parts = F.normalize(torch.cat([cells, compared.text], dim=1), dim=-1)
-        return torch.cat([parts.flatten(1), scores.logsumexp(dim=1)], dim=1)
+        return torch.cat([parts.flatten(1), similarities.logsumexp(dim=1)], dim=1)
 
 
 class AttentionReader(Reader):
@@ -91,12 +91,12 @@ class AttentionReader(Reader):
         self.place = nn.Linear(2, width)
         self.positions = nn.Parameter(torch.zeros(number, width))
 
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Outputs of the parts, and the match score of each part."""
         image, text = (F.normalize(side, dim=-1) * math.sqrt(self.width) for side in compared)
         places = patch_places(image.shape[1]).to(image)
         outputs: Tensor = self.layers(text + self.positions, image + self.place(places))
-        return torch.cat([outputs.flatten(1), scores.logsumexp(dim=1)], dim=1)
+        return torch.cat([outputs.flatten(1), similarities.logsumexp(dim=1)], dim=1)
 
 
 class MapReader(Reader):
@@ -115,11 +115,11 @@ class MapReader(Reader):
             nn.Flatten(),
         )
 
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Outputs on a grid of 2 x 2, and the match score of each part."""
-        side = grid_side(scores.shape[1])
-        outputs = self.layers(scores.mT.reshape(-1, self.number, side, side))
-        return torch.cat([outputs, scores.logsumexp(dim=1)], dim=1)
+        side = grid_side(similarities.shape[1])
+        outputs = self.layers(similarities.mT.reshape(-1, self.number, side, side))
+        return torch.cat([outputs, similarities.logsumexp(dim=1)], dim=1)
 
 
 class Parts(DualEncoder):
@@ -159,7 +159,9 @@ class Parts(DualEncoder):
         )
         self.cosine = ScaledCosine()
         self.read = self.reader(_PARTS, _WIDTH)
-        self.head = ClassificationHead(self.widths, num_classes, head, num_scores=self.read.size)
+        self.head = ClassificationHead(
+            self.widths, num_classes, head, num_part_features=self.read.size
+        )
 
     @property
     def matcher(self) -> ScaledCosine:
