@@ -3,7 +3,15 @@ import gzip
 import pyarrow as pa
 import pytest
 
-from epic_pl.data.readers import find_path, read_csv, read_json, read_jsonl, require, write_csv
+from epic_pl.data.readers import (
+    find_path,
+    label_codes,
+    read_csv,
+    read_json,
+    read_jsonl,
+    require,
+    write_csv,
+)
 from epic_pl.utils.errors import DataError
 
 
@@ -67,6 +75,13 @@ def test_require_names_the_first_row_without_a_value(tmp_path):
     table = read_jsonl(path, ("id",))
     with pytest.raises(DataError, match=r"2 of 3 rows have no 'id', the first is row 1"):
         require(table, ("id",), path)
+
+
+def test_label_codes_name_the_first_row_of_no_class(tmp_path):
+    table = pa.table({"id": [*"abcd"], "label": ["x", None, "y", "maybe"]})
+    assert label_codes(table.slice(0, 3), "label", "xy", "id", tmp_path).to_pylist() == [0, None, 1]
+    with pytest.raises(DataError, match=r"1 of 4 rows have a label .*'maybe' of id 'd'"):
+        label_codes(table, "label", "xy", "id", tmp_path)
 
 
 @pytest.mark.parametrize(
