@@ -236,7 +236,7 @@ def stores(folder: Path) -> tuple[Any, Case]:
     from safetensors.torch import load, save
 
     from epic_pl.cli.commands.cache import info
-    from epic_pl.features.store.fill import Wanted, fill_stores
+    from epic_pl.features.store.fill import StoreRequest, fill_stores
     from epic_pl.features.store.reader import FeatureStore
     from epic_pl.features.store.spec import SPEC, Field, StoreSpec
 
@@ -253,7 +253,9 @@ def stores(folder: Path) -> tuple[Any, Case]:
             tensors = {"memory": torch.ones(len(at), 2, count, 8), "pooled": torch.ones(len(at), 9)}
             return tensors, lengths[at] if ragged else None
 
-        (store,) = fill_stores(folder / "sound", [Wanted(spec, hashes, produce)], progress=False)
+        (store,) = fill_stores(
+            folder / "sound", [StoreRequest(spec, hashes, produce)], progress=False
+        )
         (shard,) = store.folder.glob("shard-*")
         plain, content = spec.to_json(), shard.read_bytes()
 

@@ -27,11 +27,11 @@ class MeanReader(Reader):
         super().__init__(number, width)
         self.size = (_CELLS + number) * width + number
 
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Normalised cells and parts, concatenated, and the match score of each part."""
         cells = segment_means(compared.image, _CELLS)
         parts = F.normalize(torch.cat([cells, compared.text], dim=1), dim=-1)
-        return torch.cat([parts.flatten(1), scores.logsumexp(dim=1)], dim=1)
+        return torch.cat([parts.flatten(1), similarities.logsumexp(dim=1)], dim=1)
 
 
 class AttentionReader(Reader):
@@ -47,12 +47,12 @@ class AttentionReader(Reader):
         self.place = nn.Linear(2, width)
         self.positions = nn.Parameter(torch.zeros(number, width))
 
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Outputs of the parts, and the match score of each part."""
         image, text = (F.normalize(side, dim=-1) * math.sqrt(self.width) for side in compared)
         places = patch_places(image.shape[1]).to(image)
         outputs: Tensor = self.layers(text + self.positions, image + self.place(places))
-        return torch.cat([outputs.flatten(1), scores.logsumexp(dim=1)], dim=1)
+        return torch.cat([outputs.flatten(1), similarities.logsumexp(dim=1)], dim=1)
 
 
 class MapReader(Reader):
@@ -71,11 +71,11 @@ class MapReader(Reader):
             nn.Flatten(),
         )
 
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Outputs on a grid of 2 x 2, and the match score of each part."""
-        side = grid_side(scores.shape[1])
-        outputs = self.layers(scores.mT.reshape(-1, self.number, side, side))
-        return torch.cat([outputs, scores.logsumexp(dim=1)], dim=1)
+        side = grid_side(similarities.shape[1])
+        outputs = self.layers(similarities.mT.reshape(-1, self.number, side, side))
+        return torch.cat([outputs, similarities.logsumexp(dim=1)], dim=1)
 
 
 class PartMeansModel(PartsModel):

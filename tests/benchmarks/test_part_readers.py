@@ -21,9 +21,9 @@ def compared():
     )
 
 
-def read(reader: type[Reader], compared, scores):
+def read(reader: type[Reader], compared, similarities):
     torch.manual_seed(1)
-    return reader(PARTS, WIDTH).eval()(compared, scores)
+    return reader(PARTS, WIDTH).eval()(compared, similarities)
 
 
 @pytest.mark.parametrize("reader", READERS)
@@ -36,16 +36,16 @@ def test_ends_with_how_well_each_part_fits(reader, compared):
 @pytest.mark.parametrize("reader", READERS)
 def test_sees_where_a_part_fits(reader, compared):
     # a head that is given the same for all places could not know how two things lie
-    (image, text), scores = compared
+    (image, text), similarities = compared
     turned = image.unflatten(1, (SIDE, SIDE)).transpose(1, 2).flatten(1, 2)
-    elsewhere = scores.unflatten(1, (SIDE, SIDE)).transpose(1, 2).flatten(1, 2)
+    elsewhere = similarities.unflatten(1, (SIDE, SIDE)).transpose(1, 2).flatten(1, 2)
     before, after = read(reader, *compared), read(reader, Pair(turned, text), elsewhere)
     assert (before - after)[:, :-PARTS].abs().max() > 1e-3
 
 
 def test_means_are_those_of_cells_and_the_parts(compared):
-    (image, text), scores = compared
-    numbers = read(MeanReader, Pair(image, text), scores)
+    (image, text), similarities = compared
+    numbers = read(MeanReader, Pair(image, text), similarities)
     # 16 patches are 16 cells
     parts = [*image[0], *text[0]]
     expected = torch.cat([part / math.sqrt(sum(x * x for x in part)) for part in parts])
@@ -53,7 +53,7 @@ def test_means_are_those_of_cells_and_the_parts(compared):
 
 
 def test_attention_is_torchs_decoder_over_places_and_parts(compared):
-    (image, text), scores = compared
+    (image, text), similarities = compared
     torch.manual_seed(1)
     reader = AttentionReader(PARTS, WIDTH).eval()
     memory = torch.zeros_like(image)
@@ -65,15 +65,15 @@ def test_attention_is_torchs_decoder_over_places_and_parts(compared):
     query = text / text.norm(dim=-1, keepdim=True) * WIDTH**0.5 + reader.positions
     for layer in reader.layers.layers:
         query = layer(query, memory)
-    numbers = reader(Pair(image, text), scores)
+    numbers = reader(Pair(image, text), similarities)
     torch.testing.assert_close(numbers[:, :-PARTS], query.flatten(1))
 
 
 def test_the_map_is_convolved_as_an_image_of_a_channel_a_part(compared):
-    pair, scores = compared
+    pair, similarities = compared
     torch.manual_seed(1)
     reader = MapReader(PARTS, WIDTH).eval()
     image = torch.empty(2, PARTS, SIDE, SIDE)
     for patch in range(SIDE**2):
-        image[:, :, patch // SIDE, patch % SIDE] = scores[:, patch]
-    torch.testing.assert_close(reader(pair, scores)[:, :-PARTS], reader.layers(image))
+        image[:, :, patch // SIDE, patch % SIDE] = similarities[:, patch]
+    torch.testing.assert_close(reader(pair, similarities)[:, :-PARTS], reader.layers(image))

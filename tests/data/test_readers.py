@@ -3,7 +3,15 @@ import gzip
 import pyarrow as pa
 import pytest
 
-from epic_pl.data.readers import find_path, read_csv, read_json, read_jsonl, require, write_csv
+from epic_pl.data.readers import (
+    find_path,
+    label_codes,
+    read_csv,
+    read_json,
+    read_jsonl,
+    require,
+    write_csv,
+)
 from epic_pl.utils.errors import DataError
 
 
@@ -69,6 +77,13 @@ def test_require_names_the_first_row_without_a_value(tmp_path):
         require(table, ("id",), path)
 
 
+def test_label_codes_name_the_first_row_of_no_class(tmp_path):
+    table = pa.table({"id": [*"abcd"], "label": ["x", None, "y", "maybe"]})
+    assert label_codes(table.slice(0, 3), "label", "xy", "id", tmp_path).to_pylist() == [0, None, 1]
+    with pytest.raises(DataError, match=r"1 of 4 rows have a label .*'maybe' of id 'd'"):
+        label_codes(table, "label", "xy", "id", tmp_path)
+
+
 @pytest.mark.parametrize(
     "content", [b"{", b"\xff\xfe", b"[1]", b'{"a": "cut \\ud83d"}', b"[" * 100_000]
 )
@@ -81,7 +96,7 @@ def test_json_names_the_file_that_is_broken(tmp_path, content):
 def test_csv_without_a_header_keeps_commas_quotes_and_line_breaks_inside_quotes(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes(b'\xef\xbb\xbfa.jpg,"one, ""two""\nthree",pie\r\nb.jpg,,pie\r\n')
-    assert read_csv(path, ("image", "title", "class")) == {
+    assert read_csv(path, ("image", "title", "class")).to_pydict() == {
         "image": ["a.jpg", "b.jpg"],
         "title": ['one, "two"\nthree', ""],
         "class": ["pie", "pie"],
@@ -122,7 +137,7 @@ def test_texts_of_several_lines_stay_whole(tmp_path, text):
     quoted = text.replace('"', '""')
     path = tmp_path / "t.csv"
     path.write_bytes(f'text,label\n"{quoted}",cat\nplain,dog\n'.encode())
-    assert read_csv(path)["text"] == [text, "plain"]
+    assert read_csv(path)["text"].to_pylist() == [text, "plain"]
 
 
 @pytest.mark.parametrize(
@@ -139,4 +154,4 @@ def test_cells_are_separated_by_what_separates_most_of_the_header(
     tmp_path, name, header, mark, cells
 ):
     (tmp_path / name).write_text(f"{header}\n{mark.join('x' * len(cells))}\n")
-    assert list(read_csv(tmp_path / name)) == cells
+    assert read_csv(tmp_path / name).column_names == cells

@@ -89,11 +89,8 @@ def test_other_options_have_other_rows(make):
     assert _tables(make("snli_ve", "new key", premise=True)) == other
 
 
-def test_a_bad_cache_costs_time_only(make, reads, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_costs_time_only(make, reads, tmp_path, monkeypatch):
     first = _tables(make("snli_ve", "new key"))
-    for path in (tmp_path / "cache" / "rows").glob("*.arrow"):
-        path.write_bytes(b"no table")
-    assert _tables(make("snli_ve", "new key")) == first
     (tmp_path / "file").touch()
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path / "file"))
     reads.clear()

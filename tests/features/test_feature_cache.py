@@ -233,53 +233,6 @@ def test_later_runs_and_moved_encoders_read_the_same_stores(workshop, encoded, t
     assert workshop.files() == before
 
 
-def test_a_changed_image_is_encoded_again(workshop):
-    module, path = workshop.module(), workshop.root / "images/test2.bmp"
-    table = workshop.root / "table.csv"
-    table.write_text(table.read_text().replace("test2.png", "test2.bmp"))
-    Image.new("RGB", (50, 50), (220, 40, 30)).save(path)
-    first = logits_of(workshop, module, workshop.cache())
-    items = workshop.stored_items("image")
-    Image.new("RGB", (50, 50), (250, 250, 20)).save(path)
-    second = logits_of(workshop, module, workshop.cache())
-    assert workshop.stored_items("image") == items + 1
-    same = torch.arange(7) != 2
-    assert torch.equal(first[same], second[same])
-    assert not torch.allclose(first[2], second[2])
-    assert_close(second, logits_of(workshop, module))
-
-
-ITEMS = "epic_pl.features.items"
-
-
-@pytest.mark.parametrize(
-    ("module", "data", "patches", "counts"),
-    [
-        ({}, {}, {f"{ITEMS}.FEATURES_VERSION": 1000}, [2, 2]),
-        ({}, {}, {f"{ITEMS}.tokenizer_digest": lambda _: "another"}, [1, 2]),
-        ({}, {"max_text_tokens": 9}, {}, [1, 2]),
-        ({"encoders": {"precision": "bf16"}}, {}, {}, [2, 2]),
-        ({"options": {"interaction_layers": 1}}, {}, {}, [2, 2]),
-        ({"pooling": "mean"}, {}, {}, [2, 1]),
-        ({"options": {"num_prompts": 2, "hub_width": 4}}, {}, {}, [1, 1]),
-        ({"options": {"first_prompt": "independent"}}, {}, {}, [2, 2]),
-    ],
-)
-def test_whatever_a_features_numbers_depend_on_names_its_store(
-    workshop, monkeypatch, module, data, patches, counts
-):
-    logits_of(workshop, workshop.module(), workshop.cache())
-    for name, value in patches.items():
-        monkeypatch.setattr(name, value)
-    if "pooling" in module:
-        module = {"encoders": {"image": {"name": str(workshop.encoders[0]), **module}}}
-    data = workshop.data(**data)
-    data.prepare_data()
-    data.setup("test")
-    workshop.cache().fill(workshop.module(**module), data, "test")
-    assert [len(workshop.stores(kind)) for kind in KINDS] == counts
-
-
 class Interruption(L.Callback):
     def on_train_batch_end(self, *_):
         raise RuntimeError("halfway")

@@ -111,7 +111,7 @@ def test_models_are_loaded_by_path(trained):
     [
         (
             {"options": {"prompt_attention": "joint"}},
-            "'kind' and 'other' .* prompts change the tokens",
+            "'kind' and 'other' .* Prompts change the tokens",
         ),
         ({"method": "FullFineTuning"}, "'kind' and 'other' .* trains inside the encoders"),
         (

@@ -103,10 +103,10 @@ def test_the_last_layer_works_on_what_is_used_and_gives_what_all_of_it_gives(enc
     model, made = build(encoders), batch([4, 1, 3], [1, 0, 1], [1, 1, 0])
     image, text = model.image_encoder, model.text_encoder
     # CLIP's text ends in its end-of-text token, before which nothing sees it
-    assert image.ends_in_first(2)
-    assert text.ends_in_first(2) is (encoders[1] is text_encoder)
+    assert image.can_trim_last_layer(2)
+    assert text.can_trim_last_layer(2) is (encoders[1] is text_encoder)
     short = logits(model, made)
-    image.ends_in_first = text.ends_in_first = lambda index: False
+    image.can_trim_last_layer = text.can_trim_last_layer = lambda index: False
     torch.testing.assert_close(short, logits(model, made))
 
 

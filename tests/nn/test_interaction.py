@@ -64,9 +64,9 @@ def test_a_missing_modality_sends_nothing_and_still_receives(hub, missing):
 
 def test_scores_are_cosines_over_a_temperature_that_never_reaches_zero():
     cosine, given = ScaledCosine().double(), [torch.randn(2, 4, 5).double() for _ in range(2)]
-    scores = cosine(*given)
+    similarities = cosine(*given)
     expected = torch.cosine_similarity(given[0][0, 1], given[1][0, 2], dim=0) / 0.1
-    torch.testing.assert_close(scores[0, 1, 2], expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(similarities[0, 1, 2], expected, rtol=1e-6, atol=1e-6)
     cosine.log_temperature.data.fill_(-100.0)
     assert cosine(*given).abs().max() <= 100 + 1e-9
     assert "log_temperature" in dict(cosine.named_parameters())

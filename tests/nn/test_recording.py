@@ -75,10 +75,9 @@ def test_similarities_are_those_of_each_exchange(kind, count):
     model = build(VIT_BERT, hub=kind)
     inputs = []
     for hub in model.hubs:
-        hub.register_forward_hook(lambda hub, args, _: inputs.append((hub, args[0])))
+        hub.similarity.register_forward_hook(lambda cosine, args, _: inputs.append((cosine, args)))
     recording = model.record(batch([5, 3]))
     assert len(recording.similarities) == count
-    for got, (hub, prompts) in zip(recording.similarities, inputs[:count], strict=True):
-        a_image, a_text = hub.project(prompts)
-        cosine = torch.cosine_similarity(a_image[:, :, None], a_text[:, None], dim=-1)
-        torch.testing.assert_close(got, cosine / hub.similarity.log_temperature.exp())
+    for got, (scaled, (image, text)) in zip(recording.similarities, inputs[:count], strict=True):
+        cosine = torch.cosine_similarity(image[:, :, None], text[:, None], dim=-1)
+        torch.testing.assert_close(got, cosine / scaled.log_temperature.exp())

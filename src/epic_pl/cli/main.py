@@ -33,10 +33,14 @@ COMMANDS = {
     "test": Command("metrics on the test split; --report DIR writes a report"),
     "predict": Command("classes and probabilities of each sample, to a file or folder"),
     "explain": Command("draw the patches and words each prompt attends to", "cli.commands.explain"),
-    "embed": Command("the encoders' features of a table or a folder, as Parquet", "embed"),
+    "embed": Command(
+        "the encoders' features of a table or a folder, as Parquet", "cli.commands.embed"
+    ),
     "export": Command("a trained model as a folder that runs on its own", "cli.commands.export"),
     "serve": Command("answer requests over HTTP (extra `serve`)", "cli.commands.serve"),
-    "app": Command("a page in the browser to try a trained model (extra `app`)", "app"),
+    "app": Command(
+        "a page in the browser to try a trained model (extra `app`)", "cli.commands.app"
+    ),
     "compare": Command(
         "methods with several seeds: accuracy, cost, significance, plot",
         "experiments.compare.command",
@@ -46,7 +50,7 @@ COMMANDS = {
     ),
     "data check": Command("can training start?", "cli.commands.data"),
     "data init": Command("write a config for a table", "cli.commands.data"),
-    "doctor": Command("versions, devices, encoders: what is missing?", "cli.commands.doctor"),
+    "doctor": Command("versions, devices, encoders: can they be reached?", "cli.commands.doctor"),
     "cache build": Command("store features of the frozen encoders", "cli.commands.cache"),
     "cache info": Command("list stored features", "cli.commands.cache"),
 }

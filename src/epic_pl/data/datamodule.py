@@ -61,14 +61,14 @@ class ImageTextDataModule(LightningDataModule, ABC):
         text_encoder: the encoder whose tokenizer is used; see
             :func:`~epic_pl.data.preprocessing.load_tokenizer`.
         image_encoder_revision: commit or tag of a hub name; ``name@revision`` is the same.
-        text_encoder_revision: likewise.
+        text_encoder_revision: commit or tag of the text encoder's hub name.
         image_size: side of the images in pixels; None is the image encoder's own.
         resize: how images become square, see
             :class:`~epic_pl.data.preprocessing.ImagePreprocessing`.
         max_text_tokens: longer texts are cut.
         clean_text: clean texts first, see :func:`~epic_pl.data.clean_text.clean_text`.
         batch_size_per_device: training samples of a step on each device.
-        eval_batch_size_per_device: the same in validation, test and prediction; None is
+        eval_batch_size_per_device: samples of a batch in validation, test and prediction; None is
             ``batch_size_per_device``.
         num_workers: loader processes of each rank.
         seed: seed of shuffling, augmentation and drawn pairs; None is the run's seed
@@ -246,26 +246,23 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 "label. Choose a labelled file; unlabelled ones are for predict."
             )
         images = ImageTextDataset(rows.table, rows.image_root, self._transform(split))
-        table, note = usable_rows(rows, self.on_bad_sample, images.read)
+        table, bad_rows = usable_rows(rows, self.on_bad_sample, images.read)
         if not table.num_rows:
             raise DataError(
                 f"The {split} split of {type(self).__name__} is empty. Check the data folder and "
                 "the split's options."
             )
-        notes = [f"{count:,} {words}" for words, count in rows.notes.items() if count]
-        notes += [note] if note else []
-        notes.append(f"{self.num_classes} classes")
-        rank_zero_info(f"{split}: {counted(total, 'rows')} of {rows.source}, {', '.join(notes)}")
-        self._datasets[split] = self._dataset_of(split, replace(rows, table=table))
-
-    def unchecked_dataset(self, split: Split) -> ImageTextDataset:
-        """The samples of a split, without looking for their images."""
-        return self._dataset_of(split, self.read_split(split))
+        notes = [f"{what}: {count:,}" for what, count in rows.notes.items() if count]
+        notes += [bad_rows] if bad_rows else []
+        of = f"{counted(total, 'rows')} of {rows.source}, {self.num_classes} classes"
+        rank_zero_info("; ".join([f"{split}: {of}", *notes]))
+        self._datasets[split] = self.dataset_of_rows(split, replace(rows, table=table))
 
     def _transform(self, split: Split) -> ImageTransform:
         return build_image_transform(self.image_preprocessing, split == "train", self.augment)
 
-    def _dataset_of(self, split: Split, rows: Rows) -> ImageTextDataset:
+    def dataset_of_rows(self, split: Split, rows: Rows) -> ImageTextDataset:
+        """The samples of some rows, with the split's transform and texts cleaned if asked for."""
         dataset = self.build_dataset(split, rows, self._transform(split))
         if self.clean_text:
             dataset.map_texts(clean_text)
@@ -327,7 +324,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in an order that is new every epoch; a restart continues in mid-epoch."""
-        dataset, collate = self._loaded("train")
+        dataset, collate = self._loader_input("train")
         return ResumableDataLoader(
             dataset,
             batch_size=self.batch_size_per_device,
@@ -350,13 +347,13 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """Batches of :attr:`predict_split`, in order."""
         if self._choose is None:
             return self._eval_loader("predict")
-        dataset, collate = self._loaded("predict")
+        dataset, collate = self._loader_input("predict")
         rows = Subset(dataset, self._choose(self.dataset("predict")))
         sampler = EvalSampler(rows, num_replicas=1, rank=0)
         return self.loader(rows, collate_fn=collate, sampler=sampler)
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
-        dataset, collate = self._loaded(split)
+        dataset, collate = self._loader_input(split)
         sampler, rows = EvalSampler(dataset), len(self.dataset(split))
         if rows < sampler.num_replicas:
             raise DataError(
@@ -378,8 +375,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
             **options,
         )
 
-    def _loaded(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
-        """What a loader of ``split`` reads, and its collate function."""
+    def _loader_input(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
+        """The dataset that a loader of ``split`` reads, and its collate function."""
         dataset = self.dataset(split)
         if self._features is None:
             return dataset, self.collator

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.rows import Rows, empty_rows
-from epic_pl.utils.errors import DataError, counted
+from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import require_regular
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
@@ -147,10 +147,10 @@ def usable_rows(
         images = pc.if_else(hit, None, table["image"])
         table = table.set_column(table.column_names.index("image"), "image", images)
         empty = empty_rows(table)
-    fate = {"error": "have", "skip": "skipped for", "absent": "stripped of"}[policy]
-    verb = "have" if policy == "error" else "skipped with"
-    named = _named(table, hit, f"rows {fate} a bad image")
-    note = ", ".join([*named, *_named(table, empty, f"rows {verb} neither image nor text")])
+    image = {"skip": ", skipped", "absent": ", used without it"}.get(policy, "")
+    both = "" if policy == "error" else ", skipped"
+    named = _named(table, hit, f"rows with a bad image{image}")
+    note = ", ".join([*named, *_named(table, empty, f"rows with neither image nor text{both}")])
     if not note:
         return table, ""
     if policy == "error":
@@ -164,10 +164,10 @@ def usable_rows(
 
 
 def _named(table: pa.Table, mask: Any, words: str) -> list[str]:
-    """The number of rows in a mask, ``words``, and the first ids; nothing if there are none."""
+    """``words`` with the number of rows in a mask and the first ids; nothing if there are none."""
     ids = table["sample_id"].filter(mask)
     shown = ", ".join(ids.slice(0, _SHOWN).to_pylist()) + ", ..." * (len(ids) > _SHOWN)
-    return [f"{counted(len(ids), words)} ({shown})"] if len(ids) else []
+    return [f"{words}: {len(ids):,} ({shown})"] if len(ids) else []
 
 
 def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
@@ -180,9 +180,9 @@ def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
     ]
     if outside:
         raise DataError(
-            f"{source}: {counted(len(outside), 'image paths lead')} out of the image root {root}, "
-            f"for example {outside[0]!r}. Move these images into it and correct the paths; for a "
-            "table of your own set image_root to a folder that holds them all."
+            f"{source}: image paths lead out of the image root {root} ({len(outside):,} of "
+            f"{len(paths):,}), for example {outside[0]!r}. Move these images into it and correct "
+            "the paths; for a table of your own set image_root to a folder that holds them all."
         )
 
 

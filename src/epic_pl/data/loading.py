@@ -117,8 +117,8 @@ class ResumableDataLoader(DataLoader[Any]):
     ``set_epoch``. Worker seeds come from (seed, epoch), never from torch's global random state.
 
     Args:
-        *args: as for :class:`~torch.utils.data.DataLoader`.
-        **kwargs: as for :class:`~torch.utils.data.DataLoader`. With a ``sampler`` other than
+        *args: arguments of :class:`~torch.utils.data.DataLoader`.
+        **kwargs: more of its arguments. With a ``sampler`` other than
             :class:`~epic_pl.data.loading.TrainSampler` a restart repeats the epoch.
         processed: gives the batches of this epoch that the training loop has finished, see
             :func:`processed_batches`; None counts every batch that was handed out.

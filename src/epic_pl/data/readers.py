@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from epic_pl.utils.errors import DataError, counted
+from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import require_regular
 
 
@@ -36,8 +36,8 @@ def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Pa
     )
 
 
-def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[str]]:
-    """The columns of a CSV or TSV file, all cells as strings.
+def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """A CSV or TSV file as a table of strings.
 
     Quoted cells may hold line breaks; a byte order mark is skipped.
 
@@ -78,8 +78,8 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> dict[str, list[s
         raise DataError(f"{path} is empty. Check that it was exported whole.")
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path} has several columns named {doubled[0]!r}. Rename them.")
-    columns = zip(*rows, strict=True) if rows else ([] for _ in names)
-    return {name: list(column) for name, column in zip(names, columns, strict=True)}
+    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+    return pa.table([pa.array(column, pa.string()) for column in columns], list(names))
 
 
 def write_csv(table: pa.Table, path: Path, like: Path | None) -> None:
@@ -193,7 +193,7 @@ def label_codes(table: pa.Table, column: str, classes: Sequence[str], ids: str, 
     if count := pc.sum(wrong).as_py():
         row = pc.index(wrong, True).as_py()
         raise DataError(
-            f"{path}: {counted(count, 'rows have')} a {column} that is none of "
+            f"{path}: {count:,} of {table.num_rows:,} rows have a {column} that is none of "
             f"{', '.join(classes[:9])}, for example {table[column][row].as_py()!r} of {ids} "
             f"{table[ids][row].as_py()!r}. Fetch the file again."
         )

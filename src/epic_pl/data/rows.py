@@ -28,7 +28,7 @@ class Rows:
         image_root: folder of the images.
         source: file or folder that the rows were read from; named in messages.
         classes: class names.
-        notes: counts to log, such as ``{"without a text": 3}``.
+        notes: counts to log, such as ``{"rows without a text": 3}``.
     """
 
     table: pa.Table

@@ -19,7 +19,7 @@ from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.features.dataset import ImageKey
 from epic_pl.features.digests import image_digests, text_digest, tokenizer_digest
-from epic_pl.features.store.fill import Wanted
+from epic_pl.features.store.fill import StoreRequest
 from epic_pl.features.store.spec import Field, StoredDtype, StoreSpec
 from epic_pl.nn.towers import FeatureLevel, Tower
 
@@ -35,15 +35,15 @@ _TOKEN_AXES = {"memory": 3, "tokens": 0}
 
 @dataclass
 class Items(ABC, Generic[Key]):
-    """One modality's distinct items.
+    """The distinct images, or texts, of some splits, and their features.
 
     Attributes:
-        tower: whose encoder is run.
-        device: on which it is.
-        data: whose preprocessing and tokenizer are used.
-        datasets: splits, of which no image is augmented.
-        level: of the cache.
-        dtype: of the stored numbers.
+        tower: the method's tower, which encodes them.
+        device: device of the encoder.
+        data: gives preprocessing and tokenizer.
+        datasets: the splits; images are read without augmentation.
+        level: level of the cache.
+        dtype: data type of the stored numbers.
     """
 
     modality: ClassVar[Literal["image", "text"]]
@@ -59,11 +59,11 @@ class Items(ABC, Generic[Key]):
 
     @cached_property
     def keys(self) -> list[Key]:
-        """The different items, in their order."""
+        """The distinct items: images in the order of the rows, texts by length."""
         return list(dict.fromkeys(self._named())) or [self.blank]
 
-    def wanted(self) -> Wanted:
-        """What the items' store must have; encodes the blank item.
+    def request(self) -> StoreRequest:
+        """What :func:`fill_stores` needs for these items; encodes the blank one for its shapes.
 
         Raises:
             ConfigError: the method cannot be trained from features of this level.
@@ -83,10 +83,16 @@ class Items(ABC, Generic[Key]):
         }
         name = getattr(self.data, f"{self.modality}_encoder")
         spec = StoreSpec(self.modality, identity, tuple(fields), self.dtype, name)
-        rest = self._hashes(), self.encode, self._mean_tokens(), self._prepare
         # where torch takes every core, decoding beside it would slow it by more than is won
         busy = self.device.type == "cpu" and torch.get_num_threads() >= (os.cpu_count() or 1)
-        return Wanted(spec, *rest, ahead=not busy)
+        return StoreRequest(
+            spec,
+            self._hashes(),
+            produce=self.encode,
+            mean_tokens=self._mean_tokens(),
+            prepare=self._prepare,
+            prefetch=not busy,
+        )
 
     def _prepare(self, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         return self._inputs([self.keys[position] for position in positions])
@@ -111,7 +117,7 @@ class Items(ABC, Generic[Key]):
 
     @abstractmethod
     def _named(self) -> Iterable[Key]:
-        """The items of all rows."""
+        """The items of all splits, some perhaps twice."""
 
     @abstractmethod
     def _hashes(self) -> list[str]:

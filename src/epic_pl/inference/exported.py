@@ -123,7 +123,8 @@ class ExportedModel:
 
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch; warns as :func:`warn_of_absence` says."""
-        warn_of_absence(batch, self.class_names, lambda: self.never_missing, self._warned_of)
+        warned, never = self._warned_of, self.never_missing
+        warned |= warn_of_absence(batch, self.class_names, lambda: never, warned)
         return self._run(batch)
 
     @torch.inference_mode()

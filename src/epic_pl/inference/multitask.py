@@ -135,7 +135,7 @@ def _settings(classifier: Classifier, tasks: str) -> dict[str, Any]:
     if "layers" not in module.model.cache_levels:
         raise ConfigError(
             f"Tasks {tasks} cannot share encoders: the last one's method is "
-            f"{module.hparams['method']}, and {module.model.image_tower.needs}. Call its "
+            f"{module.hparams['method']}. {module.model.image_tower.not_stored_because} Call its "
             "Classifier by itself."
         )
     image = ImagePreprocessing.from_dict(module.hparams["preprocessing"]["image"])

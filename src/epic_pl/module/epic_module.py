@@ -183,8 +183,8 @@ class EPICModule(CheckpointedModule):
         # before the first training sample nothing is known
         sanity = self._trainer is not None and self._trainer.sanity_checking
         if not self.training and not sanity:
-            head, names = self.model.head, self.class_names
-            warn_of_absence(batch, names, lambda: head.never_missing, self._warned_of)
+            head, names, warned = self.model.head, self.class_names, self._warned_of
+            warned |= warn_of_absence(batch, names, lambda: head.never_missing, warned)
         if is_compiled(self.model):
             mark_lengths(batch)
         output: Output = self.model(batch)

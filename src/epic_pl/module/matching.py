@@ -39,9 +39,9 @@ class MatchingLoss:
         # a missing modality is zero
         both = image.flatten(1).any(dim=1) & text.flatten(1).any(dim=1)
         rows = torch.isin(labels, self.classes.to(labels.device)) & both
-        scores: Tensor = matcher(image.flatten(0, 1)[None], text.flatten(0, 1)[None])
-        scores = scores.view(size, -1, size, text.shape[1])  # (B, n, B, n)
-        fit = scores.logsumexp(dim=1).mean(dim=2) + scores.logsumexp(dim=3).mean(dim=1)
+        similarities: Tensor = matcher(image.flatten(0, 1)[None], text.flatten(0, 1)[None])
+        similarities = similarities.view(size, -1, size, text.shape[1])  # (B, n, B, n)
+        fit = similarities.logsumexp(dim=1).mean(dim=2) + similarities.logsumexp(dim=3).mean(dim=1)
         own = torch.arange(size, device=labels.device)
         losses = sum(F.cross_entropy(logits / 2, own, reduction="none") for logits in (fit, fit.T))
         return (torch.where(rows, losses, 0).sum() / 2) / rows.sum().clamp(min=1)

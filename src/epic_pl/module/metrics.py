@@ -96,7 +96,7 @@ def compute_metrics(
     """The metrics of samples of all ranks, without synchronisation; NaN without samples.
 
     Args:
-        task: as for :func:`build_metrics`.
+        task: multiclass or multilabel.
         probabilities: ``(N, C)``.
         labels: class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
         thresholds: multilabel: ``(C,)``, those of the model. Names of metrics at them end in

@@ -3,7 +3,7 @@
 Shape legend: B batch, N samples, C classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -66,21 +66,31 @@ def presence_masks(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def warn_of_absence(
-    batch: Batch, names: Sequence[str], never_missing: Callable[[], Sequence[str]], warned: set[str]
-) -> None:
-    """Warn of each missing modality that no training sample lacked, and add it to ``warned``."""
+    batch: Batch,
+    class_names: Sequence[str],
+    never_missing: Callable[[], Sequence[str]],
+    warned: Collection[str] = (),
+) -> set[str]:
+    """Warn of each missing modality that no training sample lacked, unless it is in ``warned``.
+
+    Returns:
+        The modalities that it has warned of.
+    """
+    found = set()
+    classes = ", ".join(class_names[:3]) + ", ..." * (len(class_names) > 3)
     masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
     for name, mask in masks.items():
         if mask is None or name in warned or mask.all():
             continue
         if name in never_missing():
-            warned.add(name)
+            found.add(name)
             rank_zero_warn(
-                f"Samples lack the {name}, which no training sample did: how to predict "
-                f"{', '.join(names[:3])}{', ...' * (len(names) > 3)} without it was not learned. "
-                "Train with model.modality_dropout, or on such samples.",
+                f"Samples lack the {name}, which no training sample did: how to predict {classes} "
+                "without it was not learned. Train with model.modality_dropout, or on such "
+                "samples.",
                 stacklevel=10**6,  # shows no line of code, which would be one of this package
             )
+    return found
 
 
 def merge_ranks(parts: Sequence[SplitOutputs]) -> SplitOutputs:

@@ -246,11 +246,11 @@ class DualEncoder(nn.Module, ABC):
         pooled: Pair[Pooled],
         prompts: Pair[Tensor] | None,
         present: Presence,
-        scores: Tensor | None = None,
+        part_features: Tensor | None = None,
         compared: Pair[Tensor] | None = None,
     ) -> Output:
         """The head's output; ``compared`` defaults to the vectors of its similarity term."""
-        logits, projected = self.head(pooled, prompts, present, scores)
+        logits, projected = self.head(pooled, prompts, present, part_features)
         return Output(logits, pooled, projected if compared is None else compared)
 
     def pool(self, image: Any, text: Any) -> Pair[Pooled]:

@@ -14,7 +14,7 @@ Shape legend: B batch, d_v and d_t widths, n prompts, K steps, C classes.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ class EPICModel(DualEncoder):
             num_classes,
             head,
             prompts=True,
-            num_scores=3 * n if self.hubs and self.from_tokens else 0,
+            num_part_features=3 * n if self.hubs and self.from_tokens else 0,
         )
 
     def _build_hubs(self) -> list[InteractionHub]:
@@ -115,14 +115,14 @@ class EPICModel(DualEncoder):
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         prompts, exchange = self.first_prompts(image, text, present)
-        places = None if exchange is None else where_parts_fit(exchange.scores)
+        part_features = None if exchange is None else where_parts_fit(exchange.similarities)
         for step in range(self.num_steps):
             if step:
                 prompts, following = self.next_prompts(step, prompts, present)
                 exchange = exchange or following
             image, text, prompts = self.acquire(step, image, text, prompts)
         compared = None if exchange is None else exchange.compared
-        return self.classify(self.pool(image, text), prompts, present, places, compared)
+        return self.classify(self.pool(image, text), prompts, present, part_features, compared)
 
     def acquire(
         self, step: int, image: Any, text: Any, prompts: Pair[Tensor]
@@ -151,8 +151,8 @@ class EPICModel(DualEncoder):
         return Pair(matched + learned, parts), exchange
 
     def _patches_and_parts(self, image: Any, text: Any, rows: slice) -> Pair[Tensor]:
-        patches = self.image_tower.content(image.entered[rows])
-        words, mask = self.text_tower.content(text.entered[rows]), text.mask[rows]
+        patches = self.image_tower.content_tokens(image.boundary_tokens[rows])
+        words, mask = self.text_tower.content_tokens(text.boundary_tokens[rows]), text.mask[rows]
         return Pair(patches, self.prompts.parts(words, mask))
 
     def _first_exchange(self, image: Any, text: Any, present: Presence) -> Exchange:
@@ -164,16 +164,15 @@ class EPICModel(DualEncoder):
         def exchange(rows: slice) -> Exchange:
             there = Pair(*(None if side is None else side[rows] for side in present))
             prompts = self._patches_and_parts(image, text, rows)
-            result: Exchange = self.hubs[0](prompts, there, gather=True)
-            return result
+            return cast(InteractionHub, self.hubs[0]).exchange_parts(prompts, there)
 
         if not self.image_encoder.recomputes:
             return exchange(slice(None))
         starts = range(0, len(text.mask), _ROWS)
-        runs = [self.image_encoder.run(exchange, slice(i, i + _ROWS)) for i in starts]
-        prompts, scores, compared = zip(*runs, strict=True)
+        runs = [self.image_encoder.checkpointed(exchange, slice(i, i + _ROWS)) for i in starts]
+        prompts, similarities, compared = zip(*runs, strict=True)
         joined = [Pair(*map(torch.cat, zip(*pairs, strict=True))) for pairs in (prompts, compared)]
-        return Exchange(joined[0], torch.cat(scores), joined[1])
+        return Exchange(joined[0], torch.cat(similarities), joined[1])
 
     def next_prompts(
         self, step: int, acquired: Pair[Tensor], present: Presence
@@ -182,7 +181,7 @@ class EPICModel(DualEncoder):
         if not self.hubs:
             return self.prompts.activate(step, acquired), None
         hub = self.hubs[(step - 1 + self.from_tokens) % len(self.hubs)]
-        exchange: Exchange = self.image_encoder.run(hub, acquired, present)
+        exchange: Exchange = self.image_encoder.checkpointed(hub, acquired, present)
         return self.prompts.activate(step, exchange.prompts), exchange
 
     @torch.no_grad()
@@ -195,7 +194,7 @@ class EPICModel(DualEncoder):
             if step:
                 prompts, exchange = self.next_prompts(step, prompts, present)
             if exchange is not None:
-                recording.similarities.append(exchange.scores)
+                recording.similarities.append(exchange.similarities)
             recording.image.append(prompt_attention(self.image_tower, step, image, prompts.image))
             recording.text.append(prompt_attention(self.text_tower, step, text, prompts.text))
             image, text, prompts = self.acquire(step, image, text, prompts)

@@ -46,7 +46,7 @@ class Exchange(NamedTuple):
 
     prompts: Pair[Tensor]
     """Consolidated prompts ``C_m (B, n, d_m)``."""
-    scores: Tensor
+    similarities: Tensor
     """Similarities ``S (B, n, n)``."""
     compared: Pair[Tensor]
     """Projected prompts ``A_m (B, n, r)``, zero where the modality is missing."""
@@ -74,25 +74,35 @@ class InteractionHub(nn.Module, ABC):
         """``A_v`` and ``A_t (B, n, r)`` of ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``."""
 
     @abstractmethod
-    def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+    def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``C_v (B, n, d_v)`` and ``C_t (B, n, d_t)`` of prompts and messages ``(B, n, r)``."""
 
-    def forward(self, prompts: Pair[Tensor], present: Presence, gather: bool = False) -> Exchange:
+    def forward(self, prompts: Pair[Tensor], present: Presence) -> Exchange:
         """Consolidate acquired prompts ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``.
 
-        The message from a missing modality is zero. With ``gather``, ``Z_v`` are P patches and
-        ``Z_t`` the n parts of a text; patches and their messages are replaced by their means for
-        each part, weighted by ``softmax_v(S)``.
+        The message from a missing modality is zero.
         """
-        # a missing modality is zero in the common space, and so is its message
-        image, text = map(where_present, self.project(prompts), present)  # (B, n, r)
-        scores = self.similarity(image, text)  # (B, n, n)
-        weights = scores.softmax(dim=1).mT  # of each text prompt over the image's
-        messages = Pair(scores.softmax(dim=2) @ text, weights @ image)
-        if gather:
-            prompts = Pair(weights @ prompts.image, prompts.text)
-            messages = Pair(weights @ messages.image, messages.text)
-        return Exchange(self.add(prompts, messages), scores, Pair(image, text))
+        image, text = self._compared(prompts, present)  # (B, n, r)
+        similarities = self.similarity(image, text)  # (B, n, n)
+        messages = Pair(similarities.softmax(dim=2) @ text, similarities.softmax(dim=1).mT @ image)
+        return Exchange(self.consolidate(prompts, messages), similarities, Pair(image, text))
+
+    def exchange_parts(self, tokens: Pair[Tensor], present: Presence) -> Exchange:
+        """Consolidate P patches ``(B, P, d_v)`` and n parts of a text ``(B, n, d_t)``.
+
+        Patches and their messages are replaced by their means for each part, weighted by
+        ``softmax_v(S)``, ``S (B, P, n)``.
+        """
+        image, text = self._compared(tokens, present)  # (B, P, r), (B, n, r)
+        similarities = self.similarity(image, text)  # (B, P, n)
+        weights = similarities.softmax(dim=1).mT  # of each part over the patches
+        messages = Pair(weights @ (similarities.softmax(dim=2) @ text), weights @ image)
+        prompts = Pair(weights @ tokens.image, tokens.text)
+        return Exchange(self.consolidate(prompts, messages), similarities, Pair(image, text))
+
+    def _compared(self, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
+        """``A_m``; a missing modality is zero in the common space, and so is its message."""
+        return Pair(*map(where_present, self.project(prompts), present))
 
 
 class BottleneckHub(InteractionHub):
@@ -126,7 +136,7 @@ class BottleneckHub(InteractionHub):
         length = image.shape[-1] ** 0.5
         return Pair(*(F.normalize(part, dim=-1) * length for part in (image, text)))
 
-    def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+    def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``Z_m + GELU(M_m) V_m``."""
         image, text = (self.dropout(F.gelu(message)) for message in messages)
         return Pair(prompts.image + self.up_image(image), prompts.text + self.up_text(text))
@@ -152,7 +162,7 @@ class ParameterFreeHub(InteractionHub):
         text = prompts.text if self.shared is None else self.shared(prompts.text)
         return Pair(prompts.image, text)
 
-    def add(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+    def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``Z_m + M_m``."""
         text = messages.text
         if self.shared is not None:

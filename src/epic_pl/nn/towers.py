@@ -40,7 +40,10 @@ class Tower(nn.Module, ABC, Generic[State]):
 
     levels: tuple[FeatureLevel, ...] = ("boundary",)
     """Levels that a feature cache can store of this tower, the fastest last."""
-    needs = "prompts change the tokens in every interaction layer (unless they are read_only)"
+    not_stored_because = (
+        "Prompts change the tokens in every interaction layer, unless they are read_only."
+    )
+    """Why other levels cannot be stored, as a sentence."""
 
     def __init__(self, encoder: Encoder, layers: Sequence[int], keeps_tokens: bool = False) -> None:
         super().__init__()
@@ -79,10 +82,10 @@ class Tower(nn.Module, ABC, Generic[State]):
             ConfigError: if the method depends on more than this level stores.
         """
         if level not in self.levels:
-            able = " or ".join(self.levels)
+            able = f"{' or '.join(self.levels)} (or off)" if self.levels else "off"
             raise ConfigError(
-                f"cache.level {level!r} stores less than this method needs: {self.needs}. Set "
-                f"cache.level to {f'{able} (or off)' if able else 'off'}."
+                f"cache.level {level!r} stores less than this method needs. "
+                f"{self.not_stored_because} Set cache.level to {able}."
             )
         return {"tokens": self.boundary(inputs, mask)}
 
@@ -94,16 +97,16 @@ class Tower(nn.Module, ABC, Generic[State]):
     def pool(self, state: State) -> Pooled:
         """The modality's pooled output after the last step, and its boundary features."""
 
-    def kept(self, tokens: Tensor, present: Tensor | None) -> Tensor | None:
+    def keep_tokens(self, tokens: Tensor, present: Tensor | None) -> Tensor | None:
         """Tokens ``(B, N, d)`` for the state, zero where the modality is missing, or None."""
         return where_present(tokens, present) if self.keeps_tokens else None
 
-    def content(self, entered: Tensor | list[Tensor]) -> Tensor:
-        """A state's kept words or patches ``(B, N, d)``, in the precision of the weights."""
+    def content_tokens(self, tokens: Tensor | list[Tensor]) -> Tensor:
+        """The words or patches among boundary tokens ``(B, N, d)``, in the weights' precision."""
         first = self.encoder.num_prefix_tokens
-        if isinstance(entered, list):
-            return torch.stack([tokens[first:] for tokens in entered]).to(self.dtype)
-        return entered[:, first:].to(self.dtype)
+        if isinstance(tokens, list):
+            return torch.stack([sample[first:] for sample in tokens]).to(self.dtype)
+        return tokens[:, first:].to(self.dtype)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Context in which frozen layers run in the encoder's precision."""
@@ -131,16 +134,16 @@ class Tower(nn.Module, ABC, Generic[State]):
 class JointState(NamedTuple):
     """Current tokens ``(B, N, d)``, the mask of visible ones, and the next layer.
 
-    ``boundary (B, d)`` are the boundary features, ``entered (B, N, d)`` the tokens that first
-    prompts start from. After the last layer ``first (B, 1, d)`` is the pooled token, or None if
-    all tokens are pooled.
+    ``boundary (B, d)`` are the boundary features, ``boundary_tokens (B, N, d)`` the tokens that
+    first prompts start from. After the last layer ``first (B, 1, d)`` is the pooled token, or None
+    if all tokens are pooled.
     """
 
     tokens: Tensor
     mask: Tensor | None
     next_layer: int
     boundary: Tensor
-    entered: Tensor | None
+    boundary_tokens: Tensor | None
     first: Tensor | None = None
 
 
@@ -154,7 +157,7 @@ class JointTower(Tower[JointState]):
         """The state with the boundary's tokens."""
         seen = visible(mask, present, tokens.shape[1])
         mean = self.encoder.mean(tokens, mask)
-        return JointState(tokens, seen, self.layers[0], mean, self.kept(tokens, present))
+        return JointState(tokens, seen, self.layers[0], mean, self.keep_tokens(tokens, present))
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with ``P (B, n, d)``."""
@@ -164,7 +167,7 @@ class JointTower(Tower[JointState]):
         last = layer == self.encoder.num_layers - 1
         # a text of two tokens would keep one, a size that an exported graph treats as constant
         trims = self.trims_last_layer and not torch.compiler.is_exporting()
-        if trims and last and self.encoder.ends_in_first(layer):
+        if trims and last and self.encoder.can_trim_last_layer(layer):
             outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
             return state._replace(tokens=tokens, first=outputs[:, :1]), outputs[:, 1:]
         tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)
@@ -189,13 +192,13 @@ class JointTower(Tower[JointState]):
 class FrozenState(NamedTuple):
     """Pooled features, and the parts of the frozen stream that the method reads.
 
-    ``entered (B, N, d)``, or a list of B mapped tensors, are the tokens that enter the first layer.
+    ``boundary_tokens (B, N, d)``, or a list of B mapped tensors, enter the first layer.
     ``memories`` are keys and values of the K layers, whose visible tokens ``mask (B, N)`` marks.
     """
 
     pooled: Pooled
     mask: Tensor | None
-    entered: Tensor | list[Tensor] | None
+    boundary_tokens: Tensor | list[Tensor] | None
     memories: list[Memory]
 
 
@@ -206,7 +209,7 @@ class FrozenTower(Tower[FrozenState]):
     """
 
     levels: tuple[FeatureLevel, ...] = ("boundary", "layers")
-    reads = False
+    reads_memory = False
     """Whether the state has keys and values of :attr:`layers`."""
 
     @torch.no_grad()
@@ -218,18 +221,18 @@ class FrozenTower(Tower[FrozenState]):
         self, tokens: Tensor, mask: Tensor | None, present: Tensor | None
     ) -> FrozenState:
         """The state after running the rest of the encoder on the boundary's ``(B, N, d)``."""
-        return self.state(_run_rest([self], tokens, mask), mask, present)
+        return self.state(_run_encoder([self], tokens, mask), mask, present)
 
-    def state(self, rest: "_Rest", mask: Tensor | None, present: Tensor | None) -> FrozenState:
+    def state(self, run: "_EncoderRun", mask: Tensor | None, present: Tensor | None) -> FrozenState:
         """What this tower reads of a run of the encoder."""
-        entered = rest.entered[self.layers[0]]
+        tokens = run.boundary_tokens[self.layers[0]]
         with self.autocast():
-            mean = self.encoder.mean(entered, mask)
-        memories = [rest.memories[layer] for layer in self.layers] if self.reads else []
+            mean = self.encoder.mean(tokens, mask)
+        memories = [run.memories[layer] for layer in self.layers] if self.reads_memory else []
         if memories:
-            mask = visible(mask, present, entered.shape[1])
-        pooled = Pooled(self.cast(rest.output), self.cast(mean))
-        return FrozenState(pooled, mask, self.kept(entered, present), memories)
+            mask = visible(mask, present, tokens.shape[1])
+        pooled = Pooled(self.cast(run.output), self.cast(mean))
+        return FrozenState(pooled, mask, self.keep_tokens(tokens, present), memories)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
@@ -249,13 +252,13 @@ class FrozenTower(Tower[FrozenState]):
         if "output" not in features:
             return super().restore(features, mask, present)
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
-        entered, memories = features["tokens"] if self.keeps_tokens else None, []
-        if isinstance(entered, Tensor):  # stored lists are finite
-            entered = self.kept(entered, present)
-        if self.reads:
+        tokens, memories = features["tokens"] if self.keeps_tokens else None, []
+        if isinstance(tokens, Tensor):  # stored lists are finite
+            tokens = self.keep_tokens(tokens, present)
+        if self.reads_memory:
             memories = [_layer(features["memory"], k) for k in range(len(self.layers))]
             mask = visible(mask, present, memories[0].length())
-        return FrozenState(pooled, mask, entered, memories)
+        return FrozenState(pooled, mask, tokens, memories)
 
     def pool(self, state: FrozenState) -> Pooled:
         """The frozen encoder's pooled features."""
@@ -268,13 +271,13 @@ class ReadOnlyTower(FrozenTower):
     No gradient passes through the N tokens, which attend to each other alone.
     """
 
-    reads = True
+    reads_memory = True
 
     def acquire(self, step: int, state: FrozenState, prompts: Tensor) -> tuple[FrozenState, Tensor]:
         """Run the prompts ``P (B, n, d)`` through the step's layer."""
         layer = self.layers[step]
         arguments = layer, prompts, state.memories[step], state.mask
-        return state, self.encoder.run(self.encoder.read_layer, *arguments)
+        return state, self.encoder.checkpointed(self.encoder.read_layer, *arguments)
 
     def memory(self, step: int, state: FrozenState) -> tuple[Memory, Tensor | None]:
         """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
@@ -285,7 +288,7 @@ class TrainedTower(FrozenTower):
     """A whole encoder with gradient."""
 
     levels = ()
-    needs = "it trains inside the encoders, so their outputs change with every step"
+    not_stored_because = "It trains inside the encoders, so their outputs change with every step."
 
     def boundary(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
         """Tokens ``(B, N, d)`` that enter the boundary layer."""
@@ -309,39 +312,39 @@ def shared_features(
     Towers that read the same have the same dictionary.
     """
     lowest = min(towers, key=lambda tower: tower.layers[0])
-    rest = _run_rest(towers, lowest.boundary(inputs, mask), mask)
-    keys = [(*tower.layers, tower.reads, tower.keeps_tokens) for tower in towers]
+    run = _run_encoder(towers, lowest.boundary(inputs, mask), mask)
+    keys = [(*tower.layers, tower.reads_memory, tower.keeps_tokens) for tower in towers]
     distinct = dict(zip(keys, towers, strict=True))
-    stored = {key: _fields(tower.state(rest, mask, None)) for key, tower in distinct.items()}
+    stored = {key: _fields(tower.state(run, mask, None)) for key, tower in distinct.items()}
     return [stored[key] for key in keys]
 
 
-class _Rest(NamedTuple):
+class _EncoderRun(NamedTuple):
     """Tokens ``(B, N, d)`` that enter first layers, memories of the read ones, pooled output."""
 
-    entered: dict[int, Tensor]
+    boundary_tokens: dict[int, Tensor]
     memories: dict[int, Memory]
     output: Tensor
 
 
-def _run_rest(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | None) -> _Rest:
+def _run_encoder(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | None) -> _EncoderRun:
     """Run the towers' encoder on the tokens ``(B, N, d)`` that enter their lowest first layer."""
     encoder = towers[0].encoder
     first = {tower.layers[0] for tower in towers}
-    read = {layer for tower in towers if tower.reads for layer in tower.layers}
+    read = {layer for tower in towers if tower.reads_memory for layer in tower.layers}
     at = min(first)
-    entered: dict[int, Tensor] = {}
+    boundary_tokens: dict[int, Tensor] = {}
     memories: dict[int, Memory] = {}
     with towers[0].autocast():
         for layer in sorted(first | read):
             tokens = encoder.run_layers(at, layer, tokens, mask)
             at = layer
             if layer in first:
-                entered[layer] = tokens
+                boundary_tokens[layer] = tokens
             if layer in read:
                 memories[layer] = encoder.memory(layer, tokens)
         tokens = encoder.run_layers(at, encoder.num_layers, tokens, mask)
-        return _Rest(entered, memories, encoder.pool(tokens, mask))
+        return _EncoderRun(boundary_tokens, memories, encoder.pool(tokens, mask))
 
 
 def _fields(state: FrozenState) -> dict[str, Tensor]:
@@ -351,8 +354,8 @@ def _fields(state: FrozenState) -> dict[str, Tensor]:
         parts = torch.stack([part for layer in state.memories for part in cast(Any, layer)])
         layers = parts.view(-1, 2, *parts.shape[1:])  # (K, 2, B, h, N, d / h)
         fields["memory"] = layers.movedim(2, 0)
-    if isinstance(state.entered, Tensor):
-        fields["tokens"] = state.entered
+    if isinstance(state.boundary_tokens, Tensor):
+        fields["tokens"] = state.boundary_tokens
     return fields | state.pooled._asdict()
 
 

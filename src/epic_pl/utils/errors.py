@@ -5,7 +5,6 @@ import re
 from collections.abc import Iterable
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-_VERBS = {"are": "is", "have": "has", "lead": "leads", "occur": "occurs", "repeat": "repeats"}
 
 
 def printable(text: str) -> str:
@@ -62,12 +61,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def counted(count: int, words: str) -> str:
-    """A number and what is counted; 1 puts its first noun and verb into the singular."""
-    if count == 1:
-        words = re.sub(r"(?<=ss)es\b|s\b", "", words, count=1)
-        words = re.sub(rf"\b({'|'.join(_VERBS)})\b", lambda verb: _VERBS[verb[0]], words, count=1)
-    return f"{count:,} {words}"
+def counted(count: int, nouns: str) -> str:
+    """A number and what is counted, such as ``1 row`` or ``2,000 rows``."""
+    return f"{count:,} {nouns.removesuffix('s') if count == 1 else nouns}"
 
 
 def first_line(error: BaseException) -> str:

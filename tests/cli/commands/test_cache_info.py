@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from epic_pl.cli.commands.cache import info
-from epic_pl.features.store.fill import Wanted, fill_stores
+from epic_pl.features.store.fill import StoreRequest, fill_stores
 from epic_pl.features.store.spec import Field, StoreSpec
 from epic_pl.utils.errors import CacheError
 
@@ -13,15 +13,15 @@ def test_each_store_of_the_default_folder_is_shown_and_names_as_they_are(
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
     fields = (Field("a", (1,)),)
-    wanted = [
-        Wanted(
+    requests = [
+        StoreRequest(
             StoreSpec("text", {"level": level, "precision": "bfloat16"}, fields, encoder="[b]tiny"),
             ["x", "y"],
             lambda at: ({"a": torch.ones(len(at), 1)}, None),
         )
         for level in ("[/red]", "layers")
     ]
-    sound, damaged = (store.folder for store in fill_stores(tmp_path / "features", wanted))
+    sound, damaged = (store.folder for store in fill_stores(tmp_path / "features", requests))
     (damaged / "spec.json").write_text("{}")
     for place in (None, sound):
         capsys.readouterr()

@@ -7,7 +7,6 @@ import re
 
 import fabricate
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
@@ -59,18 +58,6 @@ def _memes(folder):
             file.write(f"{i}\t{name}\tsome caption {i}\t{i // 2 % 2}\t{split}\n")
 
 
-def _bytes(folder):
-    """What pandas writes: images as plain bytes, beside names that lead to no file; sorted."""
-    rows = []
-    for i in range(30):
-        buffer = io.BytesIO()
-        Image.new("RGB", (40, 40 + i), ("green", "red")[i % 2]).save(buffer, "PNG")
-        split = "train" if i < 18 else ("validation", "test")[i >= 24]
-        row = {"photo": buffer.getvalue(), "file": f"img/{i}.png", "caption": f"square number {i}"}
-        rows.append(row | {"label": ("green", "red")[i % 2], "split": split})
-    pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
-
-
 def _saved(folder):
     """A saved dataset of the Hugging Face library, with its images inside."""
     names = {"names": ["green", "red"], "_type": "ClassLabel"}
@@ -98,7 +85,6 @@ def _saved(folder):
         (_films, ("poster", "title", "genres"), GENRES, None, "Film ", (64, 48)),
         (_memes, ("img", "text", "label"), ["0", "1"], (20, 5, 5), "some caption", (300, 240)),
         (_saved, ("image", "caption", "label"), ["green", "red"], (18, 6, 6), "square", (40, 43)),
-        (_bytes, ("photo", "caption", "label"), ["green", "red"], (18, 6, 6), "square", (40, 43)),
     ],
 )
 def test_init_writes_a_config_that_check_and_fit_take(
@@ -129,22 +115,6 @@ def test_init_writes_a_config_that_check_and_fit_take(
     assert tables[0]["image"].null_count == (3 if write is _memes else 0)
     assert tables[0]["text"][0].as_py().startswith(first)
     assert fabricate.raw(fitted.datamodule.dataset("train"), 3)["image"].size == size
-
-
-def test_a_bad_table_is_one_error(folder, tiny, told):
-    (folder / "broken.parquet").write_bytes(b"PAR1 not really")
-    unknown = [f"table={tiny_runs.table(folder)}", "label_column=lable"]
-    for options, message in (
-        ([f"table={folder}/broken.parquet"], "cannot be read"),
-        (unknown, "no column 'lable'"),
-    ):
-        given = [f"--data.init_args.{each}" for each in options]
-        code, _, said = told("data", "check", "--config=table.yaml", *given, *tiny)
-        assert code == 1
-        (error,) = re.findall(r"^epic-pl: .*", said, re.MULTILINE)
-        assert re.match(r"epic-pl: (Data|Config)Error: ", error)
-        assert message in said
-        assert "Traceback" not in said
 
 
 def test_each_table_has_a_report_of_its_own(workdir, cache, told, tiny_vit_dir, tiny_tokenizer_dir):

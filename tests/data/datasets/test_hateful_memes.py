@@ -48,11 +48,3 @@ def test_splits_that_read_one_file_are_one(tmp_path):
     assert _data(tmp_path, predict="dev_seen").own_splits == ["train", "val", "test"]
     with pytest.raises(DataError, match=r"has no dev_seen\.jsonl.*init_args\.val=dev"):
         _ = _data(tmp_path).class_names
-
-
-def test_a_label_that_is_neither_0_nor_1_is_named(tmp_path):
-    fabricate.hateful_memes(tmp_path)
-    path = tmp_path / "train.jsonl"
-    path.write_text(path.read_text().replace('"label": 1', '"label": "yes"', 1))
-    with pytest.raises(DataError, match=r"train\.jsonl: 1 row has a label .*'yes' of id '1237'"):
-        _data(tmp_path).setup("fit")

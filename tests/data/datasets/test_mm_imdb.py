@@ -36,7 +36,11 @@ def test_films_left_without_a_genre_are_dropped_and_counted(tmp_path, caplog):
     fabricate.mm_imdb(tmp_path)
     with caplog.at_level("INFO"):
         _data(tmp_path).setup()
-    for note in ("test: 2 rows", "1 dropped because no genre is left", "1 without a plot"):
+    for note in (
+        "test: 2 rows",
+        "films dropped because no genre is left: 1",
+        "films without a plot: 1",
+    ):
         assert note in caplog.text
 
 
@@ -83,7 +87,10 @@ def test_a_broken_list_is_named(tmp_path, films):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("11.jpeg", r"split\.json.*: 1 row .*0000011\.jpeg"), ("10.json", r"0000010\.json")],
+    [
+        ("11.jpeg", r"split\.json.*: rows with a bad image: 1 .*0000011\.jpeg"),
+        ("10.json", r"0000010\.json"),
+    ],
 )
 def test_missing_posters_and_films_are_named(tmp_path, name, message):
     fabricate.mm_imdb(tmp_path)

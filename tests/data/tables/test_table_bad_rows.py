@@ -73,12 +73,12 @@ CASES = {
     "neither modality": (
         _rows(image={6: None}, text={6: None}),
         {},
-        r"1 row has neither image nor text \(6\)\. .*set on_bad_sample",
+        r"rows with neither image nor text: 1 \(6\)\. .*set on_bad_sample",
     ),
     "path missing": (
         _rows(image={5: "no.png"}),
         {},
-        r"1 row has a bad image \(5\)\. .*no\.png under .*no such file",
+        r"rows with a bad image: 1 \(5\)\. .*no\.png under .*no such file",
     ),
     "path with backslash": (_rows(image={5: "img\\5.png"}), {}, r"with / instead of"),
     "address": (_rows(image={5: "https://x.org/5.png"}), {}, r"fetch the image"),

@@ -84,7 +84,7 @@ def test_equal_content_is_one_image_for_splits_checks_and_stored_features(make, 
     save(tmp_path / "d", rows({3: same, 9: same}))
     data = make()
     lines = [problem.text for problem in check_data(data, workers=1).problems]
-    assert "1 image, by content, is in more than one split (3 rows)" in lines
+    assert "Images, by content, in more than one split: 1 (3 rows)" in lines
     paths = data.read_split("train").table["image"].to_pylist()
     assert paths[1] == paths[3] == data.read_split("val").table["image"][1].as_py()
     names = [(str(data.read_split("train").image_root), paths[1])]
@@ -105,7 +105,7 @@ def test_embedded_images_pass_the_checks_of_files(make, tmp_path, content, reaso
     save(tmp_path / "d", rows({3: {"bytes": content, "path": "3.png"}}))
     findings = check_data(make(), workers=1)
     (problem,) = [p for p in findings.problems if p.severity == "error"]
-    assert problem.text == "1 row has an image that is corrupt"
+    assert problem.text == "Rows whose image is corrupt: 1"
     assert reason in problem.examples[0]
     data = make(on_bad_sample="skip")
     data.setup()

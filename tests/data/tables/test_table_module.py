@@ -144,7 +144,7 @@ def test_images_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
     assert fabricate.raw(asked.dataset("predict"), 0)["image"].getpixel((0, 0)) == (24, 0, 0)
     (other / "img" / "3.png").unlink()
     with pytest.raises(
-        DataError, match=r"new\.jsonl .*: 1 row has a bad image \(0\)\. .*under .*other: there"
+        DataError, match=r"new\.jsonl .*: rows with a bad image: 1 \(0\)\. .*under .*other: there"
     ):
         _make(folder, _rows(), predict_table=new).setup("predict")
 
@@ -271,12 +271,12 @@ def _samples(data):
         (
             "skip",
             {"3", "4", "5"},
-            "2 rows skipped for a bad image (3, 4), 1 row skipped with neither image nor text (5)",
+            "bad image, skipped: 2 (3, 4), rows with neither image nor text, skipped: 1 (5)",
         ),
         (
             "absent",
             {"3", "5"},
-            "2 rows stripped of a bad image (3, 4), 2 rows skipped with neither image nor text (3,",
+            "image, used without it: 2 (3, 4), rows with neither image nor text, skipped: 2 (3,",
         ),
     ],
 )
@@ -319,7 +319,8 @@ def test_rows_come_from_the_cache_while_table_and_options_are_the_same(folder, m
 def test_split_of_cached_rows_is_a_slice_of_the_memory_map(folder):
     _make(folder, _rows())
     before = pa.total_allocated_bytes()
-    dataset = _again(folder).unchecked_dataset("train")
+    data = _again(folder)
+    dataset = data.dataset_of_rows("train", data.read_split("train"))
     assert len(dataset)
     assert pa.total_allocated_bytes() - before < 4096
 

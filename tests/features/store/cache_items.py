@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from epic_pl.features.store.fill import Wanted, fill_stores
+from epic_pl.features.store.fill import StoreRequest, fill_stores
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 
@@ -69,5 +69,5 @@ def build_one(
 ) -> FeatureStore | None:
     """One store, quietly; None while items are missing."""
     options = {"progress": False, "batch_size": 3, "shard_bytes": SMALL, **options}
-    stores = fill_stores(root, [Wanted(spec, hashes, produce)], **options)
+    stores = fill_stores(root, [StoreRequest(spec, hashes, produce)], **options)
     return stores[0] if stores else None

@@ -11,7 +11,7 @@ import torch
 from cache_items import Items, build_one
 from safetensors.torch import load, save
 
-from epic_pl.features.store.fill import Wanted, fill_stores
+from epic_pl.features.store.fill import StoreRequest, fill_stores
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 from epic_pl.utils.errors import CacheError, DataError
@@ -164,8 +164,8 @@ def test_a_complete_store_may_be_read_only(tmp_path, items, monkeypatch):
 
 def test_the_disk_is_checked_for_all_stores_together(tmp_path, monkeypatch, capsys):
     both = [Items(500, ragged) for ragged in (False, True)]
-    wanted = [Wanted(one.spec(), one.hashes, one.produce, mean_tokens=4.0) for one in both]
-    sizes = [one.spec.nbytes(500, one.mean_tokens) for one in wanted]
+    requests = [StoreRequest(one.spec(), one.hashes, one.produce, mean_tokens=4.0) for one in both]
+    sizes = [one.spec.nbytes(500, one.mean_tokens) for one in requests]
     assert sizes[0] == 500 * (16 + 4 * (2 * 3 * 5 * 8 + 9))
     assert sizes[1] == 500 * (16 + 8 + 4 * (2 * 3 * 4 * 8 + 9))
     # room for each of them, but not for both, beside the 64 MB that stay free
@@ -173,22 +173,22 @@ def test_the_disk_is_checked_for_all_stores_together(tmp_path, monkeypatch, caps
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     needs = r"image features .* and text features .* needs \d+\.\d kB, and 64.0 MB .* free.*int8"
     with pytest.raises(CacheError, match=needs):
-        fill_stores(tmp_path, wanted, batch_size=100)
+        fill_stores(tmp_path, requests, batch_size=100)
     assert not list(tmp_path.iterdir())
     assert not both[0].asked
     free.free = 10**12
     capsys.readouterr()
-    stores = fill_stores(tmp_path, wanted, batch_size=100)
+    stores = fill_stores(tmp_path, requests, batch_size=100)
     assert [len(store) for store in stores] == [500, 500]
     printed = capsys.readouterr()
     assert "image features of 500 items, about 506.0 kB and text" in printed.out
     assert "100%" in printed.err
-    fill_stores(tmp_path, wanted)
+    fill_stores(tmp_path, requests)
     assert capsys.readouterr().out == ""  # nothing to add
     with pytest.raises(CacheError, match="were changed"):  # the other rank's half is missing
-        fill_stores(tmp_path / "1", wanted, share=Share(1, 2), progress=False)
+        fill_stores(tmp_path / "1", requests, share=Share(1, 2), progress=False)
     assert capsys.readouterr() == ("", "")
-    fill_stores(tmp_path / "2", wanted, share=Share(1, 2), complete=False)
+    fill_stores(tmp_path / "2", requests, share=Share(1, 2), complete=False)
     assert "image features: 500 still missing" in capsys.readouterr().out  # all in the first share
 
 
@@ -235,6 +235,6 @@ def test_the_next_batch_is_prepared_while_one_is_produced(tmp_path):
         assert begun[min(positions[0] // 3 + 1, 3)].wait(timeout=60)
         return items.produce(positions)
 
-    wanted = [Wanted(items.spec(), items.hashes, produce, prepare=prepare)]
-    (store,) = fill_stores(tmp_path, wanted, batch_size=3, progress=False)
+    requests = [StoreRequest(items.spec(), items.hashes, produce, prepare=prepare)]
+    (store,) = fill_stores(tmp_path, requests, batch_size=3, progress=False)
     items.assert_in(store, items.hashes)

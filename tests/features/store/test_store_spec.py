@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from epic_pl.features.store.fill import Wanted
+from epic_pl.features.store.fill import StoreRequest
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 from epic_pl.utils.errors import CacheError
@@ -87,7 +87,7 @@ def test_a_malformed_spec_is_written_again_and_shards_stay(tmp_path, items, dama
     (folder / "spec.json").write_bytes(damage)
     with pytest.raises(CacheError, match="does not describe"):
         FeatureStore(folder)
-    assert Wanted(items.spec(), items.hashes, items.produce).open(tmp_path) is None
+    assert StoreRequest(items.spec(), items.hashes, items.produce).open(tmp_path) is None
     items.assert_in(items.build(tmp_path), items.hashes)
     assert not items.asked
 

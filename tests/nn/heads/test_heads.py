@@ -89,6 +89,10 @@ def test_dropout_is_on_in_training_only_and_is_a_probability():
 
 
 def test_a_part_that_fits_one_patch_alone_has_its_place():
-    scores = torch.full((1, 64, 1), -100.0)  # of the lowest temperature: other shares are zero
-    scores[0, 10] = 100.0
-    assert where_parts_fit(scores)[0].tolist() == pytest.approx([-0.625, -0.375, 100], abs=1e-6)
+    similarities = torch.full(
+        (1, 64, 1), -100.0
+    )  # of the lowest temperature: other shares are zero
+    similarities[0, 10] = 100.0
+    assert where_parts_fit(similarities)[0].tolist() == pytest.approx(
+        [-0.625, -0.375, 100], abs=1e-6
+    )

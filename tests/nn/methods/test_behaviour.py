@@ -246,7 +246,7 @@ def test_a_level_that_stores_too_little_is_refused(name):
         with pytest.raises(ConfigError) as error:
             model.image_tower.features(made["pixel_values"], None, level)
         said = str(error.value)
-        assert said.startswith(f"cache.level '{level}' stores less than this method needs: ")
+        assert said.startswith(f"cache.level '{level}' stores less than this method needs. ")
         way_out = said.rpartition("Set cache.level to ")[2]
         assert way_out == (
             f"{' or '.join(model.cache_levels)} (or off)." if model.cache_levels else "off."

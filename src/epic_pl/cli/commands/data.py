@@ -16,7 +16,7 @@ def check(
     Args:
         fit_options: of ``epic-pl fit``.
         output: folder of the report (runs/data_check/ and the data's name).
-        workers: processes that read images (one a core).
+        workers: threads that read images (one a core).
 
     Raises:
         EpicError: with a message for the user.

@@ -21,8 +21,8 @@ class EntailmentPairs(ImageTextDataset):
     same on any worker, on any rank, and after a restart.
 
     Args:
-        *args: as for :class:`~epic_pl.data.dataset.ImageTextDataset`.
-        **kwargs: likewise.
+        *args: those of :class:`~epic_pl.data.dataset.ImageTextDataset`.
+        **kwargs: those of the same class.
 
     Raises:
         DataError: fewer than two different names.

@@ -40,7 +40,7 @@ class Food101DataModule(ImageTextDataModule):
             ``text`` and ``img``.
         val_size: training rows that are held out, stratified, if there is no validation file.
         split_seed: seed of that choice; not ``seed``, so that runs share their validation set.
-        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+        **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
     def __init__(
@@ -97,7 +97,10 @@ class Food101DataModule(ImageTextDataModule):
             parts = stratified_split(rows["label"].to_numpy(), sizes, self.split_seed)
             rows = rows.take(pa.array(parts[split]))
         texts = rows["text"].to_pylist()
-        notes = {"with an empty text": texts.count(""), "without a text": texts.count(None)}
+        notes = {
+            "rows with an empty text": texts.count(""),
+            "rows without a text": texts.count(None),
+        }
         root = path.parent
         if self.text_source == "titles":
             images = ("images/images/train", "images/train")
@@ -106,11 +109,10 @@ class Food101DataModule(ImageTextDataModule):
 
 
 def _titles(split: Split, path: Path) -> pa.Table:
-    cells = read_csv(path, ("img", "text", "label"))
-    images = zip(cells["label"], cells["img"], strict=True)
-    cells["id"] = [Path(image).stem for image in cells["img"]]
-    cells["img"] = [f"{split}/{label}/{image}" for label, image in images]
-    return pa.table({name: pa.array(column, pa.string()) for name, column in cells.items()})
+    table = read_csv(path, ("img", "text", "label"))
+    ids = [Path(image).stem for image in table["img"].to_pylist()]
+    paths = pc.binary_join_element_wise(split, table["label"], table["img"], "/")
+    return table.set_column(0, "img", paths).append_column("id", [ids])
 
 
 def _jsonl(split: Split, path: Path) -> pa.Table:

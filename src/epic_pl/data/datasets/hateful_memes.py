@@ -31,7 +31,7 @@ class HatefulMemesDataModule(ImageTextDataModule):
         val: name of the validation file, without ``.jsonl``.
         test: name of the test file.
         predict: name of the file that is predicted on; None is the test file.
-        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+        **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
     predict_split: Split = "predict"
@@ -76,4 +76,4 @@ class HatefulMemesDataModule(ImageTextDataModule):
         require(table, ("id", "img", "text"), path)
         labels = label_codes(table, "label", ("0", "1"), "id", path)
         rows = sample_table(table["id"], table["img"], table["text"], labels)
-        return Rows(rows, root, path, notes={"without a label": labels.null_count})
+        return Rows(rows, root, path, notes={"rows without a label": labels.null_count})

@@ -40,7 +40,7 @@ class MMIMDBDataModule(ImageTextDataModule):
 
     Args:
         data_dir: folder of the dataset.
-        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+        **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
     task: Task = "multilabel"
@@ -78,8 +78,8 @@ def _read(lists: Path, films: Path, posters: Path, split: str) -> Rows:
         about = read_json(path)
         genres = _genre_codes(about, path)
         plots = string_list(about.get("plot") or [], "plot", path)
-        notes["dropped because no genre is left"] += not genres
-        notes["without a plot"] += bool(genres) and not plots
+        notes["films dropped because no genre is left"] += not genres
+        notes["films without a plot"] += bool(genres) and not plots
         if genres:
             rows.append((film, f"{film}.jpeg", max(plots, key=len, default=None), genres))
     ids, images, texts, labels = list(zip(*rows, strict=True)) or [()] * 4

@@ -56,7 +56,7 @@ class OpenMojiDataModule(ImageTextDataModule):
         split_seed: seed of the splits; not ``seed``, so that runs share their test set.
         fold: 0, 1 or 2 for cross-validation on the training and validation rows: a third of them is
             tested in place of the test split. 3, 4 and 5 are thirds of another division, and so on.
-        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+        **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
     def __init__(

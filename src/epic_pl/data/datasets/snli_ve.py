@@ -45,7 +45,7 @@ class SNLIVEDataModule(ImageTextDataModule):
         image_dir: folder of the images; None searches ``data_dir``.
         premise: put ``sentence1``, the caption that the labels were made from, before the
             hypothesis. The text alone then contains the answer, which is another task.
-        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+        **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ def _read(path: Path, root: Path, premise: bool) -> Rows:
         texts = pc.binary_join_element_wise(kept["sentence1"], texts, " ")
     images = _image_names(kept)
     notes = {
-        "dropped because their annotators disagree": table.num_rows - kept.num_rows,
+        "rows dropped because their annotators disagree": table.num_rows - kept.num_rows,
         "images": len(pc.unique(images)),
     }
     labels = label_codes(kept, "gold_label", _CLASSES, "pairID", path)

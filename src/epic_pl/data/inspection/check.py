@@ -78,7 +78,7 @@ def check_data(
 
     Args:
         data: any DataModule of this package.
-        workers: number of processes that decode images; None is one per core.
+        workers: number of threads that decode images; None is one per core.
         console: console for a progress bar; None for no bar.
     """
     problems: list[Problem] = []
@@ -92,9 +92,7 @@ def check_data(
             problems.append(Problem(severity, f"The {split} split cannot be built: {error}"))
     names, policy = data.class_names, data.on_bad_sample
     parts, counts = [_ROWS.empty_table()], {}
-    # no auto_refresh, since processes are forked while its thread would run
-    quiet = console or Console(quiet=True)
-    with Progress(console=quiet, auto_refresh=False, disable=console is None) as progress:
+    with Progress(console=console or Console(quiet=True)) as progress:
         for split, dataset in datasets.items():
             rows = _inspect_rows(split, dataset, names, workers or os.cpu_count() or 1, progress)
             labels = dataset.table["label"].filter(kept_rows(rows, policy))
@@ -122,7 +120,7 @@ def check_data(
 
 def _read_split(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
     """Rows of a split; if samples are drawn anew in each epoch, those of the first epoch."""
-    dataset = data.unchecked_dataset(split)
+    dataset = data.dataset_of_rows(split, data.read_split(split))
     if not dataset.draws_labels:
         return dataset
     table = pa.Table.from_pylist([dataset.reference(row) for row in range(len(dataset))])

@@ -7,7 +7,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,11 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.images import IMAGE_SUFFIXES, read_image
+from epic_pl.data.images import IMAGE_SUFFIXES
 from epic_pl.data.tables import columns
-from epic_pl.data.tables.columns import SPLIT_NAMES, is_bytes, is_list, may_embed
+from epic_pl.data.tables.columns import SPLIT_NAMES, is_list, may_embed
 from epic_pl.data.tables.labels import MISSING, written_lists
-from epic_pl.utils.errors import DataError, did_you_mean
+from epic_pl.utils.errors import DataError
 
 NONE = "none"
 """As the name of a column: that there is none, and none is to be guessed."""
@@ -35,7 +34,6 @@ _WORDS = {
     "no text": "nr number row code sku date datum time url link",
 }
 _NAMES = {role: words.split() for role, words in _WORDS.items()}
-_UNCLEAR = "No column looks like {}; there are {}. Name one, as in `epic-pl data init ... {}`. {}"
 _QUANTITY = (
     "Numbers to predict, such as prices, are no classes: write a column with ranges of them, such "
     "as cheap and dear, and name it by --label."
@@ -49,13 +47,12 @@ class Guess:
     """Guessed arguments of ``TableDataModule``, columns without a role, and rows of each split."""
 
     image_column: str | None
-    text_columns: list[str]
+    text_columns: str | list[str] | None
     label_column: str
     label_separator: str | None
     split_column: str | None
     id_column: str | None
     image_root: Path | None
-    val_size: float
     split_rows: Mapping[str, int]  # as the table names them; all are train without a column
     multilabel: bool
     unused: list[str]
@@ -82,39 +79,24 @@ def guess_columns(
 
     Raises:
         DataError: a role is unclear, so that the user has to name its column; the label is a
-            quantity or may be missing; or a named column does not exist.
+            quantity or may be missing; or a named column has two roles or does not exist.
     """
     names = table.column_names
     texts = [] if text in (None, NONE) else [text] if isinstance(text, str) else list(text)
-    roles = [("image", image), *(("text", name) for name in texts), ("label", label)]
-    roles += [("split", None if split == NONE else split)]
-    given = {name: role for role, name in roles if name is not None}
-    if len(given) < sum(name is not None for _, name in roles):
-        named_twice = ", ".join(f"{name!r} for the {role}" for role, name in roles if name)
-        raise DataError(f"A column can have one role, but you name {named_twice}: change one.")
-    for name, role in given.items():
-        if name not in names and (role in ("label", "split") or "{" not in name):
-            meant = did_you_mean(name, names)
-            raise DataError(f"There is no column {name!r} for the {role}, only {names}.{meant}")
-    guess_texts = image is None and text is None
-    source, root = image, folder
+    named = [name for name in (image, *texts, label, split) if name not in (None, NONE)]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise DataError(f"A column can have one role, but you name {twice[0]!r} twice: change one.")
+    guess_texts, root = image is None and text is None, folder
     if image in names or not (image or texts):
-        candidates = table.select([image] if image else [n for n in names if n not in given])
-        image, source, root = _images(candidates, folder) or (image, image, folder)
-    if image in given and not (image in names and may_embed(table[image].type)):
-        paths = columns.read_image_paths(table, image).drop_null().to_pylist()
-        if not any(os.path.isfile(root / path) for path in paths):
-            raise DataError(
-                f"Column {image!r}, named for the images, holds no file in {root}: the first cell "
-                f"is {[*paths, None][0]!r}. Name another, or move the table to the images."
-            )
-    left = [name for name in names if name not in (source, *texts, label)]
+        candidates = [image] if image else [name for name in names if name not in named]
+        found, root = _images(table.select(candidates), folder)
+        image = image or found
+    left = [name for name in names if name not in (image, *texts, label)]
     split = _split(table, left) if split is None else None if split == NONE else split
     splits = columns.read_splits(table, split)
-    rows = Counter(map(str, splits))
     label = label or _label(table, [name for name in left if name != split])
-    labelled = table.select([label]).filter(pa.array(splits != "predict"))
-    separator, multilabel = _examine_label(labelled, label)
+    cells = columns.read_label_cells(table, label).filter(pa.array(splits != "predict"))
+    separator, multilabel = _examine_label(cells, label)
     # the column of a template such as {id}.jpg may be the id as well
     ids = _by_name([name for name in names if name not in (image, split, label)], "id")
     identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)
@@ -122,19 +104,21 @@ def guess_columns(
     if guess_texts:
         texts = _texts(table, left, image is None)
     if image is None and not texts:
-        raise DataError(_UNCLEAR.format("images or text", names, "--text title", ""))
+        raise DataError(
+            f"No column looks like images or text; there are {names}. Name one, as in `epic-pl "
+            "data init ... --text title`."
+        )
     return Guess(
         image_column=image,
-        text_columns=texts,
+        text_columns=texts[0] if len(texts) == 1 else texts or None,
         label_column=label,
         label_separator=separator,
         split_column=split,
         id_column=identity,
         image_root=None if root == folder else root,
-        val_size=0.1 if len(table) >= 200 else 0.2,
-        split_rows=rows,
+        split_rows=Counter(map(str, splits)),
         multilabel=multilabel,
-        unused=[name for name in left if name not in texts],
+        unused=[name for name in left if name not in texts and f"{{{name}}}" not in (image or "")],
     )
 
 
@@ -171,7 +155,7 @@ def _spread(column: pa.ChunkedArray) -> list[Any]:
     return [column[int(row)].as_py() for row in filled[chosen]]
 
 
-def _counts(column: pa.ChunkedArray) -> Counter[str]:
+def _counts(column: pa.Array | pa.ChunkedArray) -> Counter[str]:
     """Number of rows of each distinct cell, as a stripped string."""
     counts: Counter[str] = Counter()
     for pair in pc.value_counts(column.cast(pa.string())).to_pylist():
@@ -194,58 +178,42 @@ def _ask(role: str, why: str, columns: Sequence[str], none: str = "") -> DataErr
     )
 
 
-def _images(table: pa.Table, folder: Path) -> tuple[str, str, Path] | None:
-    """The image column or a template of it, its source column, and the folder of its paths.
+def _images(table: pa.Table, folder: Path) -> tuple[str | None, Path]:
+    """The image column, None if there is none, and the folder of its paths.
 
-    Cells are images, or names of files in ``folder`` or a subfolder, with or without suffix. If
-    there are no such files, a column is chosen if its name or cells look like images: the check
-    then reports missing files, instead of training on the text alone.
+    Cells are names of files in ``folder`` or a subfolder, or images. If there are neither, a column
+    is chosen if its name or cells look like images: the check then reports missing files, instead
+    of training on the text alone.
     """
-    of_bytes = [field.name for field in table.schema if is_bytes(field.type)]
-    embedded = [field.name for field in table.schema if may_embed(field.type)]
-    embedded = [name for name in embedded if name not in of_bytes or _decodes(table[name])]
-    if len(embedded) > 1:
-        raise _ask("image", "hold images", embedded)
-    if embedded:
-        return embedded[0], embedded[0], folder
     strings = [field.name for field in table.schema if _is_string(field.type)]
     named = _by_name(strings, "image")
     cells = {name: _cells(table[name]) for name in dict.fromkeys([*named, *strings])}
     roots = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
     for name, root in product(cells, roots):
         if _most(os.path.isfile(root / cell) for cell in cells[name]):
-            return name, name, _common_folder(table[name]) or root
-    for root in roots:
-        files = [file for file in root.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES]
-        suffixes = {file.stem: file.suffix for file in files}
-        for name in dict.fromkeys([*named, *_by_name(table.column_names, "id")]):
-            endings = [suffixes.get(cell) for cell in _cells(table[name])]
-            if _most(ending is not None for ending in endings):
-                return f"{{{name}}}{next(filter(None, endings))}", name, root
-    if of_bytes:
-        raise DataError(
-            f"Column {of_bytes[0]!r} holds bytes that are no image, and no column leads to images: "
-            "put whole image files into it, or name a column of paths by --image, or that of the "
-            "texts alone by --text."
-        )
+            return name, _common_folder(table[name]) or root
+    embedded = [field.name for field in table.schema if may_embed(field.type)]
+    if len(embedded) > 1:
+        raise _ask("image", "hold images", embedded)
+    if embedded:
+        return embedded[0], folder
     for name in cells:
         by_name = name in named and {*_words(name)} <= {*_NAMES["image"]}
         if by_name or _most(cell.lower().endswith(IMAGE_SUFFIXES) for cell in cells[name]):
-            return name, name, folder
-    return None
+            return name, folder
+    files = (file for root in roots for file in root.iterdir())
+    if found := next((file for file in files if file.suffix.lower() in IMAGE_SUFFIXES), None):
+        raise DataError(
+            f"There are images such as {found}, but no column leads to them. Name a column or a "
+            "template of their paths, as in `epic-pl data init ... --image 'photos/{id}.jpg' "
+            "--text title`, or the texts alone (--text) to leave the images out."
+        )
+    return None, folder
 
 
 def _cells(column: pa.ChunkedArray) -> list[str]:
     """Some cells of a column as stripped strings."""
     return [cell for value in _spread(column) if (cell := str(value).strip())]
-
-
-def _decodes(column: pa.ChunkedArray) -> bool:
-    """Whether one of some cells of bytes is an image."""
-    for cell in _spread(column):
-        with suppress(DataError):
-            return bool(read_image(cell))
-    return False
 
 
 def _most(answers: Iterable[bool]) -> bool:
@@ -297,20 +265,22 @@ def _label(table: pa.Table, names: Sequence[str]) -> str:
         return exact[0]
     likely = lists or [name for name in few if name in named] or few or named
     if not likely:
-        several = "a label of several values"
-        raise DataError(_UNCLEAR.format(several, table.column_names, "--label kind", _QUANTITY))
+        raise DataError(
+            f"No column looks like a label of several values; there are {table.column_names}. Name "
+            f"one, as in `epic-pl data init ... --label kind`. {_QUANTITY}"
+        )
     if len(likely) > 1:
         raise _ask("label", "could be the label", likely)
     return likely[0]
 
 
-def _examine_label(table: pa.Table, label: str) -> tuple[str | None, bool]:
+def _examine_label(column: pa.Array, label: str) -> tuple[str | None, bool]:
     """The separator of several labels in a cell, and whether rows may have several.
 
     Raises:
         DataError: hardly any label occurs twice, or programs write one for a missing value.
     """
-    column, about = columns.read_label_cells(table, label), f"Column {label!r}, the label, has"
+    about = f"Column {label!r}, the label, has"
     lists = column if is_list(column.type) else written_lists(column)
     counts = _counts(column if lists is None else pc.list_flatten(lists))
     separator = None if lists is not None else _separator(column)
@@ -321,15 +291,15 @@ def _examine_label(table: pa.Table, label: str) -> tuple[str | None, bool]:
             "leave them empty and name their split predict, or drop the rows; if it is a class, "
             "give it a name that no program writes for a missing value."
         )
-    if lists is None and len(parts) > len(table) / 2:
+    if lists is None and len(parts) > len(column) / 2:
         raise DataError(
-            f"{about} {len(parts):,} different values in {len(table):,} rows: hardly any class can "
-            f"be learned. {_QUANTITY}"
+            f"{about} {len(parts):,} different values in {len(column):,} rows: hardly any class "
+            f"can be learned. {_QUANTITY}"
         )
     return separator, lists is not None or separator is not None
 
 
-def _separator(labels: pa.ChunkedArray) -> str | None:
+def _separator(labels: pa.Array) -> str | None:
     """The separator of several labels per cell, whose parts recur in other cells."""
     if not _is_string(labels.type):
         return None

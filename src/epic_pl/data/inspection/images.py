@@ -1,11 +1,9 @@
 """Decode every image of a dataset once, in parallel."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +24,6 @@ FACTS = pa.schema(
         ("content", pa.string()),  # hash of the file's bytes
     ]
 )
-_CHUNK = 32
-# for fewer images, starting processes costs more than it saves
-_MIN_POOLED = 256
 
 
 def inspect_images(
@@ -40,21 +35,13 @@ def inspect_images(
         root: folder that the paths start from.
         paths: to image files.
         min_size: see :func:`~epic_pl.data.images.read_image`.
-        workers: number of processes; few images are read in this one.
+        workers: number of threads; decoding does not hold Python's lock.
         progress: shows a bar.
     """
-    chunks = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
-    inspect = partial(_inspect_chunk, root=root, min_size=min_size)
-    with ExitStack() as stack:
-        facts: Iterator[list[dict[str, Any]]] = map(inspect, chunks)
-        if workers > 1 and len(paths) >= _MIN_POOLED:
-            facts = stack.enter_context(ProcessPoolExecutor(workers)).map(inspect, chunks)
-        tracked = progress.track(facts, len(chunks), description="images")
-        return pa.Table.from_pylist(list(chain.from_iterable(tracked)), FACTS)
-
-
-def _inspect_chunk(paths: Sequence[str], root: Path, min_size: int | None) -> list[dict[str, Any]]:
-    return [_inspect_file(path, root, min_size) for path in paths]
+    inspect = partial(_inspect_file, root=root, min_size=min_size)
+    with ThreadPoolExecutor(workers) as pool:
+        facts = progress.track(pool.map(inspect, paths), len(paths), description="images")
+        return pa.Table.from_pylist(list(facts), FACTS)
 
 
 def _inspect_file(path: str, root: Path, min_size: int | None) -> dict[str, Any]:

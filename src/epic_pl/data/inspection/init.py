@@ -13,7 +13,7 @@ import yaml
 
 from epic_pl.data.images import read_image
 from epic_pl.data.inspection.guess import Guess, guess_columns
-from epic_pl.data.tables.columns import RowOptions, read_columns, read_image_paths
+from epic_pl.data.tables.columns import read_image_paths, read_texts
 from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.hf import is_saved_dataset
@@ -84,9 +84,10 @@ def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
     drawn = [split for split in ("val", "test") if split not in guess.split_rows]
     splits = [f"{guess.split_column} ({', '.join(named)})"] if guess.split_column else []
     splits += [f"{' and '.join(drawn)} rows are drawn"] if drawn else []
+    texts = guess.text_columns
     lines = {
         "images": guess.image_column or "no column of images",
-        "text": ", ".join(guess.text_columns) or "no column of texts",
+        "text": ", ".join([texts] if isinstance(texts, str) else texts or ["no column of texts"]),
         "label": guess.label_column + (f" (several{several})" if guess.multilabel else ""),
         "splits": "; ".join(splits),
         "left out": ", ".join(guess.unused) or "no column",
@@ -125,63 +126,43 @@ def _options(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Options of configs/table.yaml, adapted to the table; and what was chosen, each in a line."""
     options: dict[str, Any] = read_yaml(packaged_file("", "table.yaml"))
-    rows, names = table.num_rows, guess.text_columns
-    texts = names[0] if len(names) == 1 else names or None
+    rows, val_size = table.num_rows, 0.1 if table.num_rows >= 200 else 0.2
+    val_rows = guess.split_rows.get("val") or round(val_size * guess.split_rows["train"])
+    chooses = val_rows >= _ENOUGH
+    kept = "best" if chooses else "last"
+    chosen = {"keeps": f"the {kept} epoch (best from {_ENOUGH} validation rows, here {val_rows:,})"}
+    size, resize, of_images = _fit_images(table, guess, folder)
+    encoder = options["model"]["encoders"]["text"]["name"]
+    tokens, of_texts = _fit_texts(table, guess, encoder)
     metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
     epochs = int(np.clip(30_000 / rows, 9, 45))  # similar numbers of steps for all tables
-    val_rows = guess.split_rows.get("val") or round(guess.val_size * guess.split_rows["train"])
-    chooses = val_rows >= _ENOUGH
-    others = ("multilabel", "unused", "split_rows")
-    columns = {name: value for name, value in vars(guess).items() if name not in others}
-    size, resize, tokens = _SMALL, "crop", _TOKENS[0]
-    kept = "best" if chooses else "last"
-    keeps = f"the {kept} epoch (best from {_ENOUGH} validation rows, here {val_rows:,})"
-    chosen = {"keeps": keeps}
-    if sizes := _image_sizes(table, guess, folder):
-        short, long = np.sort(np.array(sizes), axis=1).T
-        median, share = np.median(short), np.mean(long > _LONG * short)
-        size = _LARGE if median > 160 else _SMALL
-        resize = "pad" if share >= _MANY_LONG else "crop"
-        how = "bars are added" if resize == "pad" else "the centre is taken"
-        chosen["image size"] = f"{size} pixels (shorter sides are {median:.0f}, the median)"
-        chosen["resize"] = f"{resize}: {how} ({share:.0%} are longer than {_LONG} to 1)"
-    inputs = RowOptions(image_column=None, text_columns=texts) if texts else None
-    if inputs and (filled := read_columns(table, inputs).texts.drop_null().to_pylist()):
-        likely = _likely_tokens(filled)
-        tokens = next((count for count in _TOKENS if count >= likely), _TOKENS[-1])
-        chosen["tokens"] = (
-            f"{tokens} of a text, the rest is cut (95% have about {likely:.0f} or fewer)"
-        )
-        some = filled[:: len(filled) // 1000 + 1]  # evenly spread
-        letters = [letter for text in some for letter in text if letter.isalpha()]
-        foreign = sum(not letter.isascii() for letter in letters) / max(len(letters), 1)
-        if foreign > _FOREIGN:
-            encoder = options["model"]["encoders"]["text"]["name"]
-            chosen["language"] = (
-                f"{foreign:.1%} of letters are not a to z, but {encoder} was trained on English: "
-                "see Languages in the documentation of data"
-            )
     options["model"]["encoders"]["image_size"] = size
     options["trainer"]["max_epochs"] = epochs
     options["data"]["init_args"] |= {
         "table": str(path.resolve()),
-        **columns,
         "image_root": guess.image_root and str(guess.image_root.resolve()),
-        "text_columns": texts,
+        "image_column": guess.image_column,
+        "text_columns": guess.text_columns,
+        "label_column": guess.label_column,
+        "label_separator": guess.label_separator,
+        "split_column": guess.split_column,
+        "id_column": guess.id_column,
+        "val_size": val_size,
         "test_size": 0.2 if rows < 20_000 else 0.1,
         "batch_size_per_device": int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32)),
         "max_text_tokens": tokens,
         "resize": resize,
     }
     options["cache"] = {"level": "layers" if rows * size**2 <= _MAX_STORED_PIXELS else "boundary"}
-    patience = max(3, epochs // 2) if chooses else None
     options["checkpoint"]["monitor"] = metric if chooses else None
+    patience = max(3, epochs // 2) if chooses else None
     options["early_stopping"] |= {"monitor": metric, "patience": patience}
-    return options, chosen
+    return options, chosen | of_images | of_texts
 
 
-def _image_sizes(table: pa.Table, guess: Guess, folder: Path) -> list[tuple[int, int]]:
-    """Sizes in pixels of the images of some rows, evenly spread, since tables may be sorted."""
+def _fit_images(table: pa.Table, guess: Guess, folder: Path) -> tuple[int, str, dict[str, str]]:
+    """Image size and resize for the images of some rows, and the reasons."""
+    # evenly spread, since tables may be sorted
     spread = np.linspace(0, len(table) - 1, min(len(table), _EXAMINED_ROWS)).astype(int)
     some, embedded = unpack_images(table.take(spread), guess.image_column)
     root = embedded or guess.image_root or folder
@@ -189,12 +170,37 @@ def _image_sizes(table: pa.Table, guess: Guess, folder: Path) -> list[tuple[int,
     for path in read_image_paths(some, guess.image_column).drop_null().to_pylist():
         with suppress(DataError):  # the check reports it
             sizes.append(read_image(root / path).size)
-    return sizes
+    if not sizes:
+        return _SMALL, "crop", {}
+    short, long = np.sort(np.array(sizes), axis=1).T
+    median, share = np.median(short), np.mean(long > _LONG * short)
+    size = _LARGE if median > 160 else _SMALL
+    resize = "pad" if share >= _MANY_LONG else "crop"
+    how = "bars are added" if resize == "pad" else "the centre is taken"
+    chosen = {"image size": f"{size} pixels (shorter sides are {median:.0f}, the median)"}
+    chosen["resize"] = f"{resize}: {how} ({share:.0%} are longer than {_LONG} to 1)"
+    return size, resize, chosen
 
 
-def _likely_tokens(texts: list[str]) -> float:
-    """Estimated 95th percentile of tokens per text, with special tokens, for any language."""
+def _fit_texts(table: pa.Table, guess: Guess, encoder: str) -> tuple[int, dict[str, str]]:
+    """Tokens that are read of a text, and the reasons."""
+    texts = read_texts(table, guess.text_columns).drop_null().to_pylist()
+    if not texts:
+        return _TOKENS[0], {}
     # English has 1.4 tokens per word, languages with longer words one for 2.5 letters, and scripts
-    # without spaces nearly one per character, which takes 3 bytes
+    # without spaces nearly one per character, which takes 3 bytes; two are special
     lengths = [2 + max(len(text.split()) * 1.4, len(text.encode()) / 2.5) for text in texts]
-    return float(np.percentile(lengths, 95))
+    likely = np.percentile(lengths, 95)
+    tokens = next((count for count in _TOKENS if count >= likely), _TOKENS[-1])
+    chosen = {
+        "tokens": f"{tokens} of a text, the rest is cut (95% have about {likely:.0f} or fewer)"
+    }
+    some = texts[:: len(texts) // 1000 + 1]  # evenly spread
+    letters = [letter for text in some for letter in text if letter.isalpha()]
+    foreign = sum(not letter.isascii() for letter in letters) / max(len(letters), 1)
+    if foreign > _FOREIGN:
+        chosen["language"] = (
+            f"{foreign:.1%} of letters are not a to z, but {encoder} was trained on English: "
+            "see Languages in the documentation of data"
+        )
+    return tokens, chosen

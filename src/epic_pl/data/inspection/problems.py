@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from epic_pl.data.rows import empty_rows
 from epic_pl.data.tables.labels import MISSING
-from epic_pl.utils.errors import counted
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -26,7 +25,7 @@ _MAX_TRUNCATED = 0.1
 _MOST_SPLIT = 0.5  # share of words
 _FIX = "Fix them, or set on_bad_sample: skip leaves these rows out, absent keeps those with text."
 _MOVE = "Move them into the image root, or name one that holds them all."
-_FATES = {"skip": ": skipped", "absent": ": kept without it"}
+_FATES = {"error": "", "skip": ", which are skipped", "absent": ", which are kept without it"}
 
 
 @dataclass(frozen=True)
@@ -45,19 +44,19 @@ class Problem:
 
 
 def _of_rows(
-    severity: Severity, rows: pa.Table, mask: Any, text: str, extra: str = "", way_out: str = ""
+    severity: Severity, rows: pa.Table, mask: Any, text: str, column: str = "", way_out: str = ""
 ) -> Iterator[Problem]:
-    """A problem of the rows in a mask, if there are any: their number and ``text``.
+    """A problem with the number of rows in a mask, unless there are none.
 
-    Examples are ``train 17``, with the column ``extra`` if given, and then ``way_out``.
+    Examples are ``train 17``, followed by the cell of ``column``, and then ``way_out``.
     """
     rows = rows.filter(mask)
     if count := rows.num_rows:
         examples = [
-            f"{row['split']} {row['sample_id']}" + (f": {row[extra]}" if extra else "")
+            f"{row['split']} {row['sample_id']}" + (f": {row[column]}" if column else "")
             for row in rows.slice(0, _SHOWN).to_pylist()
         ] + [way_out] * bool(way_out)
-        yield Problem(severity, counted(count, text), () if severity == "note" else examples)
+        yield Problem(severity, f"{text}: {count:,}", () if severity == "note" else examples)
 
 
 def kept_rows(rows: pa.Table, policy: str) -> pa.ChunkedArray:
@@ -71,18 +70,19 @@ def kept_rows(rows: pa.Table, policy: str) -> pa.ChunkedArray:
 
 def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
     """Bad images and empty rows: errors, unless the policy accepts them; sizes."""
-    for kind, way_out in (("missing", _FIX), ("outside", _MOVE), ("corrupt", _FIX)):
-        bad = pc.equal(rows["kind"], kind)
-        text = f"rows have an image that is {kind}"
-        if policy == "error" or kind == "outside":  # paths outside of the root are always errors
-            yield from _of_rows("error", rows, bad, text, "problem", way_out)
-        else:
-            yield from _of_rows("warning", rows, bad, text + _FATES[policy], "problem")
     severity: Severity = "error" if policy == "error" else "warning"
-    text = "rows have neither image nor text"
+    for kind in ("missing", "corrupt"):
+        text = f"Rows whose image is {kind}{_FATES[policy]}"
+        way_out = _FIX if policy == "error" else ""
+        mask = pc.equal(rows["kind"], kind)
+        yield from _of_rows(severity, rows, mask, text, "problem", way_out)
+    outside = pc.equal(rows["kind"], "outside")
+    text = "Rows whose image is outside of the image root"
+    yield from _of_rows("error", rows, outside, text, "problem", _MOVE)
+    text = "Rows with neither image nor text"
     yield from _of_rows(severity, rows, empty_rows(rows), text, way_out=_FIX)
     absent = pc.and_(pc.is_null(rows["image"]), pc.is_valid(rows["text"]))
-    yield from _of_rows("note", rows, absent, "rows have no image (missing modality)")
+    yield from _of_rows("note", rows, absent, "Rows without an image (missing modality)")
     sides = pc.min_element_wise(rows["width"], rows["height"]).drop_null().to_numpy()
     if sides.size:
         text = f"Images have a shorter side of {np.median(sides):.0f} pixels"
@@ -98,9 +98,9 @@ def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
     """Absent, empty and truncated texts."""
     text = pc.utf8_lower(pc.utf8_trim_whitespace(rows["text"]))
     absent = pc.and_(pc.is_null(text), pc.is_valid(rows["image"]))
-    yield from _of_rows("note", rows, absent, "rows have no text (missing modality)")
-    yield from _of_rows("warning", rows, pc.equal(text, ""), "texts are empty")
-    message = "texts are nan: leave the cells of absent ones empty"
+    yield from _of_rows("note", rows, absent, "Rows without a text (missing modality)")
+    yield from _of_rows("warning", rows, pc.equal(text, ""), "Texts that are empty")
+    message = "Texts that are nan (leave the cells of absent ones empty)"
     yield from _of_rows("warning", rows, pc.equal(text, "nan"), message)
     tokens = rows["tokens"].drop_null().to_numpy()
     if tokens.size:
@@ -144,33 +144,33 @@ def label_problems(
         counts: number of rows of each class ``(C,)``, by split.
         names: C names of classes.
     """
-    yield from _of_rows("note", rows, pc.equal(rows["split"], "predict"), "rows are for predict")
+    yield from _of_rows("note", rows, pc.equal(rows["split"], "predict"), "Rows for predict")
     for name in ("train", "val", "test"):
         severity: Severity = "warning" if name == "test" else "error"
         of_split = pc.equal(rows["split"], name)
         if not pc.any(of_split).as_py():
             yield Problem(severity, f"The {name} split has no usable row")
         unknown = pc.and_(of_split, pc.is_null(rows["label"]))
-        yield from _of_rows(severity, rows, unknown, f"labels of the {name} split are unknown")
+        yield from _of_rows(severity, rows, unknown, f"Rows of the {name} split without a label")
     unlabelled = pc.equal(rows["label"], "")  # several classes, joined
-    yield from _of_rows("note", rows, unlabelled, "rows have an empty label: no class applies")
+    yield from _of_rows("note", rows, unlabelled, "Rows with an empty label (no class applies)")
     if "train" not in counts:
         return
     train = counts["train"]
     if len(names) > 1 and (train > 0).sum() < 2:
         yield Problem("error", "Training rows have fewer than two classes")
     masks: list[tuple[Severity, Any, str]] = [
-        ("warning", train == 0, "classes never occur in training"),
-        ("warning", train == 1, "classes have one training row only"),
+        ("warning", train == 0, "Classes without a training row"),
+        ("warning", train == 1, "Classes with a single training row"),
     ]
     for name in ("val", "test"):
         if name in counts:
             rare = (train > 0) & (counts[name] == 0)
-            masks.append(("note", rare, f"classes have no row in the {name} split"))
+            masks.append(("note", rare, f"Classes without a row in the {name} split"))
     for severity, mask, text in masks:
         if mask.any():
             shown = [names[index] for index in np.flatnonzero(mask)[:_SHOWN]]
-            yield Problem(severity, counted(int(mask.sum()), text), shown)
+            yield Problem(severity, f"{text}: {mask.sum():,}", shown)
     if missing := [name for name in names if name in MISSING]:
         text = "Classes that could be missing values: leave cells of unknown labels empty"
         yield Problem("warning", text, missing)
@@ -196,22 +196,18 @@ def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
     use = pc.if_else(pc.equal(rows["split"], "predict"), "test", rows["split"])
     rows = rows.append_column("use", use)
     rows = rows.append_column("row", pa.array(np.arange(rows.num_rows)))
-    sample = ["content", "text"]
-    images, samples = (_repeats(rows, columns, "use") for columns in (["content"], sample))
+    both = ["content", "text"]
+    images, samples = _repeats(rows, ["content"], "use"), _repeats(rows, both, "use")
     known = set(chain.from_iterable(samples))
     texts = [group for group in _repeats(rows, ["text"], "use") if known.isdisjoint(group)]
-    doubled, labelled = _repeats(rows, ["split", *sample], "row"), _repeats(rows, sample, "label")
+    doubled, labelled = _repeats(rows, ["split", *both], "row"), _repeats(rows, both, "label")
+    sample = "Samples, by image and text,"
     lines: list[tuple[Severity, list[list[int]], str, str]] = [
-        ("warning", images, "image", "images, by content, are in more than one split"),
-        ("warning", samples, "sample_id", "samples, by image and text, are in more than one split"),
-        ("note", texts, "sample_id", "texts are in more than one split, with other images"),
-        (
-            "warning",
-            doubled,
-            "sample_id",
-            "samples, by image and text, repeat within a split",
-        ),
-        ("warning", labelled, "label", "samples, by image and text, have different labels"),
+        ("warning", images, "image", "Images, by content, in more than one split"),
+        ("warning", samples, "sample_id", f"{sample} in more than one split"),
+        ("note", texts, "sample_id", "Texts in more than one split, with other images"),
+        ("warning", doubled, "sample_id", f"{sample} repeated within a split"),
+        ("warning", labelled, "label", f"{sample} with different labels"),
     ]
     for severity, groups, column, text in lines:
         if groups:
@@ -219,7 +215,7 @@ def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
             named = [[f"{row['split']} {row[column]}" for row in group] for group in members]
             examples = [" = ".join(dict.fromkeys(names)) for names in named]
             count = sum(map(len, groups))
-            yield Problem(severity, f"{counted(len(groups), text)} ({count:,} rows)", examples)
+            yield Problem(severity, f"{text}: {len(groups):,} ({count:,} rows)", examples)
 
 
 def _repeats(rows: pa.Table, same: list[str], other: str) -> list[list[int]]:

@@ -1,15 +1,11 @@
 """Reports of a data check, on the console and as an HTML page."""
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow.compute as pc
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -18,7 +14,7 @@ from epic_pl.data.images import read_image
 from epic_pl.data.inspection.check import Findings
 from epic_pl.utils.errors import DataError, printable
 from epic_pl.utils.files import write_text
-from epic_pl.utils.html_page import jpeg, plot_style, render, svg
+from epic_pl.utils.html_page import jpeg, render
 
 _COLOURS = {"error": "red", "warning": "yellow", "note": "dim"}
 _HEADINGS = ("split", "rows", "classes", "images", "no image", "no text")
@@ -63,37 +59,10 @@ def write_page(findings: Findings, path: Path) -> Path:
         headings=_HEADINGS,
         splits=_split_counts(findings),
         classes=[(names[i], counts[:, i].tolist()) for i in order],
-        histograms=[svg(figure) for figure in _histograms(findings)],
         samples=list(_samples(findings)),
     )
     write_text(path, page)
     return path
-
-
-def _histograms(findings: Findings) -> Iterator[Figure]:
-    """Lengths of texts and sizes of images, unless all are equal, as the notes say then."""
-    rows, limit = findings.rows, findings.data.collator.max_text_tokens
-    sides = pc.min_element_wise(rows["width"], rows["height"])
-    for column, label in (
-        (rows["tokens"], f"tokens of a text; those over {limit} are cut off"),
-        (sides, "shorter side of an image, pixels"),
-    ):
-        values = column.drop_null().to_numpy()
-        if len(values) and values.min() < values.max():
-            yield _draw_histogram(values, label)
-
-
-@plot_style()
-def _draw_histogram(values: npt.NDArray[np.int32], label: str) -> Figure:
-    """At most 40 bins of equally many whole numbers."""
-    figure = Figure(figsize=(4.8, 2.6))
-    axes = figure.add_subplot()
-    width = math.ceil((int(values.max()) - int(values.min()) + 1) / 40)
-    edges = np.arange(values.min() - 0.5, values.max() + width, width)
-    axes.hist(values, edges.tolist())
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel=label, ylabel="rows")
-    return figure
 
 
 def _samples(findings: Findings) -> Iterator[dict[str, Any]]:

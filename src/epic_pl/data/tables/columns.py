@@ -73,7 +73,7 @@ def read_columns(table: pa.Table, options: RowOptions) -> Columns:
     else:
         ids = _strings(_column(table, name, "id_column"), name)
     images = read_image_paths(table, options.image_column)
-    return Columns(ids, images, _text_column(table, options.text_columns))
+    return Columns(ids, images, read_texts(table, options.text_columns))
 
 
 def _column(table: pa.Table, name: str, option: str) -> pa.Array:
@@ -152,7 +152,7 @@ def may_embed(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
 
 
-def _text_column(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
+def read_texts(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
     """The text of each row.
 
     Args:

@@ -59,7 +59,7 @@ class TableDataModule(ImageTextDataModule):
         predict_table: what ``predict`` reads: a table without labels, with the same columns, or a
             folder, all images below which are named by their paths in it; a text is a ``.txt`` file
             beside its image. With ``classes``, ``predict`` does not need ``table``.
-        **kwargs: as for :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+        **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ def is_image_folder(path: Path) -> bool:
 def read_image_folder(path: Path) -> pa.Table:
     """Columns ``image`` and ``text`` of all images below a folder, by their relative paths.
 
-    Texts lie beside the images as for :func:`read_class_folders`, and are null where there is none.
+    The text of ``a.jpg`` is ``a.txt`` beside it, null where there is none.
 
     Raises:
         DataError: there are no images, or a text cannot be read.

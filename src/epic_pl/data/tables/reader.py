@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from epic_pl.data.readers import json_objects, read_csv, read_json
 from epic_pl.data.tables.folders import read_class_folders
@@ -64,9 +65,9 @@ def _read(path: Path) -> pa.Table:
     if suffix == ".parquet":
         return read_hub_parquet(path)
     if suffix in (".csv", ".tsv"):
-        columns = read_csv(path)
-        cells = {name: [cell or None for cell in column] for name, column in columns.items()}
-        return pa.table({name: pa.array(column, pa.string()) for name, column in cells.items()})
+        table = read_csv(path)
+        cells = [pc.if_else(pc.equal(column, ""), None, column) for column in table.columns]
+        return pa.table(cells, table.column_names)
     with path.open("rb") as file:
         is_list = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     return _of_objects(enumerate(read_json(path, list)) if is_list else json_objects(path), is_list)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -94,10 +94,10 @@ def read_unlabelled(
 def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequence[str]]:
     """Rows of all splits."""
     columns = read_columns(source, options)
-    given = read_splits(source, options.split_column)
+    named = read_splits(source, options.split_column)
     cells = read_label_cells(source, options.label_column)
-    codes, classes, multilabel = read_labels(cells, given, options)
-    split = _assign(codes, _image_numbers(columns), given, options)
+    codes, classes, multilabel = read_labels(cells, named, options)
+    split = _assign(codes, _image_numbers(columns), named, options)
     _check_unseen(codes, split, classes)
     values = codes if multilabel else [code and code[0] for code in codes]
     label = pa.array(values, table_schema(multilabel).field("label").type)
@@ -113,10 +113,20 @@ def _build_unlabelled(
 
 
 def _assign(
-    codes: Sequence[Any], groups: npt.NDArray[np.int64], given: Any, options: RowOptions
-) -> Any:
-    """Split of each row; splits that the table does not name are cut off its training rows."""
-    split = np.where([row is None for row in codes], "predict", given)
+    codes: Sequence[Sequence[int] | None],
+    groups: npt.NDArray[np.int64],
+    named: npt.NDArray[np.str_],
+    options: RowOptions,
+) -> npt.NDArray[np.str_]:
+    """Split of each row: the one that the table names, or one cut off its training rows.
+
+    Args:
+        codes: classes of each row, None for one to predict.
+        groups: rows with the same number stay together.
+        named: the table's own splits.
+        options: sizes and seed of the splits that it does not name.
+    """
+    split = np.where([row is None for row in codes], "predict", named)
     wanted = (("val", options.val_size), ("test", options.test_size))
     sizes = {part: size for part, size in wanted if size and not (split == part).any()}
     train = np.flatnonzero(split == "train")
@@ -124,7 +134,7 @@ def _assign(
         raise DataError("The table has no training rows: no split is named train.")
     if not sizes:
         return split
-    labels = [codes[int(row)] for row in train]
+    labels = [codes[row] or () for row in train.tolist()]
     parts = grouped_split(labels, groups[train], sizes, options.split_seed)
     split[train] = np.array(["train", *sizes])[parts]
     if "val" in sizes and not (split == "val").any():
@@ -149,7 +159,9 @@ def _image_numbers(columns: Columns) -> npt.NDArray[np.int64]:
     return np.asarray(pc.coalesce(of_image, of_text, own))
 
 
-def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> None:
+def _check_unseen(
+    codes: Sequence[Sequence[int] | None], split: npt.NDArray[np.str_], classes: Sequence[str]
+) -> None:
     """Refuse classes that occur in validation or test, but not in training."""
     pairs = [(row, code) for row, row_codes in enumerate(codes) for code in row_codes or ()]
     seen = {code for row, code in pairs if split[row] == "train"}
@@ -163,7 +175,7 @@ def _check_unseen(codes: Sequence[Any], split: Any, classes: Sequence[str]) -> N
         )
 
 
-def _ordered(columns: Columns, labels: Any, split: Any) -> pa.Table:
+def _ordered(columns: Columns, labels: pa.Array, split: npt.NDArray[np.str_]) -> pa.Table:
     """Checked rows in the order of their splits."""
     table = sample_table(*columns, labels, pa.types.is_list(labels.type))
     table = table.append_column("split", pa.array(split, pa.string()))

@@ -42,18 +42,19 @@ def default_root() -> Path:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What a store must have.
+class StoreRequest:
+    """The items that a store must hold, and the functions that encode them.
 
     Attributes:
-        spec: of the store.
+        spec: the store's spec.
         hashes: one string for each item, by its content; repeated ones are stored once.
-        produce: takes B positions in ``hashes``, prepared; returns for each field ``(B, *shape)``
-            floating point, and for ragged stores, whose token axes hold the longest of the batch,
-            the B lengths, else None. It must depend on nothing but the items.
-        mean_tokens: of a ragged store's items, to estimate its size; None assumes the most.
-        prepare: gives `produce` its argument.
-        ahead: whether a thread prepares the next batch in the meantime.
+        produce: encodes what ``prepare`` gives. Returns for each field ``(B, *shape)`` floating
+            point, and for ragged stores, whose token axes hold the longest of the batch, the B
+            lengths, else None. It must depend on nothing but the items.
+        mean_tokens: mean length of a ragged store's items, to estimate its size; None assumes the
+            longest.
+        prepare: reads the items at B positions in ``hashes`` as the encoder's inputs.
+        prefetch: whether a thread prepares the next batch while one is encoded.
     """
 
     spec: StoreSpec
@@ -61,7 +62,7 @@ class Wanted:
     produce: Produce
     mean_tokens: float | None = None
     prepare: Callable[[Sequence[int]], Any] = list
-    ahead: bool = True
+    prefetch: bool = True
 
     def missing(self, root: Path, shard_bytes: int) -> dict[int, Indices]:
         """Positions in ``hashes`` of the items that the store lacks, by the number of their shard.
@@ -78,7 +79,7 @@ class Wanted:
         return {int(shard[0]) // size: items[shard] for shard in shards}
 
     def open(self, root: Path) -> FeatureStore | None:
-        """A store that has all items: its own, or one of another spec that serves."""
+        """A store with all items: of this spec, or of one with more fields, which serves."""
         others = (path.parent for path in sorted(root.glob(f"{self.spec.modality}-*/{SPEC}")))
         for folder in dict.fromkeys([self.spec.folder(root), *others]):
             with suppress(CacheError):  # missing, or of another version
@@ -91,7 +92,7 @@ class Wanted:
 
 def fill_stores(
     root: Path,
-    wanted: Sequence[Wanted],
+    requests: Sequence[StoreRequest],
     *,
     batch_size: int = 64,
     shard_bytes: int = SHARD_BYTES,
@@ -108,7 +109,7 @@ def fill_stores(
 
     Args:
         root: the folder of all stores; ranks must see the same one.
-        wanted: one entry for each store. The sizes of all are compared with the free disk first.
+        requests: one for each store. The sizes of all are compared with the free disk first.
         batch_size: number of items that are produced at a time.
         shard_bytes: largest size of a file, which has 8,192 items at most.
         share: the shards that this process writes.
@@ -121,14 +122,18 @@ def fill_stores(
         CacheError: too little disk is free, a store cannot be written, or a number is not finite
             once stored.
     """
-    todo = [(want, want.missing(root, shard_bytes)) for want in wanted if not want.open(root)]
+    todo = [
+        (request, request.missing(root, shard_bytes))
+        for request in requests
+        if not request.open(root)
+    ]
     _require_disk(root, todo, progress)
     barrier()
-    for want, missing in todo:
-        folder = want.spec.folder(root)
+    for request, missing in todo:
+        folder = request.spec.folder(root)
         own = [missing[number] for number in missing if number % share.count == share.index]
         try:
-            _write(folder, want, own, batch_size, progress)
+            _write(folder, request, own, batch_size, progress)
         except OSError as error:
             failed = str(error.filename)
             if str(root) not in failed and failed not in map(str, root.parents):
@@ -140,70 +145,70 @@ def fill_stores(
             ) from error
     barrier()
     if progress and not complete:
-        for want in wanted:
-            lacking = sum(map(len, want.missing(root, shard_bytes).values()))
-            print(f"{want.spec.modality} features: {lacking:,} still missing", flush=True)
-    stores = [store for want in wanted if (store := want.open(root))]
-    if complete and len(stores) < len(wanted):
+        for request in requests:
+            lacking = sum(map(len, request.missing(root, shard_bytes).values()))
+            print(f"{request.spec.modality} features: {lacking:,} still missing", flush=True)
+    stores = [store for request in requests if (store := request.open(root))]
+    if complete and len(stores) < len(requests):
         raise CacheError(f"The feature stores in {root} were changed while they were filled.")
     return stores
 
 
 def _write(
-    folder: Path, wanted: Wanted, shards: list[Indices], batch_size: int, show: bool
+    folder: Path, request: StoreRequest, shards: list[Indices], batch_size: int, show: bool
 ) -> None:
     """Write the shards that no other process has written by now."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         StoreSpec.read(folder)
     except CacheError:
-        write_json(folder / SPEC, wanted.spec.to_json())
-    digests = digests_of(wanted.hashes)
+        write_json(folder / SPEC, request.spec.to_json())
+    digests = digests_of(request.hashes)
     with Progress(console=Console(file=sys.stderr), disable=not show) as bar:
-        task = bar.add_task(f"{wanted.spec.modality} features", total=sum(map(len, shards)))
+        task = bar.add_task(f"{request.spec.modality} features", total=sum(map(len, shards)))
         for positions in shards:
             path = folder / shard_name(digests[positions])
-            if open_shard(path, wanted.spec) is not None:
+            if open_shard(path, request.spec) is not None:
                 bar.advance(task, len(positions))
                 continue
             batches = []
-            for chosen, prepared in _prepared(wanted, positions, batch_size):
-                names = [wanted.hashes[position] for position in chosen]
-                batches.append(encode(wanted.spec, *wanted.produce(prepared), names))
+            for chosen, prepared in _prepared(request, positions, batch_size):
+                names = [request.hashes[position] for position in chosen]
+                batches.append(encode(request.spec, *request.produce(prepared), names))
                 bar.advance(task, len(chosen))
             write_shard(path, digests[positions], batches)
 
 
 def _prepared(
-    wanted: Wanted, positions: Indices, batch_size: int
+    request: StoreRequest, positions: Indices, batch_size: int
 ) -> Iterator[tuple[list[int], Any]]:
     """Batches of positions and what is prepared of them."""
     starts = range(0, len(positions), batch_size)
     batches = [positions[start : start + batch_size].tolist() for start in starts]
-    if not wanted.ahead:
-        yield from ((batch, wanted.prepare(batch)) for batch in batches)
+    if not request.prefetch:
+        yield from ((batch, request.prepare(batch)) for batch in batches)
         return
     with ThreadPoolExecutor(1) as thread:
-        ahead = thread.submit(wanted.prepare, batches[0])
+        ahead = thread.submit(request.prepare, batches[0])
         for batch, following in zip(batches, [*batches[1:], None], strict=True):
             prepared = ahead.result()
             if following is not None:
-                ahead = thread.submit(wanted.prepare, following)
+                ahead = thread.submit(request.prepare, following)
             yield batch, prepared
 
 
 def _require_disk(
-    root: Path, todo: Sequence[tuple[Wanted, dict[int, Indices]]], show: bool
+    root: Path, todo: Sequence[tuple[StoreRequest, dict[int, Indices]]], show: bool
 ) -> None:
     """Compare the size of all that is missing with the free disk."""
     if not todo:
         return
     parts, needed = [], 0
-    for wanted, missing in todo:
+    for request, missing in todo:
         items = sum(map(len, missing.values()))
-        size = wanted.spec.nbytes(items, wanted.mean_tokens)
+        size = request.spec.nbytes(items, request.mean_tokens)
         needed += size
-        parts.append(f"{wanted.spec.modality} features of {items:,} items, about {decimal(size)}")
+        parts.append(f"{request.spec.modality} features of {items:,} items, about {decimal(size)}")
     place = next(path for path in (root, *root.absolute().parents) if path.exists())
     free, what = shutil.disk_usage(place).free, f"{' and '.join(parts)}, in {root}"
     if needed + _SLACK > free:

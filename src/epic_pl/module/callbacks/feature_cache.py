@@ -114,14 +114,16 @@ class FeatureCache(Callback):
                 "set data.augment to none, or cache.level to off."
             )
         datasets = [data.dataset(split) for split in splits]
-        shared = module.device, data, datasets, self.level, self.dtype
+        device, level, dtype, model = module.device, self.level, self.dtype, module.model
         digest_file = self.root / f"digests-{share.index}.json"
-        images = Images(module.model.image_tower, *shared, self.threads, digest_file)
-        texts = Texts(module.model.text_tower, *shared)
-        wanted = [images.wanted(), texts.wanted()]
+        images = Images(
+            model.image_tower, device, data, datasets, level, dtype, self.threads, digest_file
+        )
+        texts = Texts(model.text_tower, device, data, datasets, level, dtype)
+        requests = [images.request(), texts.request()]
         stores = fill_stores(
             self.root,
-            wanted,
+            requests,
             batch_size=self.batch_size or (16 if module.device.type == "cpu" else 64),
             shard_bytes=SHARD_BYTES,
             share=share,
@@ -134,9 +136,9 @@ class FeatureCache(Callback):
         image_store, text_store = stores
         in_place = ("memory", "tokens") if module.reads_in_place else ()
         both = (
-            StoredItems(image_store, images.keys, wanted[0].hashes, in_place),
+            StoredItems(image_store, images.keys, requests[0].hashes, in_place),
             # texts have different numbers of tokens, which the model reads as one tensor
-            StoredItems(text_store, texts.keys, wanted[1].hashes, in_place[:1]),
+            StoredItems(text_store, texts.keys, requests[1].hashes, in_place[:1]),
         )
         data.use_features(lambda dataset, collator: CachedDataset(dataset, *both, collator))
 

@@ -192,7 +192,7 @@ def prediction_table(
         scores: probabilities ``(N, C)``.
         class_names: C names.
         thresholds: least probabilities ``(C,)`` of labels that are assigned; None for multiclass.
-        top_k: as for the writer.
+        top_k: number of classes listed for each sample.
 
     Raises:
         DataError: one of ``columns`` has the name of a column of predictions.

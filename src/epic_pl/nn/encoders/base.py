@@ -33,8 +33,8 @@ class Encoder(nn.Module, ABC):
         num_layers: number of transformer layers.
         pooling: what :meth:`pool` returns; "auto" is the architecture's own pooling.
         precision: autocast data type of the frozen layers; None for no autocast.
-        checkpoint_layers: whether to use activation checkpointing: what :meth:`run` runs keeps only
-            its inputs, and runs again in the backward pass.
+        checkpoint_layers: whether to use activation checkpointing: what :meth:`checkpointed` calls
+            keeps only its inputs, and runs again in the backward pass.
     """
 
     num_prefix_tokens = 0
@@ -153,25 +153,27 @@ class Encoder(nn.Module, ABC):
         if extra is None:
             # a sample without visible tokens attends to all of them
             mask = None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
-            return self.run(self._layer, index, tokens, self._attention_mask(mask, tokens, 0))
+            return self.checkpointed(
+                self._layer, index, tokens, self._attention_mask(mask, tokens, 0)
+            )
         joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
         seen = self._attention_mask(mask, tokens, extra.shape[1])
-        outputs = self.run(self._layer, index, joint, seen)
+        outputs = self.checkpointed(self._layer, index, joint, seen)
         return outputs[:, : tokens.shape[1]], outputs[:, tokens.shape[1] :]
 
     @property
     def recomputes(self) -> bool:
-        """Whether what :meth:`run` runs is recomputed in the backward pass."""
+        """Whether what :meth:`checkpointed` calls is run again in the backward pass."""
         return self.checkpoint_layers and torch.is_grad_enabled()
 
-    def run(self, layer: Callable[..., T], *arguments: Any) -> T:
+    def checkpointed(self, layer: Callable[..., T], *arguments: Any) -> T:
         """The output of a layer, or of a module between layers; see ``checkpoint_layers``."""
         if not self.recomputes:
             return layer(*arguments)
         output: T = checkpoint(layer, *arguments, use_reentrant=False)
         return output
 
-    def ends_in_first(self, index: int) -> bool:
+    def can_trim_last_layer(self, index: int) -> bool:
         """Whether layer ``index``, if it is the last, can be run for the first token alone."""
         return False
 
@@ -179,9 +181,9 @@ class Encoder(nn.Module, ABC):
         """Outputs ``(B, 1 + n, d)`` of the first token and the prompts in the last layer.
 
         They equal those of :meth:`run_layer`; the outputs of the other tokens, which no pooling
-        uses, are not computed. Requires :meth:`ends_in_first`.
+        uses, are not computed. Requires :meth:`can_trim_last_layer`.
         """
-        return self.run(self._last_layer, tokens, mask, extra)
+        return self.checkpointed(self._last_layer, tokens, mask, extra)
 
     def _last_layer(self, tokens: Tensor, mask: Tensor | None, extra: Tensor) -> Tensor:
         first, others = tokens[:, :1], tokens[:, 1:]

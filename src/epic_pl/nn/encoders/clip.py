@@ -47,7 +47,7 @@ class CLIPImageEncoder(_CLIPTower):
         normed: Tensor = self.model.post_layernorm(pooled)
         return normed
 
-    def ends_in_first(self, index: int) -> bool:
+    def can_trim_last_layer(self, index: int) -> bool:
         """Whether the class token is pooled."""
         return self.pooling != "mean"
 

@@ -60,7 +60,8 @@ class HFEncoder(Encoder):
 
     Args:
         model: the model; its attention function is replaced by SDPA that can read a memory.
-        pooling: see :class:`~epic_pl.nn.encoders.base.Encoder`, as for further options.
+        pooling: "auto", "cls" or "mean".
+        **running: more arguments of :class:`~epic_pl.nn.encoders.base.Encoder`.
     """
 
     model: Any
@@ -150,7 +151,7 @@ class HFTextEncoder(HFEncoder):
         """Pooled output ``(B, d)``; these models normalise inside their last layer."""
         return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
 
-    def ends_in_first(self, index: int) -> bool:
+    def can_trim_last_layer(self, index: int) -> bool:
         """Whether the first token is pooled."""
         return self.pooling != "mean"
 

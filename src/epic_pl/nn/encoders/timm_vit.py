@@ -122,7 +122,7 @@ class TimmViTEncoder(Encoder):
         outputs: Tensor = stream + block.ls2(block.mlp(block.norm2(stream)))
         return outputs
 
-    def ends_in_first(self, index: int) -> bool:
+    def can_trim_last_layer(self, index: int) -> bool:
         """Whether only the class token is pooled and the layer is a plain block."""
         alone = self.model.global_pool == "token" and not hasattr(self.model, "dist_token")
         pooled = self.pooling == "cls" or (self.pooling == "auto" and alone)

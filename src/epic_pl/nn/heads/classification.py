@@ -146,7 +146,7 @@ class ClassificationHead(nn.Module):
         num_classes: number of classes C.
         config: parts of the head.
         prompts: whether the method has prompts.
-        num_scores: number of features from the method's exchange; 0 without one.
+        num_part_features: number of features from the method's exchange; 0 without one.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class ClassificationHead(nn.Module):
         config: HeadConfig,
         *,
         prompts: bool = False,
-        num_scores: int = 0,
+        num_part_features: int = 0,
     ) -> None:
         super().__init__()
         self.image, self.text = (
@@ -168,7 +168,7 @@ class ClassificationHead(nn.Module):
         self.classifier: nn.Module = (
             nn.Linear(self.num_features, num_classes)
             if config.network == "none"
-            else NetworkHead(features, num_scores, num_classes, config.network)
+            else NetworkHead(features, num_part_features, num_classes, config.network)
         )
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
 
@@ -194,7 +194,7 @@ class ClassificationHead(nn.Module):
         pooled: Pair[Pooled],
         prompts: Pair[Tensor] | None,
         present: Presence,
-        scores: Tensor | None = None,
+        part_features: Tensor | None = None,
     ) -> tuple[Tensor, Pair[Tensor] | None]:
         """Logits ``(B, C)`` of pooled features, last prompts ``(B, n, d)`` and the exchange's s.
 
@@ -207,7 +207,7 @@ class ClassificationHead(nn.Module):
         )
         dropped = Pair(self.dropout(features.image), self.dropout(features.text))
         if isinstance(self.classifier, NetworkHead):
-            logits: Tensor = self.classifier(dropped, scores, present)
+            logits: Tensor = self.classifier(dropped, part_features, present)
         else:
             logits = self.classifier(torch.cat(dropped, dim=-1))
         if self.similarity is None:

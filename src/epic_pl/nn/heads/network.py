@@ -43,13 +43,13 @@ class NetworkHead(nn.Module):
 
     Args:
         widths: D_v and D_t.
-        num_scores: length of s; 0 if the method has no exchange.
+        num_part_features: length of s; 0 if the method has no exchange.
         num_classes: number of classes C.
         network: "wide" or "squeezed".
     """
 
     def __init__(
-        self, widths: Pair[int], num_scores: int, num_classes: int, network: Network
+        self, widths: Pair[int], num_part_features: int, num_classes: int, network: Network
     ) -> None:
         super().__init__()
         if network == "squeezed":
@@ -59,25 +59,27 @@ class NetworkHead(nn.Module):
             widths = Pair(_SQUEEZED, _SQUEEZED)
         self.squeezed = network == "squeezed"
         self.linear = None if self.squeezed else _zeros(sum(widths), num_classes)
-        self.standardize = Standardization(num_scores) if num_scores else None
+        self.standardize = Standardization(num_part_features) if num_part_features else None
         self.network = nn.Sequential(
-            nn.Linear(sum(widths) + num_scores, 2 * _HIDDEN),
+            nn.Linear(sum(widths) + num_part_features, 2 * _HIDDEN),
             GEGLU(),
             nn.Dropout(_HIDDEN_DROPOUT),
             nn.Linear(_HIDDEN, num_classes),
         )
 
-    def forward(self, features: Pair[Tensor], scores: Tensor | None, present: Presence) -> Tensor:
-        """Logits ``(B, C)`` of features ``(B, D_v)`` and ``(B, D_t)``, and ``s (B, num_scores)``.
+    def forward(
+        self, features: Pair[Tensor], part_features: Tensor | None, present: Presence
+    ) -> Tensor:
+        """Logits ``(B, C)`` of features ``(B, D_v)`` and ``(B, D_t)``, and of part features ``s``.
 
-        ``s`` is zero in unimodal samples.
+        ``s (B, num_part_features)`` is zero in unimodal samples.
         """
         seen = list(features)
         if self.squeezed:
             seen = [self.squeeze_image(features.image), self.squeeze_text(features.text)]
-        if self.standardize is not None and scores is not None:
+        if self.standardize is not None and part_features is not None:
             both = both_present(present)
-            seen.append(where_present(self.standardize(scores, both), both))
+            seen.append(where_present(self.standardize(part_features, both), both))
         logits: Tensor = self.network(torch.cat(seen, dim=1))
         return logits if self.linear is None else logits + self.linear(torch.cat(features, dim=1))
 
@@ -89,12 +91,12 @@ def _zeros(width: int, num_classes: int) -> nn.Linear:
     return linear
 
 
-def where_parts_fit(scores: Tensor) -> Tensor:
+def where_parts_fit(similarities: Tensor) -> Tensor:
     """``s (B, 3 n_t)`` of ``S (B, P, n_t)``: the location of each part of the text in the image.
 
     It consists of the mean row and column under the softmax over patches, and the match score of
     the part (``logsumexp`` over patches).
     """
-    shares = scores.softmax(dim=1)
-    places = patch_places(scores.shape[1]).to(shares)  # (P, 2)
-    return torch.cat([(places.T @ shares).flatten(1), scores.logsumexp(dim=1)], dim=1)
+    shares = similarities.softmax(dim=1)
+    places = patch_places(similarities.shape[1]).to(shares)  # (P, 2)
+    return torch.cat([(places.T @ shares).flatten(1), similarities.logsumexp(dim=1)], dim=1)

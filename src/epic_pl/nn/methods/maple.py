@@ -31,7 +31,7 @@ class DeepTower(JointTower):
     """A tower with prompts from the first layer to the last."""
 
     levels = ()
-    needs = "prompts enter the first layer, so every layer runs in every step"
+    not_stored_because = "Prompts enter the first layer, so every layer runs in every step."
 
     def __init__(self, encoder: Encoder, boundary: int) -> None:
         super().__init__(encoder, range(encoder.num_layers))

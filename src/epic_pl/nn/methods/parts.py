@@ -39,7 +39,7 @@ class Reader(nn.Module, ABC):
         self.number, self.width = number, width
 
     @abstractmethod
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Features of ``A_v (B, P, r)``, ``A_t (B, n, r)`` and their ``S (B, P, n)``."""
 
 
@@ -50,9 +50,9 @@ class PlaceReader(Reader):
         super().__init__(number, width)
         self.size = 3 * number
 
-    def forward(self, compared: Pair[Tensor], scores: Tensor) -> Tensor:
-        """Rows, columns and match scores."""
-        return where_parts_fit(scores)
+    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
+        """Rows, columns and match similarities."""
+        return where_parts_fit(similarities)
 
 
 class PartsModel(DualEncoder):
@@ -91,7 +91,9 @@ class PartsModel(DualEncoder):
         )
         self.cosine = ScaledCosine()
         self.read = self.reader(_PARTS, _WIDTH)
-        self.head = ClassificationHead(self.widths, num_classes, head, num_scores=self.read.size)
+        self.head = ClassificationHead(
+            self.widths, num_classes, head, num_part_features=self.read.size
+        )
 
     @property
     def matcher(self) -> ScaledCosine:
@@ -102,8 +104,10 @@ class PartsModel(DualEncoder):
         """The head's output for pooled features and the reader's features."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        patches = self.image_tower.content(image.entered)
-        parts = self.parts(self.text_tower.content(text.entered), text.mask)  # (B, n, d_t)
+        patches = self.image_tower.content_tokens(image.boundary_tokens)
+        parts = self.parts(
+            self.text_tower.content_tokens(text.boundary_tokens), text.mask
+        )  # (B, n, d_t)
         compared = Pair(
             where_present(self.down_image(patches), present.image),  # (B, P, r)
             where_present(self.down_text(parts), present.text),  # (B, n, r)

