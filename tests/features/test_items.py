@@ -16,10 +16,10 @@ def keys(make, tiny_vit_dir, tiny_tokenizer_dir, cache, tmp_path):
     """
     table = tiny_runs.table(tmp_path / "data")
 
-    def keys(level="layers", dtype="float16", layers=2, data=(), change=lambda model: None, **epic):
+    def keys(level="layers", dtype="float16", layers=2, data=(), change=lambda model: None):
         rows = tiny_runs.table_data(table, tiny_vit_dir, tiny_tokenizer_dir, **dict(data))
         rows.setup("validate")
-        module = make(method="LinearProbe", options={"interaction_layers": layers} | epic)
+        module = make(method="LinearProbe", options={"interaction_layers": layers})
         change(module.model)
         shared = torch.device("cpu"), rows, [rows.dataset("val")], level, dtype
         images = Images(module.model.image_tower, *shared, 1, tmp_path / "digests.json")
@@ -55,7 +55,6 @@ IMAGES, TEXTS, BOTH = (0,), (1,), (0, 1)
         ({"change": in_encoder("image", pooling="mean")}, IMAGES),
         ({"change": in_encoder("text", precision=torch.bfloat16)}, TEXTS),
         ({"data": {"batch_size_per_device": 2, "clean_text": True}}, ()),  # texts are items
-        ({"num_prompts": 2, "hub_width": 4}, ()),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else None,
 )

@@ -235,7 +235,7 @@ def test_a_model_is_found_by_its_run_or_its_file(trained, tmp_path):
 
 def test_a_classifier_says_what_it_is(classifier, tiny_vit_dir, tiny_tokenizer_dir):
     assert repr(classifier).splitlines() == [
-        "Classifier (epic, multiclass): 3 classes (blue, green, red)",
+        "Classifier (EPIC, multiclass): 3 classes (blue, green, red)",
         f"  image encoder {tiny_vit_dir}, text encoder {tiny_tokenizer_dir}",
     ]
     classifier.class_names = [f"c{number}" for number in range(400)]
