@@ -4,20 +4,20 @@ import contextlib
 import io
 import os
 import struct
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from epic_pl.data.row_cache import ImageRecord
+from epic_pl.data.row_cache import ImageRecord, image_states
 from epic_pl.data.rows import Rows, empty_rows
 from epic_pl.utils.errors import DataError, counted
-from epic_pl.utils.untrusted import require_regular
+from epic_pl.utils.untrusted import open_regular
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
 
@@ -32,12 +32,14 @@ _BROKEN = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError),
     struct.error,
 )
-_THREADS = 8
 _SHOWN = 5  # rows named in a message
 
 
 def read_image(
-    source: Path | bytes, min_size: int | None = None, max_pixels: int = MAX_PIXELS
+    source: Path | bytes,
+    min_size: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    root: Path | None = None,
 ) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
@@ -49,20 +51,23 @@ def read_image(
         min_size: pixels. If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, several
             times faster, if neither side becomes shorter than this.
         max_pixels: of an image; larger ones are not decoded.
+        root: resolved folder that the file's path starts from, and that no link may leave.
 
     Raises:
-        DataError: the file is missing, empty, truncated, not an image of :data:`FORMATS`, or
-            larger than ``max_pixels``.
+        DataError: the file is missing, empty, truncated, not an image of :data:`FORMATS`, larger
+            than ``max_pixels``, or outside of ``root``.
     """
-    file: Path | io.BytesIO
     if isinstance(source, bytes):
-        file, name = io.BytesIO(source), f"of {len(source):,} bytes"
+        name = f"of {len(source):,} bytes"
     else:
-        file, name = source, str(source)
+        name = str(source if root is None else root / source)
+    file: BinaryIO = io.BytesIO()
     try:
-        if isinstance(file, Path):
-            require_regular(file)
-        with Image.open(file, formats=FORMATS) as image:
+        if isinstance(source, bytes):
+            file = io.BytesIO(source)
+        else:
+            file = open_regular(source) if root is None else _open_below(root, source)
+        with file, Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > max_pixels:
                 raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
             if min_size is not None and image.format in ("JPEG", "MPO"):
@@ -78,7 +83,7 @@ def read_image(
         ) from error
     except _BROKEN as error:
         raise DataError(
-            f"Image {name} cannot be read: {_reason(source, error)}. Fetch or export the file "
+            f"Image {name} cannot be read: {_reason(error)}. Fetch or export the file "
             "again, or leave the image out."
         ) from error
 
