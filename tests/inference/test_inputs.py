@@ -4,12 +4,12 @@ import io
 
 import numpy as np
 import pytest
+from epic_pl.inference.inputs import ItemDataset, as_rgb
 from PIL import Image
 
 from epic_pl.data.images import read_image
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.inference.inputs import ItemDataset, as_rgb
 from epic_pl.utils.errors import DataError
 
 RNG = np.random.default_rng(0)

@@ -33,10 +33,14 @@ COMMANDS = {
     "test": Command("metrics on the test split; --report DIR writes a report"),
     "predict": Command("classes and probabilities of each sample, to a file or folder"),
     "explain": Command("draw the patches and words each prompt attends to", "cli.commands.explain"),
-    "embed": Command("the encoders' features of a table or a folder, as Parquet", "cli.commands.embed"),
+    "embed": Command(
+        "the encoders' features of a table or a folder, as Parquet", "cli.commands.embed"
+    ),
     "export": Command("a trained model as a folder that runs on its own", "cli.commands.export"),
     "serve": Command("answer requests over HTTP (extra `serve`)", "cli.commands.serve"),
-    "app": Command("a page in the browser to try a trained model (extra `app`)", "cli.commands.app"),
+    "app": Command(
+        "a page in the browser to try a trained model (extra `app`)", "cli.commands.app"
+    ),
     "compare": Command(
         "methods with several seeds: accuracy, cost, significance, plot",
         "experiments.compare.command",

@@ -61,19 +61,14 @@ def read_image(
         name = f"of {len(source):,} bytes"
     else:
         name = str(source if root is None else root / source)
-    file: BinaryIO = io.BytesIO()
+    file: BinaryIO
     try:
         if isinstance(source, bytes):
             file = io.BytesIO(source)
         else:
             file = open_regular(source) if root is None else _open_below(root, source)
-        with file, Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            if min_size is not None and image.format in ("JPEG", "MPO"):
-                image.draft(None, (min_size, min_size))
-            image.load()
-            return upright_rgb(image)
+        with file:
+            return upright_rgb(_decoded(file, min_size, max_pixels))
     except FileNotFoundError as error:
         raise DataError(f"Image {name} does not exist. Correct its path.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -83,19 +78,50 @@ def read_image(
         ) from error
     except _BROKEN as error:
         raise DataError(
-            f"Image {name} cannot be read: {_reason(error)}. Fetch or export the file "
-            "again, or leave the image out."
+            f"Image {name} cannot be read: {str(error) or type(error).__name__}. Fetch or export "
+            "the file again, or leave the image out."
         ) from error
 
 
-def _reason(source: Path | bytes, error: Exception) -> str:
-    """Why a file cannot be read."""
-    if not isinstance(error, UnidentifiedImageError):
-        return str(error) or type(error).__name__
-    head = (source if isinstance(source, bytes) else source.read_bytes())[:24]
-    if not head:
-        return "the file is empty (0 bytes)"
-    return f"it is none of {', '.join(FORMATS)}; it starts with {head.decode('latin-1')!r}"
+def _decoded(file: BinaryIO, min_size: int | None, max_pixels: int) -> Image.Image:
+    """An open file's image, not yet converted."""
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        file.seek(0)
+        head = file.read(24)
+        known = f"it is none of {', '.join(FORMATS)}; it starts with {head.decode('latin-1')!r}"
+        raise OSError(known if head else "the file is empty (0 bytes)") from error
+    if image.width * image.height > max_pixels:
+        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+    if min_size is not None and image.format in ("JPEG", "MPO"):
+        image.draft(None, (min_size, min_size))
+    image.load()
+    return image
+
+
+def _open_below(root: Path, path: Path) -> BinaryIO:
+    """Open an image file below a root.
+
+    A file that is no link, in a folder that is known, is opened without another look at its path.
+    """
+    folder, name = os.path.split(root / path)
+    with contextlib.suppress(OSError, ValueError):  # a link, or no file: the longer road tells
+        if (real := _resolved(folder)).is_relative_to(root):
+            return open_regular(real / name, follow=False)
+    full = image_file(root, str(path))
+    if not full.is_relative_to(root):
+        raise DataError(
+            f"Image {str(path)!r} leads to {full}, outside of the image root {root}. Move the "
+            "image, or choose a root that holds them all (the target, where a symbolic link leads "
+            "out)."
+        )
+    return open_regular(full)
+
+
+@lru_cache(maxsize=10_000)
+def _resolved(folder: str) -> Path:
+    return Path(folder).resolve()
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -122,7 +148,10 @@ def upright_rgb(image: Image.Image) -> Image.Image:
 
 
 def usable_rows(
-    rows: Rows, policy: BadSamplePolicy, read: Callable[[str], Any]
+    rows: Rows,
+    policy: BadSamplePolicy,
+    read: Callable[[str], Any],
+    states: Mapping[str, str | None] | None = None,
 ) -> tuple[pa.Table, str]:
     """The rows with usable images, and an image or a text.
 
@@ -131,6 +160,8 @@ def usable_rows(
         policy: ``error`` refuses missing images and empty rows, and does not look for corrupt
             images; ``skip`` leaves all these rows out; ``absent`` keeps those with a text.
         read: decodes an image by its path, or raises a DataError.
+        states: of the rows' images, as :func:`~epic_pl.data.row_cache.image_states` gives them;
+            None looks at each once.
 
     Returns:
         The rows, and a note that counts and names the other ones, empty if there are none.
@@ -142,9 +173,12 @@ def usable_rows(
     table, root = rows.table, rows.image_root.resolve()
     paths = pc.unique(table["image"]).drop_null().to_pylist()
     refuse_outside(paths, root, rows.source)
-    bad = missing_images(paths, root)
+    states = image_states(paths, root) if states is None else states
+    bad = {
+        path: f"there is no such file{missing_hint(path)}" for path in paths if states[path] is None
+    }
     if policy != "error":
-        there = [path for path in paths if path not in bad]
+        there = {path: state for path in paths if (state := states[path]) is not None}
         bad |= ImageRecord(root).unreadable(there, read)
     hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
     empty = empty_rows(table)
@@ -201,14 +235,6 @@ def image_file(root: Path, path: str) -> Path:
             f"Image {path!r} below {root} leads to no file: {error}. Correct the path or the "
             "link, or leave the image out of the table."
         ) from error
-
-
-def missing_images(paths: Collection[str], root: Path) -> dict[str, str]:
-    """Paths that are no file, with the problem."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        is_file = pool.map(lambda path: os.path.isfile(root / path), paths, chunksize=256)
-        missing = [path for path, exists in zip(paths, is_file, strict=True) if not exists]
-    return {path: f"there is no such file{missing_hint(path)}" for path in missing}
 
 
 def missing_hint(path: str) -> str:

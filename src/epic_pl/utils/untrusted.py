@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 MOST_OPTIONS = 100_000
 _DEEPEST = 64  # Arrow's own limit for files
-_DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0)
+_DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -27,16 +27,16 @@ def open_regular(path: Path | str, follow: bool = True) -> BinaryIO:
         follow: whether the file itself may be a symbolic link.
 
     Raises:
-        OSError: there is none, it is a pipe, socket, device or folder, or a link without ``follow``.
+        OSError: there is none, it is no regular file, or a link without ``follow``.
     """
     if not (follow or _NO_LINK) and os.path.islink(path):  # Windows
         raise OSError(errno.ELOOP, "it is a symbolic link", str(path))
     flags = _DO_NOT_WAIT | (0 if follow else _NO_LINK)  # a pipe would wait for its writer
-    file = open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError("it is no regular file")
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def require_flat(value: Any, most: int | None = None) -> None:

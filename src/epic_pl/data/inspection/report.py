@@ -72,7 +72,7 @@ def write_page(findings: Findings, path: Path) -> Path:
 
 def _histograms(findings: Findings) -> Iterator[Figure]:
     """Lengths of texts and sizes of images, unless all are equal, as the notes say then."""
-    rows, limit = findings.rows, findings.data.collator.max_text_tokens
+    rows, limit = findings.rows, findings.data.processor.max_text_tokens
     sides = pc.min_element_wise(rows["width"], rows["height"])
     for column, label in (
         (rows["tokens"], f"tokens of a text; those over {limit} are cut off"),

@@ -21,10 +21,10 @@ from lightning.pytorch.callbacks import Timer
 from epic_pl.cli.epic_cli import run
 from epic_pl.cli.error_text import errors_as_text
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.processor import Item
 from epic_pl.experiments.interruption import end_with
 from epic_pl.experiments.options import use_stored_features
 from epic_pl.inference.classifier import Classifier
-from epic_pl.inference.inputs import Item
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter
 from epic_pl.module.evaluator import Evaluator
