@@ -207,15 +207,15 @@ class Processor:
         label = item.get("label")
         if label is not None:
             self._check_label(label, name)
-        sample["label"] = label if isinstance(label, int | None) else list(label)
+        sample["label"] = [*label] if isinstance(label, list | tuple) else label
         sample["sample_id"] = item.get("sample_id", str(number))
         return sample
 
     def _check_label(self, label: Any, name: str) -> None:
-        several = self.task == "multilabel"
-        classes = label if several and isinstance(label, list | tuple) else [label]
+        several, is_list = self.task == "multilabel", isinstance(label, list | tuple)
         known = range(2**31 if self.num_classes is None else self.num_classes)
-        if (several and classes is not label) or any(index not in known for index in classes):
+        classes = label if is_list else [label]
+        if several != is_list or not all(index in known for index in classes):
             raise DataError(
                 f"{name} has label {label!r}; a {self.task} task takes "
                 f"{'a list of class indices' if several else 'a class index'} in 0..{known[-1]}."

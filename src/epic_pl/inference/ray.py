@@ -2,12 +2,14 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from epic_pl.data.images import BadSamplePolicy
 from epic_pl.inference.bulk import read_source, write_parts
 from epic_pl.inference.classifier import Classifier
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.share import Share
+from epic_pl.utils.validate import check_at_least, check_word
 
 _SHARDS = 4  # of each actor: a fast one takes more, and a lost one costs less
 
@@ -25,8 +27,7 @@ class Predictor:
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         """Write one shard, or what of it is missing."""
         model = self.classifier.processor, self.make, self.classifier.digest
-        share = Share(**shard)
-        write_parts(self.rows, self.output, *model, share=share, **self.options)
+        write_parts(self.rows, self.output, *model, share=Share(**shard), **self.options)
         return shard
 
 
@@ -39,17 +40,17 @@ def predict_on_ray(
     gpus: float = 0,
     top_k: int | None = None,
     batch_size: int = 32,
-    on_bad_sample: str = "error",
+    on_bad_sample: BadSamplePolicy = "error",
     **columns: Any,
 ) -> None:
     """Predict a table on a Ray cluster, and write a folder of Parquet files.
 
-    The files are those of one process. A call that was ended is made again and continues.
+    The files are those of one process, and a call that was ended is made again and continues.
 
     Args:
-        model: as for :meth:`~epic_pl.Classifier.load`, where all nodes see it.
-        table: a table or a folder of images that all nodes see.
-        output: the folder, which all nodes see.
+        model: as for :meth:`~epic_pl.Classifier.load`. All nodes see it, as the next two.
+        table: a table, or a folder of images.
+        output: the folder.
         actors: largest number of models at a time.
         gpus: of each, or a part of one.
         top_k: as for :meth:`~epic_pl.Classifier.predict_table`.
@@ -64,9 +65,12 @@ def predict_on_ray(
     try:
         import ray
     except ImportError as error:
-        raise ConfigError(f"{__name__} needs {error.name}: pip install 'epic_pl[ray]'.") from error
+        raise ConfigError("This needs Ray: pip install 'epic_pl[ray]'.") from error
     source = {"table": Path(table).resolve(), **columns}
-    read_source(**source)  # mistakes are told before anything is started
+    # mistakes are told before anything is started
+    check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
+    check_at_least(1, batch_size=batch_size, actors=actors, top_k=top_k)
+    read_source(**source)
     shards = [{"index": index, "count": _SHARDS * actors} for index in range(_SHARDS * actors)]
     named = str(Path(model).resolve()) if Path(model).exists() else str(model)  # or on a hub
     given = {"model": named, "source": source, "output": Path(output).resolve(), "top_k": top_k}

@@ -48,7 +48,7 @@ def prediction_table(
         table |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
     else:
         for k in range(min(top_k, len(class_names))):
-            table[f"label_{k + 1}"] = names[order[:, k]].tolist()
+            table[f"label_{k + 1}"] = pa.array(names[order[:, k]].tolist(), pa.string())
             table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
     if taken := [name for name in columns if name in table]:
         raise DataError(
