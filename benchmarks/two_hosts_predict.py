@@ -30,11 +30,11 @@ _SHARDS = 3
 _SCRIPT = """
 import sys
 
-from epic_pl import part_files
+from epic_pl.data import bulk
 from epic_pl.module.callbacks import feature_cache
 from epic_pl.cli.main import main
 
-feature_cache.SHARD_BYTES, part_files.BATCHES = 4_000_000, 8
+feature_cache.SHARD_BYTES, bulk.BATCHES = 4_000_000, 8
 main(sys.argv[1:])
 """
 

@@ -1,19 +1,18 @@
-"""Image files: decoding to 8-bit RGB, and what happens to rows with bad ones."""
+"""Image files: reading them, and what happens to rows with bad ones."""
 
 import contextlib
 import io
 import os
-import struct
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from epic_pl.data.decoding import BROKEN, MAX_PIXELS, decode
 from epic_pl.data.row_cache import ImageRecord, image_states
 from epic_pl.data.rows import Rows, empty_rows
 from epic_pl.utils.errors import DataError, counted
@@ -21,17 +20,7 @@ from epic_pl.utils.untrusted import open_regular
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
 
-# without the rarely audited decoders; Pillow opens MPO, JPEGs of phones with several views, as JPEG
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-# about 8,000 x 8,000, 200 MB when decoded; Pillow itself only warns, from 89 million
-MAX_PIXELS = 64_000_000
-
-# what Pillow's parsers let through on broken bytes
-_BROKEN = (
-    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError),
-    struct.error,
-)
 _SHOWN = 5  # rows named in a message
 
 
@@ -68,7 +57,7 @@ def read_image(
         else:
             file = open_regular(source) if root is None else _open_below(root, source)
         with file:
-            return upright_rgb(_decoded(file, min_size, max_pixels))
+            return decode(file, min_size, max_pixels)
     except FileNotFoundError as error:
         raise DataError(f"Image {name} does not exist. Correct its path.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -76,28 +65,11 @@ def read_image(
             f"Image {name} is too large: {error}; the limit is {max_pixels:,} pixels. "
             "Shrink it, or leave it out."
         ) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise DataError(
             f"Image {name} cannot be read: {str(error) or type(error).__name__}. Fetch or export "
             "the file again, or leave the image out."
         ) from error
-
-
-def _decoded(file: BinaryIO, min_size: int | None, max_pixels: int) -> Image.Image:
-    """An open file's image, not yet converted."""
-    try:
-        image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        file.seek(0)
-        head = file.read(24)
-        known = f"it is none of {', '.join(FORMATS)}; it starts with {head.decode('latin-1')!r}"
-        raise OSError(known if head else "the file is empty (0 bytes)") from error
-    if image.width * image.height > max_pixels:
-        raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-    if min_size is not None and image.format in ("JPEG", "MPO"):
-        image.draft(None, (min_size, min_size))
-    image.load()
-    return image
 
 
 def _open_below(root: Path, path: Path) -> BinaryIO:
@@ -122,29 +94,6 @@ def _open_below(root: Path, path: Path) -> BinaryIO:
 @lru_cache(maxsize=10_000)
 def _resolved(folder: str) -> Path:
     return Path(folder).resolve()
-
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image as :func:`read_image` gives it.
-
-    Raises:
-        ValueError: its pixels are floats.
-    """
-    # the pixels are sound: a broken EXIF block is no reason to lose the image
-    with contextlib.suppress(*_BROKEN):
-        ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which makes nearly every pixel white
-        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
-        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("its pixels are floats of an unknown range")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    # converting RGB would copy it
-    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def usable_rows(

@@ -21,7 +21,8 @@ from torch.utils.data import default_collate
 
 from epic_pl.data.clean_text import clean_text as cleaned
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.images import MAX_PIXELS, read_image, upright_rgb
+from epic_pl.data.decoding import MAX_PIXELS, upright_rgb
+from epic_pl.data.images import read_image
 from epic_pl.data.preprocessing import (
     ImagePreprocessing,
     Preprocessing,

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader
 
-from epic_pl.data.images import MAX_PIXELS
+from epic_pl.data.decoding import MAX_PIXELS
 from epic_pl.data.processor import ImageInput, Item, LabelledItem, Processor, check_item
 from epic_pl.utils.errors import ConfigError, DataError
 from epic_pl.utils.types import Batch, Sample

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from epic_pl.data.images import FORMATS, MAX_PIXELS
+from epic_pl.data.decoding import FORMATS, MAX_PIXELS
 from epic_pl.data.processor import Item
 from epic_pl.inference.classifier import Classifier
 from epic_pl.inference.explain.figures import sample_svg
