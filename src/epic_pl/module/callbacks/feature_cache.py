@@ -189,6 +189,8 @@ class FeatureCache(Callback):
         for stage in ("fit", "validate", "test", "predict"):
             try:
                 data.setup(stage)
+                for split in STAGES[stage]:
+                    data.dataset(split)
                 stages.append(stage)
             except DataError as error:
                 if stage in ("fit", "validate"):
