@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, TypedDict
+from typing import Any, Protocol, Self, TypedDict, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -62,10 +62,11 @@ class LabelledItem(Item, total=False):
 
 
 class _Module(Protocol):  # an EPICModule
-    class_names: Sequence[str]
+    class_names: list[str]
     task: Task
-    hparams: Any
 
+    @property
+    def hparams(self) -> Any: ...
     def checkpoint_info(self) -> Mapping[str, Any]: ...
 
 
@@ -195,8 +196,8 @@ class Processor:
             if len(set(lengths.values())) != 1:
                 raise DataError(f"Give as many images as texts and labels, not {lengths}.")
             rows = zip(*columns.values(), strict=True)
-            items = [LabelledItem(**dict(zip(columns, row, strict=True))) for row in rows]
-        return self.collate([self._named(item, number) for number, item in enumerate(items)])
+            items = cast(Any, [dict(zip(columns, row, strict=True)) for row in rows])
+        return self.collate([self._named(item, number) for number, item in enumerate(items or ())])
 
     def _named(self, item: LabelledItem, number: int) -> Sample:
         name = f"Item {item.get('sample_id', number) if isinstance(item, Mapping) else number}"
@@ -205,7 +206,7 @@ class Processor:
             sample = self.prepare(item)
         except DataError as error:
             raise DataError(f"{name}: {error}") from error
-        label = item.get("label")
+        label: Any = item.get("label")
         if label is not None:
             self._check_label(label, name)
         sample["label"] = [*label] if isinstance(label, list | tuple) else label

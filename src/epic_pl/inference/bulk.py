@@ -38,9 +38,10 @@ def read_source(
     Raises:
         DataError: the table, or a row of it, cannot be used.
     """
-    index: Any = getattr(table, "index", None)
+    frame: Any = table
+    index = getattr(frame, "index", None)
     if id is None and getattr(index, "is_unique", False):  # of pandas
-        table, id = table.assign(__id__=index.map(str)), "__id__"
+        table, id = frame.assign(__id__=frame.index.map(str)), "__id__"
     try:
         source = Path(table) if isinstance(table, str | Path) else pa.table(table)
     except pa.ArrowException as error:

@@ -15,7 +15,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from epic_pl.data.decoding import MAX_PIXELS
-from epic_pl.data.processor import ImageInput, Item, LabelledItem, Processor, check_item
+from epic_pl.data.processor import ImageInput, Item, Processor, check_item
 from epic_pl.utils.errors import ConfigError, DataError
 from epic_pl.utils.types import Batch, Sample
 from epic_pl.utils.validate import check_at_least
@@ -151,7 +151,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
             raise DataError("For one item write clf(image=..., text=...), or put it into a list.")
         for number, item in enumerate(items):
             check_item(item, f"Item {number}")
-        numbered = [LabelledItem(**item, sample_id=str(row)) for row, item in enumerate(items)]
+        numbered = [{**item, "sample_id": str(row)} for row, item in enumerate(items)]
         return self._loaded(numbered, self.processor, batch_size, num_workers, progress, title)
 
     def _loaded(

@@ -76,7 +76,7 @@ def predict_on_ray(
     given = {"model": named, "source": source, "output": Path(output).resolve(), "top_k": top_k}
     given |= {"batch_size": batch_size, "on_bad_sample": on_bad_sample}
     ray.data.from_items(shards, override_num_blocks=len(shards)).map(
-        Predictor,
+        Predictor,  # type: ignore[arg-type]  # a class, as Ray documents
         fn_constructor_kwargs=given,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
         num_gpus=gpus or None,
