@@ -11,7 +11,7 @@ from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.share import Share
 from epic_pl.utils.validate import check_at_least, check_word
 
-_SHARDS = 4  # of each actor: a fast one takes more, and a lost one costs less
+_SHARDS = 4  # of each actor: a fast one takes more
 
 
 class Predictor:
@@ -25,7 +25,7 @@ class Predictor:
         self.make = partial(self.classifier.prediction_table, top_k=top_k)
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """Write one shard, or what of it is missing."""
+        """Write what is missing of one shard."""
         model = self.classifier.processor, self.make, self.classifier.digest
         write_parts(self.rows, self.output, *model, share=Share(**shard), **self.options)
         return shard
@@ -45,7 +45,7 @@ def predict_on_ray(
 ) -> None:
     """Predict a table on a Ray cluster, and write a folder of Parquet files.
 
-    The files are those of one process, and a call that was ended is made again and continues.
+    The files are those of one process; a call that was ended is made again and continues.
 
     Args:
         model: as for :meth:`~epic_pl.Classifier.load`. All nodes see it, as the next two.
@@ -59,18 +59,16 @@ def predict_on_ray(
         **columns: ``image``, ``text``, ``id`` and ``image_root`` of that method.
 
     Raises:
-        ConfigError: Ray is not installed.
-        EpicError: as in that method.
+        EpicError: as in that method, or Ray is not installed.
     """
     try:
         import ray
     except ImportError as error:
         raise ConfigError("This needs Ray: pip install 'epic_pl[ray]'.") from error
     source = {"table": Path(table).resolve(), **columns}
-    # mistakes are told before anything is started
     check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
     check_at_least(1, batch_size=batch_size, actors=actors, top_k=top_k)
-    read_source(**source)
+    read_source(**source)  # its mistakes are told before anything is started
     shards = [{"index": index, "count": _SHARDS * actors} for index in range(_SHARDS * actors)]
     named = str(Path(model).resolve()) if Path(model).exists() else str(model)  # or on a hub
     given = {"model": named, "source": source, "output": Path(output).resolve(), "top_k": top_k}
