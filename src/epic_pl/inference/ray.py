@@ -11,8 +11,6 @@ from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.share import Share
 from epic_pl.utils.validate import check_at_least, check_word
 
-_SHARDS = 4  # of each actor: a fast one takes more
-
 
 class Predictor:
     """An actor, which loads the model and reads the table once."""
@@ -69,7 +67,8 @@ def predict_on_ray(
     check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
     check_at_least(1, batch_size=batch_size, actors=actors, top_k=top_k)
     read_source(**source)  # its mistakes are told before anything is started
-    shards = [{"index": index, "count": _SHARDS * actors} for index in range(_SHARDS * actors)]
+    count = 4 * actors  # a fast one takes more
+    shards = [{"index": index, "count": count} for index in range(count)]
     named = str(Path(model).resolve()) if Path(model).exists() else str(model)  # or on a hub
     given = {"model": named, "source": source, "output": Path(output).resolve(), "top_k": top_k}
     given |= {"batch_size": batch_size, "on_bad_sample": on_bad_sample}
