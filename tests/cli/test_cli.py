@@ -578,7 +578,7 @@ TRAPS = {
     "loss in a file": ({"loss": "trap.yaml"}, "The loss in the hyperparameters"),
     # the parser reads strings as YAML, and those in place of a section as config files
     "class in a string": ({"preprocessing": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),
-    "section in a string": ({"method": "{class_path: trap.Trap}"}, "is damaged"),
+    "section in a string": ({"method": "{class_path: trap.Trap}"}, "not as this version"),
     "section in a file": ({"encoders": {"image": "trap.yaml"}}, "not of 'trap.yaml'"),
 }
 

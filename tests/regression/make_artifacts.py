@@ -18,11 +18,10 @@ import yaml
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from epic_pl.main import call
-
 import tiny_encoders
 from epic_pl import Classifier, __version__
 from epic_pl.cli.epic_cli import run
+from epic_pl.cli.main import call
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 40, 30)}
 SPLITS = {"train": 24, "val": 6, "test": 9}
@@ -32,7 +31,7 @@ OPTIONS = {
     "trainer": {"default_root_dir": "runs", "accelerator": "cpu", "devices": 1, "max_epochs": 3},
     "model": {
         "encoders": {"image": {"name": "encoders/image"}, "text": {"name": "encoders/text"}},
-        "epic": {"interaction_layers": 2, "hub_width": 4},
+        "method": {"interaction_layers": 2, "hub_width": 4},
         "head": {"network": "none", "similarity": False},
         "modality_dropout": 0.2,
     },

@@ -151,7 +151,10 @@ def check_options(options: Any, path: str | IO[bytes]) -> None:
             if name not in options:
                 continue
             if not isinstance(spec, Mapping) or not isinstance(spec.get("class_path"), str):
-                raise CheckpointError(f"The {name} in the hyperparameters of {path!r} is damaged.")
+                raise CheckpointError(
+                    f"The {name} in the hyperparameters of {path!r} is not as this version of "
+                    "epic_pl writes it: use the version that wrote the file, or train anew."
+                )
             find_class(base, spec["class_path"], path)
             rest[name] = {key: spec[key] for key in spec if key != "class_path"}
         encoders = options.get("encoders")
