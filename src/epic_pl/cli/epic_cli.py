@@ -41,6 +41,7 @@ from epic_pl.module.checkpoint_io import (
     read_checkpoint,
 )
 from epic_pl.module.config import as_config
+from epic_pl.nn.encoders import Encoder
 from epic_pl.report.writer import ReportWriter
 from epic_pl.utils.config_files import packaged, read_yaml, resolve_configs
 from epic_pl.utils.errors import CheckpointError, ConfigError, did_you_mean
@@ -240,6 +241,11 @@ class EPICCLI(LightningCLI):
                 raise
         self._saved_options: dict[str, Any] = {}
         config = self.config[self.config.subcommand]
+        for side in config["model"]["init_args"]["encoders"].values():
+            if (
+                isinstance(side, Namespace) and side.family
+            ):  # the user's own: checkpoints may name it
+                find_class(Encoder, side.family)
         path = config.get("ckpt_path")
         if not path and self.config.subcommand != "fit":  # nothing is trained from there
             path = config["ckpt_path"] = config["model"]["init_args"]["warm_start"]

@@ -92,12 +92,13 @@ def main(args: Sequence[str] | None = None) -> None:
         args: arguments after ``epic-pl``, by default those of the command line.
     """
     argv = [str(arg) for arg in args] if args is not None else sys.argv[1:]
-    if not argv or argv[0] in _HELP_OPTIONS:
+    if not _packages(argv)[1] or argv[0] in _HELP_OPTIONS:
         print(_help(), end="")
         return
     if argv[0] == "--version":
         print(f"epic-pl {__version__}")
         return
+    packages, argv = _packages(argv)
     name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), "")
     if not name and not argv[0].startswith("-"):
         group = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
@@ -113,8 +114,6 @@ def main(args: Sequence[str] | None = None) -> None:
     if own and _asks_for_help(name, rest):
         import_module(_PARSER).command_parser(name, load(name)).print_help()
         return
-    packages, argv = _packages(argv)
-    rest = argv[len(name.split()) :]
     first = _TRAINER not in sys.modules
     if first:  # imports leave no garbage, and looking for it takes a fifth of the start
         gc.disable()

@@ -189,7 +189,12 @@ class Processor:
             DataError: an item has neither image nor text, an image cannot be read, a type is
                 wrong, or there are not as many images, texts and labels.
         """
+        if items is not None and not (images is text is labels is None):
+            raise DataError("Give items, or lists of images, text and labels, but not both.")
         if items is None:
+            for name, values in (("images", images), ("text", text), ("labels", labels)):
+                if isinstance(values, str | bytes):
+                    raise DataError(f"{name} must be a list, one for each item: [{values!r:.40}].")
             given = {"image": images, "text": text, "label": labels}
             columns = {key: list(values) for key, values in given.items() if values is not None}
             lengths = {key: len(values) for key, values in columns.items()}
@@ -197,7 +202,9 @@ class Processor:
                 raise DataError(f"Give as many images as texts and labels, not {lengths}.")
             rows = zip(*columns.values(), strict=True)
             items = cast(Any, [dict(zip(columns, row, strict=True)) for row in rows])
-        return self.collate([self._named(item, number) for number, item in enumerate(items or ())])
+        if not items:
+            raise DataError("There are no items, so there is no batch.")
+        return self.collate([self._named(item, number) for number, item in enumerate(items)])
 
     def _named(self, item: LabelledItem, number: int) -> Sample:
         name = f"Item {item.get('sample_id', number) if isinstance(item, Mapping) else number}"
@@ -215,12 +222,19 @@ class Processor:
 
     def _check_label(self, label: Any, name: str) -> None:
         several, is_list = self.task == "multilabel", isinstance(label, list | tuple)
-        known = range(2**31 if self.num_classes is None else self.num_classes)
+        if several and self.num_classes is None:
+            raise ConfigError("A multilabel task needs num_classes for labels: give it.")
+        end = 2**31 if self.num_classes is None else self.num_classes
         classes = label if is_list else [label]
-        if several != is_list or not all(index in known for index in classes):
+        known = all(
+            isinstance(index, int | np.integer) and not isinstance(index, bool) and 0 <= index < end
+            for index in classes
+        )
+        if several != is_list or not known or len(set(classes)) < len(classes):
             raise DataError(
                 f"{name} has label {label!r}; a {self.task} task takes "
-                f"{'a list of class indices' if several else 'a class index'} in 0..{known[-1]}."
+                f"{'a list of different class indices' if several else 'a class index'} in "
+                f"0..{end - 1}."
             )
 
     def prepare(self, item: Item, max_pixels: int = MAX_PIXELS) -> Sample:

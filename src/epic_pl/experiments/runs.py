@@ -19,6 +19,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from epic_pl.utils.files import try_read_json, write_json
+from epic_pl.utils.plugins import IMPORTED, import_packages
 
 _WAIT_S = 10  # the process of a comparison that was killed needs some time to end
 
@@ -95,7 +96,7 @@ def _in_new_process(run: Run, work: Work) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_main, args=(run, work, sender))
+    process = context.Process(target=_main, args=(run, work, sender, [*IMPORTED]))
     process.start()
     sender.close()
     failure = "the process was killed, as when memory runs out"
@@ -111,12 +112,13 @@ def _in_new_process(run: Run, work: Work) -> None:
     run.failure = failure and f"{failure} (log: {run.folder / 'log.txt'})"
 
 
-def _main(run: Run, work: Work, sender: Connection) -> None:
+def _main(run: Run, work: Work, sender: Connection, packages: Sequence[str]) -> None:
     """The process of a run: its output goes to a log, and what has failed to its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with (run.folder / "log.txt").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    import_packages(packages)
     sender.send(attempt(run, work))
 
 

@@ -15,7 +15,7 @@ from epic_pl.nn.encoders.base import Pooling
 from epic_pl.nn.precision import EncoderPrecision
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.plugins import find_class, name_of
-from epic_pl.utils.validate import check_choices, check_positive, check_probabilities
+from epic_pl.utils.validate import check_choices, check_positive, check_probabilities, fits
 
 Config = TypeVar("Config")
 
@@ -108,6 +108,11 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
         name: as_config(hints[name], option) if is_dataclass(hints[name]) else option
         for name, option in value.items()
     }
+    if kind.__module__.startswith("epic_pl."):  # others may have types that JSON does not know
+        for name, option in value.items():
+            if not is_dataclass(hints[name]) and not fits(option, hints[name]):
+                wanted = getattr(hints[name], "__name__", hints[name])
+                raise ConfigError(f"{name} is {option!r:.60}, but must be of type {wanted}.")
     try:
         return kind(**nested)
     except TypeError as error:
@@ -127,6 +132,8 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
         ConfigError: if there is no such class, or it has no such option.
     """
     if isinstance(value, kind):
+        if not is_dataclass(value):
+            raise ConfigError(f"{name_of(type(value))} must be a dataclass of options.")
         return value
     if isinstance(value, str):
         value = {"class_path": value}
@@ -134,7 +141,9 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
         raise ConfigError(f"A {kind.__name__} is its class name with options, not {value!r:.60}.")
     if "class_path" not in value:
         return as_config(default, value)
-    chosen = find_class(kind, value["class_path"])
+    if unknown := sorted(map(str, value.keys() - {"class_path", "init_args"})):
+        raise ConfigError(f"Options of {value['class_path']} go into init_args: {unknown}.")
+    chosen = find_class(kind, str(value["class_path"]))
     if not is_dataclass(chosen):
         raise ConfigError(f"{name_of(chosen)} must be a dataclass, whose fields are its options.")
     made: Config = as_config(chosen, value.get("init_args") or {})
@@ -144,6 +153,8 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
 def plain(value: Any) -> Any:
     """``value`` as plain types that load with ``weights_only=True``; a class by its name."""
     if isinstance(value, Method | Loss) and is_dataclass(value):
-        options = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        options = {
+            field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init
+        }
         return {"class_path": name_of(type(value)), "init_args": options}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -43,7 +43,7 @@ from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES, check_precision, choose_precision
 from epic_pl.utils.config_files import find_config, read_yaml
 from epic_pl.utils.errors import ConfigError, DataError, TrainingError
-from epic_pl.utils.plugins import find_class
+from epic_pl.utils.plugins import find_class, name_of
 from epic_pl.utils.types import Batch, Prediction, Task
 from epic_pl.utils.validate import check_batch, check_classes, check_length, check_probabilities
 
@@ -133,6 +133,11 @@ class EPICModule(CheckpointedModule):
         self._told_precision = False
         if warm_start is not None:
             self.load_weights(warm_start, new_training=True)
+
+    @property
+    def method_name(self) -> str:
+        """The name of the method's class, as files keep it."""
+        return name_of(type(self.method))
 
     @classmethod
     def from_config(cls, config: str | Path, num_classes: int, **options: Any) -> Self:
