@@ -82,6 +82,13 @@ class EPICModule(CheckpointedModule):
         EncoderError: if an architecture is not supported.
         AssetError: if an encoder cannot be reached.
         CheckpointError: if ``warm_start`` does not fit.
+
+    Example:
+        >>> from epic_pl import EncoderConfig, EncodersConfig, EPICModule
+        >>> encoders = EncodersConfig(EncoderConfig("tiny-vit"), EncoderConfig("tiny-bert"))
+        >>> module = EPICModule(num_classes=3, encoders=encoders, method="Parts")
+        >>> module(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     def __init__(

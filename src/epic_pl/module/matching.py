@@ -24,6 +24,12 @@ class MatchingLoss:
 
     Args:
         classes: labels of the rows that match.
+
+    Example:
+        >>> loss = MatchingLoss(classes=[1])
+        >>> compared = Pair(torch.eye(4)[:, None], torch.eye(4)[:, None])  # (B, n, r) each
+        >>> loss(ScaledCosine(), compared, labels=torch.tensor([1, 0, 1, 1])) < 1e-3
+        tensor(True)
     """
 
     def __init__(self, classes: Sequence[int]) -> None:

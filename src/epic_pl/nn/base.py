@@ -28,6 +28,16 @@ class Method:
     Attributes:
         model: class of the model, which takes the arguments of :meth:`build` with the method third.
         space: what ``epic-pl compare --tune`` searches: the name of a packaged space, or a path.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from epic_pl.nn.methods.no_prompts import NoPromptsModel
+        >>> @dataclass(frozen=True)
+        ... class Probe(Method):
+        ...     model = NoPromptsModel
+        ...     interaction_layers: int = 1
+        >>> Probe().build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     model: ClassVar[Callable[..., "DualEncoder"]]
@@ -129,7 +139,14 @@ class Recording(NamedTuple):
 
 
 class Output(NamedTuple):
-    """The output of a model for a batch."""
+    """The output of a model for a batch.
+
+    Example:
+        >>> from epic_pl.nn.methods import NoPrompts
+        >>> output = NoPrompts().build(encoders, num_classes=3)(batch)
+        >>> output.logits.shape, output.pooled.image.output.shape
+        (torch.Size([4, 3]), torch.Size([4, 32]))
+    """
 
     logits: Tensor
     """``(B, C)``."""
@@ -150,6 +167,12 @@ class DualEncoder(nn.Module, ABC):
         image_tower: the image encoder and how the method runs it.
         text_tower: the same for the text encoder.
         modality_dropout: probability with which a training sample loses one modality.
+
+    Example:
+        >>> from epic_pl.nn.methods import NoPrompts
+        >>> model = NoPrompts().build(encoders, num_classes=3)
+        >>> model.widths
+        Pair(image=32, text=32)
     """
 
     head: ClassificationHead

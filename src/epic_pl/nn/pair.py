@@ -9,7 +9,14 @@ T = TypeVar("T")
 
 
 class Pair(NamedTuple, Generic[T]):
-    """A value for the image and one for the text."""
+    """A value for the image and one for the text.
+
+    Example:
+        >>> widths = Pair(image=384, text=256)
+        >>> image, text = widths
+        >>> image, widths.text
+        (384, 256)
+    """
 
     image: T
     text: T

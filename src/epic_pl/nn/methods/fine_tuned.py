@@ -90,6 +90,11 @@ class FullFineTuning(Method):
     Attributes:
         interaction_layers: as in :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
         encoder_lr: peak learning rate inside the encoders.
+
+    Example:
+        >>> model = FullFineTuning(encoder_lr=1e-5).build(encoders, num_classes=3)
+        >>> any(p.requires_grad for p in model.image_encoder.parameters())
+        True
     """
 
     model = FineTunedModel
@@ -110,6 +115,11 @@ class LoRA(FullFineTuning):
         rank: r of the matrices ``A (r, d_in)`` and ``B (d_out, r)`` of each linear layer.
         alpha: their product ``B A`` is scaled by alpha / r.
         encoder_lr: peak learning rate of the matrices.
+
+    Example:
+        >>> model = LoRA(rank=4).build(encoders, num_classes=3)
+        >>> [n for n, p in model.text_encoder.named_parameters() if p.requires_grad][0]
+        ''
     """
 
     model = LoRAModel
