@@ -5,15 +5,17 @@ import runpy
 from pathlib import Path
 from types import ModuleType
 
+import torch
 import torch.nn.functional as F
 
 import tiny_runs
+from epic_pl import Classifier
 from epic_pl.module import EPICModule
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_pipeline.py"
 
 
-def test_own_pipeline_fits_and_its_checkpoint_loads(
+def test_own_pipeline_fits_and_its_checkpoint_classifies(
     workdir, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir
 ):
     tiny_runs.table(workdir, train=18, val=0, test=0)
@@ -23,8 +25,12 @@ def test_own_pipeline_fits_and_its_checkpoint_loads(
     made = runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert made["trainer"].global_step == 6
     assert made["model"].class_names == ["blue", "green", "red"]
-    loaded = EPICModule.load_from_checkpoint("own_pipeline.ckpt")
+    loaded = EPICModule.load_from_checkpoint("own_pipeline.ckpt").eval()
     assert not tiny_runs.differing(loaded.state_dict(), made["model"].state_dict())
+    item = {"image": "images/train0.png", "text": "a blue square"}
+    classifier = Classifier.load("own_pipeline.ckpt", device="cpu")
+    expected = loaded.predict_step(made["processor"]([item]), 0)["probabilities"]
+    torch.testing.assert_close(torch.tensor(classifier.probabilities([item])), expected.detach())
 
 
 def test_the_page_on_extensions_runs(workdir, tiny_vit_dir, tiny_tokenizer_dir):

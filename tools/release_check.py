@@ -57,13 +57,13 @@ print(f"trains; {right:.0%} of {len(emoji)} emoji classified right")
 PREDICT_WITH_RAY = """
 import pyarrow as pa
 import ray
-from epic_pl.inference.ray import predict_parquet
+from epic_pl.inference.ray import predict_on_ray
 from pyarrow import parquet
 
 ray.init(num_cpus=3)
 titles = ["cow face", "red apple"]
 parquet.write_table(pa.table({"id": ["1", "2"], "title": titles}), "rows.parquet")
-predict_parquet("RUN", "rows.parquet", "out", id="id", text="title")
+predict_on_ray("RUN", "rows.parquet", "out", id="id", text="title")
 rows = parquet.read_table("out")
 assert sorted(rows["id"].to_pylist()) == ["1", "2"], rows
 print("a cluster of one node predicts", *rows["label"].to_pylist())

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         SNLIVEDataModule,
         TableDataModule,
     )
+    from epic_pl.data.processor import Processor
     from epic_pl.inference.classifier import Classifier
     from epic_pl.inference.multitask import MultiTaskClassifier
     from epic_pl.module import EncoderConfig, EncodersConfig, EPICModule, HeadConfig, OptimConfig
@@ -34,6 +35,7 @@ _ROOMS = {
         "SNLIVEDataModule",
         "TableDataModule",
     ),
+    "epic_pl.data.processor": ("Processor",),
     "epic_pl.inference.classifier": ("Classifier",),
     "epic_pl.inference.multitask": ("MultiTaskClassifier",),
     "epic_pl.module": (
@@ -58,6 +60,7 @@ __all__ = [
     "MultiTaskClassifier",
     "OpenMojiDataModule",
     "OptimConfig",
+    "Processor",
     "SNLIVEDataModule",
     "TableDataModule",
     "__version__",

@@ -22,7 +22,6 @@ import tiny_runs
 from epic_pl.cli.epic_cli import build, parse, run
 from epic_pl.cli.main import main
 from epic_pl.module import EPICModule
-from epic_pl.utils import part_files
 from epic_pl.utils.config_files import packaged, packaged_configs
 from epic_pl.utils.errors import CheckpointError, ConfigError, EpicError
 
@@ -157,21 +156,10 @@ def test_encoder_options_of_the_model_reach_the_data(config, tiny_vit_dir, tiny_
     assert data.image_size == 16
 
 
-def test_a_folder_of_predictions_is_continued_and_shared(config, best, workdir, monkeypatch):
-    monkeypatch.setattr(part_files, "BATCHES", 1)
+def test_a_folder_of_predictions_has_the_rows_of_one_file(config, best, workdir):
     predict = ["predict", "--config", config, "--ckpt_path", best]
     run([*predict, "--predictions.output", "one.parquet"])
-    options = ["--trainer.default_root_dir", ".", "--predictions.output", "all"]
-    step, asked = EPICModule.predict_step, []
-
-    def spy(module, batch, number):
-        asked.extend(batch["sample_id"])
-        return step(module, batch, number)
-
-    monkeypatch.setattr(EPICModule, "predict_step", spy)
-    for more in (["--shard", "2/2"], ["--shard=2/2"], []):
-        run([*predict, *options, *more])
-    assert asked == [f"test{number}" for number in (4, 5, 6, 0, 1, 2, 3)]
+    run([*predict, "--trainer.default_root_dir", ".", "--predictions.output", "all"])
     (one,) = workdir.rglob("one.parquet")
     assert pq.read_table("all").equals(pq.read_table(one))
     with pytest.raises(ConfigError, match=r"without its \.csv"):

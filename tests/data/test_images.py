@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 
 import fabricate
 import numpy as np
@@ -7,8 +8,8 @@ from PIL import Image
 
 from epic_pl.data import HatefulMemesDataModule
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.images import image_file, missing_images, read_image, refuse_outside
-from epic_pl.data.row_cache import ImageRecord
+from epic_pl.data.images import read_image, refuse_outside
+from epic_pl.data.row_cache import ImageRecord, image_states
 from epic_pl.utils.errors import DataError
 
 SUFFIXES = ("jpg", "png", "gif", "webp", "tiff")
@@ -192,10 +193,10 @@ def test_images_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch)
 
 def test_a_damaged_record_counts_as_none(tmp_path):
     record = ImageRecord(tmp_path)
-    problems = {"a.png": None, "b.png": "cut"}
+    problems = {"a.png 1 2": None, "b.png 3 4": "cut"}
     record.add(problems)
     assert record.read() == problems
-    assert record.unreadable(["a.png"], None) == {}  # known to be sound
+    assert record.unreadable({"a.png": "1 2"}, None) == {}  # known to be sound
     record.path.write_bytes(b"no table")
     assert record.read() == {}
 
@@ -207,10 +208,22 @@ def test_links_that_lead_nowhere_or_in_a_circle_folders_and_odd_names_are_missin
     (tmp_path / "4.jpg").symlink_to("4.jpg")
     (tmp_path / "5.jpg").mkdir()
     names = ["1.jpg", "2.jpg", "3.jpg", "4.jpg", "5.jpg", ".", "a\0/b.jpg"]
-    assert list(missing_images(names, tmp_path)) == names[2:]
-    for path in ("a\0.jpg", "4.jpg"):
-        with pytest.raises(DataError):
-            read_image(image_file(tmp_path, path))
+    states = image_states(names, tmp_path)
+    assert [name for name in names if states[name] is None] == names[2:]
+    for name in names:
+        if states[name] is None:
+            with pytest.raises(DataError):
+                read_image(Path(name), root=tmp_path)
+        else:
+            assert read_image(Path(name), root=tmp_path).mode == "RGB"
+
+
+def test_a_sound_image_is_opened_without_another_look_at_its_path(tmp_path, monkeypatch):
+    fabricate.image(tmp_path / "1.jpg")
+    read_image(Path("1.jpg"), root=tmp_path)  # the folder is known from then on
+    for name in ("stat", "lstat", "readlink"):
+        monkeypatch.setattr(os, name, lambda *_, **__: pytest.fail("a look at the path"))
+    assert read_image(Path("1.jpg"), root=tmp_path).mode == "RGB"
 
 
 @pytest.mark.parametrize("path", ["../1.jpg", "x/../../1.jpg", "/1.jpg"])

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 
-from epic_pl.data.rows import class_counts, sample_table, table_schema
+from epic_pl.data.rows import Rows, check_labels, class_counts, sample_table, table_schema
 from epic_pl.utils.errors import DataError
 
 
@@ -17,9 +19,6 @@ def test_table_keeps_nulls_and_what_is_empty(labels):
 @pytest.mark.parametrize(
     ("labels", "multilabel", "match"),
     [
-        ([0, -1], False, r"that of row 1 is -1"),
-        ([[0, 1], [2, -5]], True, r"that of row 1 is -5"),
-        ([[0], [None]], True, "row 1"),
         ([0, float("nan")], False, "'label'"),
         ([0, 1.5], False, "'label'"),
         ([0, "cat"], False, "'label'"),
@@ -57,3 +56,28 @@ SEVERAL = pa.chunked_array([[[0], [0, 1]], [[0, 2], [0], None]], pa.list_(pa.int
 @pytest.mark.parametrize("labels", [SINGLE, SEVERAL])
 def test_rows_of_each_class_are_counted_and_unknown_ones_not(labels):
     assert class_counts(labels, 4).tolist() == [4, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "task", "said"),
+    [
+        ([0, -1], "multiclass", r"sample 'b' has label -1 \(1 such\).*a class index in 0\.\.2"),
+        ([3, 5], "multiclass", r"sample 'a' has label 3 \(2 such\)"),
+        ([[0, 1], [2, -5]], "multilabel", "'b' has label -5 .*a list of class indices"),
+        ([[0], [None]], "multilabel", "'b' has label None"),
+        ([0, None], "multilabel", "'a' has label 0"),
+        ([[0], None], "multiclass", "'a' has label 0"),
+    ],
+)
+def test_labels_of_no_class_name_the_sample(labels, task, said):
+    table = sample_table(["a", "b"], ["x"] * 2, ["t"] * 2, labels, isinstance(labels[0], list))
+    with pytest.raises(DataError, match=said):
+        check_labels(Rows(table, Path(), Path("rows.csv")), 3, task)
+
+
+@pytest.mark.parametrize("labels", [[0, 2], [None, None], [[0, 2], []], [None, [1]]])
+def test_labels_of_known_classes_or_unknown_ones_are_sound(labels):
+    several = any(isinstance(label, list) for label in labels)
+    table = sample_table(["a", "b"], ["x"] * 2, ["t"] * 2, labels, several)
+    rows = Rows(table, Path(), Path("rows.csv"))
+    check_labels(rows, 3, "multilabel" if several else "multiclass")

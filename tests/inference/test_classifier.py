@@ -1,6 +1,7 @@
 """A trained run as a classifier."""
 
 import csv
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def test_embeddings_are_what_the_head_receives(classifier, rows):
         (lambda clf: clf.predict_table("none.csv", text="a"), DataError, "none.csv does not exist"),
         (lambda clf: clf.predict_table(TABLE, text="c"), DataError, r"no column 'c' \(text\)"),
         (lambda clf: clf.predict_table(TABLE, text="a", id="c"), DataError, r"'c' \(id\)"),
-        (lambda clf: next(clf.embed_table(TABLE)), ConfigError, r"named \(image, text\): name one"),
+        (lambda clf: clf.predict_table(TABLE), ConfigError, r"named \(image, text\): name one"),
         (lambda clf: clf.predict_table(pa.table({"a": []}), text="a"), DataError, "no rows"),
         (
             lambda clf: clf.predict_table(TABLE, text="a", on_bad_sample="drop"),
@@ -178,8 +179,9 @@ def test_rows_of_bad_images_are_counted_and_texts_cleaned_as_in_training(
     classifier, monkeypatch, tmp_path
 ):
     said = []
-    monkeypatch.setattr("epic_pl.inference.classifier.rank_zero_info", said.append)
-    monkeypatch.setattr(classifier, "_clean", True)
+    monkeypatch.setattr("epic_pl.inference.bulk.rank_zero_info", said.append)
+    words = dataclasses.replace(classifier.processor.text, clean=True)
+    monkeypatch.setattr(classifier.processor, "text", words)
     texts = ["a <b>red</b> square", "a red square", "blue", None]
     images = [None, None, "none.png", None]
     table = pa.table({"text": texts, "image": pa.array(images, pa.string())})

@@ -150,7 +150,7 @@ def test_encoders_with_other_weights_are_refused(classifier):
 
 def test_another_tokenizer_or_device_is_refused(classifier):
     other = classifier()
-    other.collator.tokenizer.add_tokens(["zebra"])
+    other.processor.tokenizer.add_tokens(["zebra"])
     with pytest.raises(ConfigError, match=r"they differ in tokenizer: \w+ and \w+"):
         MultiTaskClassifier({"kind": classifier(), "other": other})
     other = classifier()

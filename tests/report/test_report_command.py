@@ -169,7 +169,7 @@ def _agrees(row, expected):
 def _by_hand(reported, image_present, text_present):
     """Logits of the test split as one batch under masks of presence."""
     dataset = reported.data.dataset("test")
-    batch = reported.data.collator([dataset[index] for index in range(len(dataset))])
+    batch = reported.data.processor.collate([dataset[index] for index in range(len(dataset))])
     batch["image_present"], batch["text_present"] = image_present, text_present
     with torch.no_grad():
         return reported.model(batch).logits

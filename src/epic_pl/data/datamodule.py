@@ -7,13 +7,15 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
+import pyarrow as pa
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset
 
+from epic_pl.data.bulk import BulkPass, whole_batch
 from epic_pl.data.clean_text import clean_text
-from epic_pl.data.dataset import Collator, ImageTextDataset, whole_batch
+from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.images import BadSamplePolicy, usable_rows
 from epic_pl.data.loading import (
     EvalSampler,
@@ -25,10 +27,12 @@ from epic_pl.data.loading import (
 from epic_pl.data.preprocessing import (
     ImagePreprocessing,
     Resize,
+    TextPreprocessing,
     image_preprocessing,
     load_tokenizer,
 )
-from epic_pl.data.rows import Rows, class_counts
+from epic_pl.data.processor import Processor
+from epic_pl.data.rows import Rows, check_labels, class_counts
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.utils.errors import CheckpointError, DataError, counted
 from epic_pl.utils.types import Batch, Task
@@ -45,7 +49,7 @@ STAGES: dict[str | None, tuple[Split, ...]] = {
 """The splits that each stage of a trainer reads."""
 
 
-FeatureProvider = Callable[[ImageTextDataset, Collator], Dataset[Batch]]
+FeatureProvider = Callable[[ImageTextDataset, Processor], Dataset[Batch]]
 """Gives a dataset of stored features, from which a loader gets the rows of a batch at once."""
 
 
@@ -147,9 +151,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.augment = augment
         self.on_bad_sample = on_bad_sample
         self._datasets: dict[Split, ImageTextDataset] = {}
+        self._wanted: set[Split] = set()
         self._digests: dict[Split, str] = {}
         self._features: FeatureProvider | None = None
-        self._choose: Callable[[ImageTextDataset], Sequence[int]] | None = None
+        self._open_pass: Callable[[Rows], tuple[BulkPass, pa.Table]] | None = None
 
     @property
     @abstractmethod
@@ -221,14 +226,14 @@ class ImageTextDataModule(LightningDataModule, ABC):
         }
 
     @cached_property
-    def collator(self) -> Collator:
+    def processor(self) -> Processor:
         """Samples to batches."""
-        return Collator(
+        return Processor(
+            self.image_preprocessing,
+            TextPreprocessing(self.max_text_tokens, self.clean_text),
             load_tokenizer(self.text_encoder, self.text_encoder_revision),
-            self.num_classes,
             self.task,
-            self.image_preprocessing.size,
-            self.max_text_tokens,
+            self.num_classes,
         )
 
     def subset_of(self, sample_id: str) -> str | None:
@@ -240,34 +245,51 @@ class ImageTextDataModule(LightningDataModule, ABC):
         load_tokenizer(self.text_encoder, self.text_encoder_revision)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the splits of a stage, and log their sizes."""
+        """Build the splits of a stage, and log their sizes.
+
+        Rows to predict are read, and checked by the first call of :meth:`dataset`: a process that
+        predicts a part of them checks no others.
+        """
         # before workers fork: the tokenizer library warns and falls back if it is set later
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         for split in STAGES[stage]:
             own = self.predict_split if split == "predict" else split
-            if own not in self._datasets:
+            if own in self._datasets:
+                continue
+            self._wanted.add(own)
+            if stage == "predict":
+                self.read_split(own)
+            else:
                 self._build(own)
 
     def _build(self, split: Split) -> None:
         rows = self.read_split(split)
-        total, unknown = rows.table.num_rows, rows.table["label"].null_count
+        unknown = rows.table["label"].null_count
         if unknown and split != "predict":
             raise DataError(
-                f"{rows.source} is the {split} split, but {unknown} of its {total} rows have no "
-                "label. Choose a labelled file; unlabelled ones are for predict."
+                f"{rows.source} is the {split} split, but {unknown} of its {len(rows.table)} rows "
+                "have no label. Choose a labelled file; unlabelled ones are for predict."
             )
-        images = ImageTextDataset(rows.table, rows.image_root, self._transform(split))
-        table, bad_rows = usable_rows(rows, self.on_bad_sample, images.read)
+        check_labels(rows, self.num_classes, self.task)
+        table, note = usable_rows(rows, self.on_bad_sample, self._reader(split, rows))
         if not table.num_rows:
             raise DataError(
                 f"The {split} split of {type(self).__name__} is empty. Check the data folder and "
                 "the split's options."
             )
-        notes = [f"{what}: {count:,}" for what, count in rows.notes.items() if count]
-        notes += [bad_rows] if bad_rows else []
-        of = f"{counted(total, 'rows')} of {rows.source}, {self.num_classes} classes"
-        rank_zero_info("; ".join([f"{split}: {of}", *notes]))
+        self._tell(split, rows, note)
         self._datasets[split] = self.dataset_of_rows(split, replace(rows, table=table))
+
+    def _reader(self, split: Split, rows: Rows) -> Callable[[str], Any]:
+        return ImageTextDataset(rows.table, rows.image_root, self._transform(split)).read
+
+    def _tell(self, split: Split, rows: Rows, note: str) -> None:
+        """Log how many rows a split has, and what is said of them."""
+        notes = [f"{what}: {count:,}" for what, count in rows.notes.items() if count]
+        notes += [note] if note else []
+        total = counted(rows.table.num_rows, "rows")
+        of = f"{total} of {rows.source}, {self.num_classes} classes"
+        rank_zero_info("; ".join([f"{split}: {of}", *notes]))
 
     def _transform(self, split: Split) -> ImageTransform:
         return build_image_transform(self.image_preprocessing, split == "train", self.augment)
@@ -285,8 +307,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return list(dict.fromkeys(["train", "val", "test", self.predict_split]))
 
     def dataset(self, split: Split) -> ImageTextDataset:
-        """A split that :meth:`setup` has built."""
+        """A split that :meth:`setup` has read."""
         split = self.predict_split if split == "predict" else split
+        if split not in self._datasets and split in self._wanted:
+            self._build(split)
         if split not in self._datasets:
             raise DataError(
                 f"The {split} split of {type(self).__name__} is not built yet: call prepare_data() "
@@ -328,10 +352,17 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """Let the loaders give stored features in place of images and token ids."""
         self._features = provider
 
-    def predict_rows(self, choose: Callable[[ImageTextDataset], Sequence[int]] | None) -> None:
-        """Let ``predict`` read, in this process, the rows that ``choose`` gives; None is all."""
-        self._choose = choose
-        self.allow_zero_length_dataloader_with_multiple_devices = choose is not None
+    def predict_in_parts(
+        self, open_pass: Callable[[Rows], tuple[BulkPass, pa.Table]] | None
+    ) -> None:
+        """Let ``predict`` read the rows that this process has to write.
+
+        Args:
+            open_pass: gives the pass over all rows, and an empty table of what it writes; None
+                for all rows.
+        """
+        self._open_pass = open_pass
+        self.allow_zero_length_dataloader_with_multiple_devices = open_pass is not None
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in an order that is new every epoch; a restart continues in mid-epoch."""
@@ -356,12 +387,15 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """Batches of :attr:`predict_split`, in order."""
-        if self._choose is None:
+        if self._open_pass is None:
             return self._eval_loader("predict")
-        dataset, collate = self._loader_input("predict")
-        rows = Subset(dataset, self._choose(self.dataset("predict")))
-        sampler = EvalSampler(rows, num_replicas=1, rank=0)
-        return self.loader(rows, collate_fn=collate, sampler=sampler)
+        split = self.predict_split
+        bulk, empty = self._open_pass(rows := self.read_split(split))
+        usable, note = bulk.check(self._reader(split, rows), empty)
+        self._tell(split, usable, note)
+        dataset, collate = self._served(self.dataset_of_rows(split, usable))
+        pinned = torch.cuda.is_available()
+        return bulk.loader(dataset, collate, num_workers=self.num_workers, pin_memory=pinned)
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
         dataset, collate = self._loader_input(split)
@@ -388,7 +422,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def _loader_input(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
         """The dataset that a loader of ``split`` reads, and its collate function."""
-        dataset = self.dataset(split)
+        return self._served(self.dataset(split))
+
+    def _served(self, dataset: ImageTextDataset) -> tuple[Dataset[Any], Callable[[Any], Any]]:
         if self._features is None:
-            return dataset, self.collator
-        return self._features(dataset, self.collator), whole_batch
+            return dataset, self.processor.collate
+        return self._features(dataset, self.processor), whole_batch

@@ -1,43 +1,34 @@
-"""Image files: decoding to 8-bit RGB, and what happens to rows with bad ones."""
+"""Image files: reading them, and what happens to rows with bad ones."""
 
 import contextlib
 import io
 import os
-import struct
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from epic_pl.data.row_cache import ImageRecord
+from epic_pl.data.decoding import BROKEN, MAX_PIXELS, decode
+from epic_pl.data.row_cache import ImageRecord, image_states
 from epic_pl.data.rows import Rows, empty_rows
 from epic_pl.utils.errors import DataError
-from epic_pl.utils.untrusted import require_regular
+from epic_pl.utils.untrusted import open_regular
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
 
-# without the rarely audited decoders; Pillow opens MPO, JPEGs of phones with several views, as JPEG
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-# about 8,000 x 8,000, 200 MB when decoded; Pillow itself only warns, from 89 million
-MAX_PIXELS = 64_000_000
-
-# what Pillow's parsers let through on broken bytes
-_BROKEN = (
-    *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError),
-    struct.error,
-)
-_THREADS = 8
 _SHOWN = 5  # rows named in a message
 
 
 def read_image(
-    source: Path | bytes, min_size: int | None = None, max_pixels: int = MAX_PIXELS
+    source: Path | bytes,
+    min_size: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+    root: Path | None = None,
 ) -> Image.Image:
     """Read an image as upright 8-bit RGB.
 
@@ -49,26 +40,24 @@ def read_image(
         min_size: pixels. If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, several
             times faster, if neither side becomes shorter than this.
         max_pixels: of an image; larger ones are not decoded.
+        root: resolved folder that the file's path starts from, and that no link may leave.
 
     Raises:
-        DataError: the file is missing, empty, truncated, not an image of :data:`FORMATS`, or
-            larger than ``max_pixels``.
+        DataError: the file is missing, empty, truncated, not an image of :data:`FORMATS`, larger
+            than ``max_pixels``, or outside of ``root``.
     """
-    file: Path | io.BytesIO
     if isinstance(source, bytes):
-        file, name = io.BytesIO(source), f"of {len(source):,} bytes"
+        name = f"of {len(source):,} bytes"
     else:
-        file, name = source, str(source)
+        name = str(source if root is None else root / source)
+    file: BinaryIO
     try:
-        if isinstance(file, Path):
-            require_regular(file)
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > max_pixels:
-                raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-            if min_size is not None and image.format in ("JPEG", "MPO"):
-                image.draft(None, (min_size, min_size))
-            image.load()
-            return upright_rgb(image)
+        if isinstance(source, bytes):
+            file = io.BytesIO(source)
+        else:
+            file = open_regular(source) if root is None else _open_below(root, source)
+        with file:
+            return decode(file, min_size, max_pixels)
     except FileNotFoundError as error:
         raise DataError(f"Image {name} does not exist. Correct its path.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -76,48 +65,42 @@ def read_image(
             f"Image {name} is too large: {error}; the limit is {max_pixels:,} pixels. "
             "Shrink it, or leave it out."
         ) from error
-    except _BROKEN as error:
+    except BROKEN as error:
         raise DataError(
-            f"Image {name} cannot be read: {_reason(source, error)}. Fetch or export the file "
-            "again, or leave the image out."
+            f"Image {name} cannot be read: {str(error) or type(error).__name__}. Fetch or export "
+            "the file again, or leave the image out."
         ) from error
 
 
-def _reason(source: Path | bytes, error: Exception) -> str:
-    """Why a file cannot be read."""
-    if not isinstance(error, UnidentifiedImageError):
-        return str(error) or type(error).__name__
-    head = (source if isinstance(source, bytes) else source.read_bytes())[:24]
-    if not head:
-        return "the file is empty (0 bytes)"
-    return f"it is none of {', '.join(FORMATS)}; it starts with {head.decode('latin-1')!r}"
+def _open_below(root: Path, path: Path) -> BinaryIO:
+    """Open an image file below a root.
 
-
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image as :func:`read_image` gives it.
-
-    Raises:
-        ValueError: its pixels are floats.
+    A file that is no link, in a folder that is known, is opened without another look at its path.
     """
-    # the pixels are sound: a broken EXIF block is no reason to lose the image
-    with contextlib.suppress(*_BROKEN):
-        ImageOps.exif_transpose(image, in_place=True)
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which makes nearly every pixel white
-        deep = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
-        return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise ValueError("its pixels are floats of an unknown range")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    # converting RGB would copy it
-    return image if image.mode == "RGB" else image.convert("RGB")
+    folder, name = os.path.split(root / path)
+    with contextlib.suppress(OSError, ValueError):  # a link, or no file: the longer road tells
+        if (real := _resolved(folder)).is_relative_to(root):
+            return open_regular(real / name, follow=False)
+    full = image_file(root, str(path))
+    if not full.is_relative_to(root):
+        raise DataError(
+            f"Image {str(path)!r} leads to {full}, outside of the image root {root}. Move the "
+            "image, or choose a root that holds them all (the target, where a symbolic link leads "
+            "out)."
+        )
+    return open_regular(full)
+
+
+@lru_cache(maxsize=10_000)
+def _resolved(folder: str) -> Path:
+    return Path(folder).resolve()
 
 
 def usable_rows(
-    rows: Rows, policy: BadSamplePolicy, read: Callable[[str], Any]
+    rows: Rows,
+    policy: BadSamplePolicy,
+    read: Callable[[str], Any],
+    states: Mapping[str, str | None] | None = None,
 ) -> tuple[pa.Table, str]:
     """The rows with usable images, and an image or a text.
 
@@ -126,6 +109,8 @@ def usable_rows(
         policy: ``error`` refuses missing images and empty rows, and does not look for corrupt
             images; ``skip`` leaves all these rows out; ``absent`` keeps those with a text.
         read: decodes an image by its path, or raises a DataError.
+        states: of the rows' images, as :func:`~epic_pl.data.row_cache.image_states` gives them;
+            None looks at each once.
 
     Returns:
         The rows, and a note that counts and names the other ones, empty if there are none.
@@ -137,9 +122,12 @@ def usable_rows(
     table, root = rows.table, rows.image_root.resolve()
     paths = pc.unique(table["image"]).drop_null().to_pylist()
     refuse_outside(paths, root, rows.source)
-    bad = missing_images(paths, root)
+    states = image_states(paths, root) if states is None else states
+    bad = {
+        path: f"there is no such file{missing_hint(path)}" for path in paths if states[path] is None
+    }
     if policy != "error":
-        there = [path for path in paths if path not in bad]
+        there = {path: state for path in paths if (state := states[path]) is not None}
         bad |= ImageRecord(root).unreadable(there, read)
     hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
     empty = empty_rows(table)
@@ -196,14 +184,6 @@ def image_file(root: Path, path: str) -> Path:
             f"Image {path!r} below {root} leads to no file: {error}. Correct the path or the "
             "link, or leave the image out of the table."
         ) from error
-
-
-def missing_images(paths: Collection[str], root: Path) -> dict[str, str]:
-    """Paths that are no file, with the problem."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        is_file = pool.map(lambda path: os.path.isfile(root / path), paths, chunksize=256)
-        missing = [path for path, exists in zip(paths, is_file, strict=True) if not exists]
-    return {path: f"there is no such file{missing_hint(path)}" for path in missing}
 
 
 def missing_hint(path: str) -> str:

@@ -9,8 +9,10 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -29,6 +31,7 @@ _VERSION = 3
 """Incremented when the same files are read as other rows."""
 _KEY = b"epic_pl"
 _THREADS = 16  # disks answer several requests at once
+_CHUNK = 256  # paths of one of them
 _SAMPLES = [table_schema(multilabel) for multilabel in (False, True)]
 _ROWS = [*_SAMPLES, *(schema.append(pa.field("split", pa.string())) for schema in _SAMPLES)]
 _IMAGES = pa.schema({"image": pa.string(), "problem": pa.string()})
@@ -78,6 +81,29 @@ def cached_rows(
         return rows
 
 
+def image_states(paths: Sequence[str], root: Path) -> dict[str, str | None]:
+    """Size and time of change of each image file below ``root``; None where there is no file.
+
+    This is the one look at an image's path before it is read.
+    """
+
+    def states(part: Sequence[str]) -> list[str | None]:
+        return [_image_state(os.path.join(root, path)) for path in part]
+
+    parts = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = chain.from_iterable(pool.map(states, parts))
+        return dict(zip(paths, found, strict=True))
+
+
+def _image_state(path: str) -> str | None:
+    with contextlib.suppress(OSError, ValueError):  # missing, or no name of a file
+        found = os.stat(path)
+        if stat.S_ISREG(found.st_mode):
+            return f"{found.st_size} {found.st_mtime_ns}"
+    return None
+
+
 class ImageRecord:
     """Which images below a folder were decoded, and which of them failed."""
 
@@ -87,10 +113,7 @@ class ImageRecord:
 
     def key(self, path: str) -> str:
         """Path, size and time of change of an image: a replaced image has another key."""
-        with contextlib.suppress(OSError, ValueError):  # missing
-            stat = os.stat(self.root / path)
-            return f"{path} {stat.st_size} {stat.st_mtime_ns}"
-        return path
+        return f"{path} {_image_state(os.path.join(self.root, path))}"
 
     def read(self) -> dict[str, str | None]:
         """The problem of each key, None if the image is sound; empty if nothing is recorded."""
@@ -103,10 +126,14 @@ class ImageRecord:
         columns = [list(facts), list(facts.values())]
         _write_arrow(self.path, pa.table(columns, schema=_IMAGES), {})
 
-    def unreadable(self, paths: Collection[str], read: Callable[[str], Any]) -> dict[str, str]:
+    def unreadable(self, states: Mapping[str, str], read: Callable[[str], Any]) -> dict[str, str]:
         """Paths that cannot be decoded, with the problem: ``read`` raises a DataError.
 
         Images that are recorded as sound are not decoded again.
+
+        Args:
+            states: of the images, by their paths, see :func:`image_states`.
+            read: decodes an image.
         """
 
         def problem(path: str) -> str | None:
@@ -117,7 +144,7 @@ class ImageRecord:
             return None
 
         with _locked(self.path), ThreadPoolExecutor(_THREADS) as pool:
-            keys = dict(zip(paths, pool.map(self.key, paths), strict=True))
+            keys = {path: f"{path} {state}" for path, state in states.items()}
             known = self.read()
             unsure = [path for path, key in keys.items() if known.get(key, "new") is not None]
             problems = dict(zip(unsure, pool.map(problem, unsure), strict=True))

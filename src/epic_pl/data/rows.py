@@ -4,6 +4,7 @@ Arrow stores rows in flat buffers without a Python object per row, so forked loa
 the table's memory. Messages count rows from 0.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.utils.errors import DataError
+from epic_pl.utils.types import Task
 
 _SHOWN = 5  # rows named in a message
 
@@ -67,7 +69,7 @@ def sample_table(
         multilabel: whether a label is a list.
 
     Raises:
-        DataError: columns of different lengths or wrong types, duplicate ids, or negative labels.
+        DataError: columns of different lengths or wrong types, or duplicate ids.
     """
     columns = {"sample_id": sample_ids, "image": images, "text": texts, "label": labels}
     lengths = {name: len(column) for name, column in columns.items()}
@@ -77,8 +79,15 @@ def sample_table(
     arrays = [_column(field, columns[field.name]) for field in schema]
     table = pa.table(arrays, schema=schema)
     _check_ids(table["sample_id"].combine_chunks())
-    _check_labels(table)
     return table
+
+
+def rows_digest(table: pa.Table) -> str:
+    """SHA-256 of rows: ids, paths, texts and labels."""
+    digest = hashlib.sha256(str(len(table)).encode())
+    for batch in table.combine_chunks().to_batches(max_chunksize=10_000):
+        digest.update(repr(batch.to_pydict()).encode())
+    return digest.hexdigest()
 
 
 def empty_rows(table: pa.Table) -> pa.ChunkedArray:
@@ -135,21 +144,28 @@ def _check_ids(ids: pa.Array) -> None:
         )
 
 
-def _check_labels(table: pa.Table) -> None:
-    label = table["label"].combine_chunks()
-    if pa.types.is_list(label.type):
-        values, rows_of = pc.list_flatten(label), pc.list_parent_indices(label).to_numpy()
-        if values.null_count:
-            raise DataError(
-                f"A label list holds a null: row {rows_of[true_rows(values.is_null())[0]]}."
-            )
-    else:
-        values, rows_of = label, np.arange(len(label))
-    at = true_rows(pc.less(values, 0))
+def check_labels(rows: Rows, num_classes: int, task: Task) -> None:
+    """Check the labels of a split, once for all batches.
+
+    Raises:
+        DataError: labels are lists in a multiclass task or none in a multilabel one, a list holds a
+            null, or a label is none of the classes.
+    """
+    label = rows.table["label"].combine_chunks()
+    values, ids = label, rows.table["sample_id"]
+    if several := pa.types.is_list(label.type):
+        values, ids = pc.list_flatten(label), ids.take(pc.list_parent_indices(label))
+    out = pc.or_(pc.less(values, 0), pc.greater_equal(values, num_classes))
+    at = true_rows(pc.fill_null(out, several))  # a list has no unknown label
+    if several != (task == "multilabel") and len(label) > label.null_count:
+        at = np.arange(len(values))
     if at.size:
+        row = int(at[0])
         raise DataError(
-            f"Labels must be at least 0, but that of row {rows_of[at[0]]} is "
-            f"{values[int(at[0])].as_py()} ({at.size} such). Use None for an unknown label."
+            f"{rows.source}: sample {ids[row].as_py()!r} has label {values[row].as_py()} "
+            f"({at.size:,} such); a {task} task takes "
+            f"{'a list of class indices' if task == 'multilabel' else 'a class index'} in "
+            f"0..{num_classes - 1}."
         )
 
 

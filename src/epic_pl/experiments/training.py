@@ -13,9 +13,9 @@ import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.processor import Item
 from epic_pl.experiments.options import build_fit, feature_cache, use_stored_features
 from epic_pl.inference.classifier import Classifier
-from epic_pl.inference.inputs import Item
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter
 from epic_pl.module.evaluator import Evaluator

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, get_worker_info
 
-from epic_pl.data.dataset import Collator, ImageTextDataset
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.processor import Processor
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.utils.types import Batch, Features
 
@@ -56,7 +57,7 @@ class CachedDataset(Dataset[Batch]):
         dataset: names the image and text of each row.
         images: that are stored, by :class:`ImageKey`.
         texts: that are stored.
-        collator: makes the labels.
+        processor: makes the labels.
     """
 
     def __init__(
@@ -64,9 +65,9 @@ class CachedDataset(Dataset[Batch]):
         dataset: ImageTextDataset,
         images: StoredItems,
         texts: StoredItems,
-        collator: Collator,
+        processor: Processor,
     ) -> None:
-        self.dataset, self.collator = dataset, collator
+        self.dataset, self.processor = dataset, processor
         self._images, self._texts = images, texts
 
     def __len__(self) -> int:
@@ -95,5 +96,5 @@ class CachedDataset(Dataset[Batch]):
         if not (image_present.all() and text_present.all()):
             batch["image_present"], batch["text_present"] = image_present, text_present
         if all(row["label"] is not None for row in rows):
-            batch["labels"] = self.collator.labels(rows)
+            batch["labels"] = self.processor.labels(rows)
         return batch

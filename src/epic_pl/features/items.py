@@ -72,7 +72,7 @@ class Items(ABC, Generic[Key]):
         for name, tensor in self.encode(self._inputs([self.blank]))[0].items():
             shape, axis = list(tensor.shape[1:]), _TOKEN_AXES.get(name)
             if axis is not None and self.modality == "text":
-                shape[axis] = self.data.collator.max_text_tokens
+                shape[axis] = self.data.processor.max_text_tokens
             fields.append(Field(name, tuple(shape), axis))
         identity = self._preparation() | self.tower.identity
         identity |= {
@@ -194,11 +194,11 @@ class Texts(Items[str]):
         return float(self._inputs(self.keys[::step])[1].sum(1).float().mean())
 
     def _inputs(self, keys: Sequence[str]) -> tuple[Tensor, Tensor]:
-        tokens = self.data.collator.tokenize(keys)
+        tokens = self.data.processor.tokenize(keys)
         return tokens["input_ids"], tokens["attention_mask"].bool()
 
     def _preparation(self) -> dict[str, Any]:
         return {
-            "tokenizer": tokenizer_digest(self.data.collator.tokenizer),
-            "max_tokens": self.data.collator.max_text_tokens,
+            "tokenizer": tokenizer_digest(self.data.processor.tokenizer),
+            "max_tokens": self.data.processor.max_text_tokens,
         }

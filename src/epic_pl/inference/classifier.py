@@ -3,45 +3,36 @@
 Shape legend: N items, B batch, C classes.
 """
 
-import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 import torch
 from jsonargparse import ArgumentError
-from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import Subset
 
-from epic_pl.data.clean_text import clean_text
-from epic_pl.data.dataset import Collator, ImageTextDataset
-from epic_pl.data.images import BadSamplePolicy, usable_rows
+from epic_pl.data.images import BadSamplePolicy
 from epic_pl.data.inspection.init import write_config
-from epic_pl.data.preprocessing import Preprocessing
-from epic_pl.data.tables.columns import RowOptions
-from epic_pl.data.tables.folders import is_image_folder
-from epic_pl.data.tables.rows import read_unlabelled, table_folder
-from epic_pl.data.transforms import build_image_transform
+from epic_pl.data.processor import Item
+from epic_pl.inference.bulk import checked_dataset, read_source
 from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.exported import ExportedModel
-from epic_pl.inference.inputs import Item, ItemDataset
 from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.inference.model_card import write_card
 from epic_pl.inference.models import TrainedModel, load_module
 from epic_pl.inference.sharing import WEIGHTS, find_model, push_model, read_model, write_model
 from epic_pl.module import EPICModule, Loss, Method
-from epic_pl.module.callbacks.predictions import prediction_table
 from epic_pl.module.config import plain
 from epic_pl.module.postprocess import assign_labels
+from epic_pl.module.prediction_table import prediction_table
 from epic_pl.nn.pair import Pair
 from epic_pl.utils.config_files import INIT_CONFIG
-from epic_pl.utils.errors import ConfigError, DataError, EpicError
+from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.plugins import import_packages
 from epic_pl.utils.types import Batch
-from epic_pl.utils.validate import check_at_least, check_word
+from epic_pl.utils.validate import check_at_least
 
 _SHOWN = 5  # default number of labels per item
 
@@ -69,8 +60,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
     Attributes:
         class_names: names of the C classes.
         task: "multiclass" or "multilabel".
-        image_preprocessing: how images become tensors.
-        collator: makes a batch of samples.
+        processor: makes batches of images and texts.
 
     Raises:
         ConfigError: the model was trained on batches of another pipeline, so its preprocessing is
@@ -83,13 +73,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
     ) -> None:
         self._model = TrainedModel(model, device) if isinstance(model, EPICModule) else model
         self.class_names, self.task = self._model.class_names, self._model.task
-        image, text = Preprocessing.from_dict(self._model.preprocessing)
-        self.image_preprocessing, self._clean = image, text.clean
-        self._transform = build_image_transform(image, train=False)
-        classes = len(self.class_names)
-        self.collator = Collator(
-            self._model.tokenizer(), classes, self.task, image.size, text.max_tokens
-        )
+        self.processor = self._model.processor()
 
     def __repr__(self) -> str:
         names, count = self.class_names, len(self.class_names)
@@ -111,7 +95,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
 
     @property
     def digest(self) -> str:
-        """A hash of the model, the same wherever it is loaded."""
+        """A hash of the model, the same on all devices of a kind."""
         return self._model.digest
 
     @property
@@ -289,51 +273,31 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         Raises:
             DataError: as in :meth:`__call__`.
         """
-        widths = self.module.model.widths
-        parts = [Pair(*(np.zeros((0, width), np.float32) for width in widths))]
-        dataset = ItemDataset(items, self._transform, self._clean)
-        for batch in self._batches(dataset, batch_size, num_workers, progress, "Encoding"):
+        parts = [self._no_features]
+        for batch in self._batches(items, batch_size, num_workers, progress, "Encoding"):
             parts.append(self._features(batch))
         image, text = zip(*parts, strict=True)
         return {"image": np.concatenate(image), "text": np.concatenate(text)}
 
-    def embed_table(
-        self,
-        table: str | Path | pa.Table | Any,
-        *,
-        image: str | None = None,
-        text: str | list[str] | None = None,
-        id: str | None = None,
-        image_root: str | Path | None = None,
-        on_bad_sample: BadSamplePolicy = "error",
-        batch_size: int = 32,
-        num_workers: int = 0,
-        progress: bool | None = None,
-        choose: Callable[[ImageTextDataset], Sequence[int]] | None = None,
-    ) -> Iterator[pa.Table]:
-        """The encoders' pooled outputs of a table's rows, a table for each batch.
+    def feature_table(self, batch: Batch | None) -> pa.Table:
+        """The pooled outputs of a batch; None is one without samples.
 
-        Arguments are as in :meth:`predict_table`; ``choose`` gives the numbers of the rows that are
-        encoded, None is all.
-
-        Yields:
+        Returns:
             ``sample_id``, and ``image`` and ``text`` as lists of d_v and d_t float32 numbers, null
             where the modality is missing.
-
-        Raises:
-            DataError: the table, or a row of it, cannot be used.
         """
-        dataset: Any = self._read_table(table, image, text, id, image_root, on_bad_sample)
-        if choose is not None:
-            dataset = Subset(dataset, choose(dataset))
-        for batch in self._batches(dataset, batch_size, num_workers, progress, "Encoding"):
-            columns = {"sample_id": pa.array(batch["sample_id"], pa.string())}
-            for side, output in self._features(batch)._asdict().items():
-                absent = pa.array(np.isnan(output[:, 0]))
-                columns[side] = pa.FixedSizeListArray.from_arrays(
-                    output.reshape(-1), output.shape[1], mask=absent
-                )
-            yield pa.table(columns)
+        features = self._no_features if batch is None else self._features(batch)
+        columns = {"sample_id": pa.array(batch["sample_id"] if batch else [], pa.string())}
+        for side, output in features._asdict().items():
+            absent = pa.array(np.isnan(output[:, 0]))
+            columns[side] = pa.FixedSizeListArray.from_arrays(
+                output.reshape(-1), output.shape[1], mask=absent
+            )
+        return pa.table(columns)
+
+    @property
+    def _no_features(self) -> Pair[Floats]:
+        return Pair(*(np.zeros((0, width), np.float32) for width in self.module.model.widths))
 
     @torch.inference_mode()
     def _features(self, batch: Batch) -> Pair[Floats]:
@@ -391,59 +355,27 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             ConfigError: ``on_bad_sample`` is none of the three.
             DataError: the table, or a row of it, cannot be used.
         """
-        dataset = self._read_table(table, image, text, id, image_root, on_bad_sample)
-        full: list[int] = []
+        rows = read_source(table, image, text, id, image_root)
+        dataset = checked_dataset(rows, on_bad_sample, self.processor)
+        loaded = self.processor.collate, batch_size, num_workers, progress
+        full, tables = 0, [self.prediction_table(None, top_k)]
+        for batch in self._loaded(dataset, *loaded):
+            full += self.processor.full_texts(batch)
+            tables.append(self.prediction_table(batch, top_k))
+        self.processor.tell_full(full)
+        return pa.concat_tables(tables)
 
-        def counted(batch: Batch) -> Batch:
-            full.append(self.collator.full_texts(batch))
-            return batch
+    def prediction_table(self, batch: Batch | None, top_k: int | None = None) -> pa.Table:
+        """The predictions of a batch, with the columns of :meth:`predict_table`.
 
-        batches = self._batches(dataset, batch_size, num_workers, progress)
-        scores = self._score(map(counted, batches))
-        self.collator.tell_full(sum(full))
-        known = {"sample_id": dataset.table["sample_id"], "image_path": dataset.table["image"]}
-        return prediction_table(known, scores, self.class_names, self._model.thresholds, top_k)
-
-    def _read_table(
-        self,
-        table: Any,
-        image: str | None,
-        text: str | list[str] | None,
-        id: str | None,
-        image_root: str | Path | None,
-        on_bad_sample: BadSamplePolicy,
-    ) -> ImageTextDataset:
-        index: Any = getattr(table, "index", None)
-        if id is None and getattr(index, "is_unique", False):  # of pandas
-            table, id = table.assign(__id__=index.map(str)), "__id__"
-        try:
-            source = Path(table) if isinstance(table, str | Path) else pa.table(table)
-        except pa.ArrowException as error:
-            raise DataError(
-                f"The table cannot be read: {error}. Give the cells of a column one type, for "
-                "example df[NAME].astype('string')."
-            ) from error
-        if isinstance(source, Path) and not source.exists():
-            raise DataError(f"{source} does not exist: give a table or a folder of images.")
-        if image_root is None:
-            image_root = table_folder(source) if isinstance(source, Path) else Path.cwd()
-        options = RowOptions()  # of a folder
-        try:
-            if not (isinstance(source, Path) and is_image_folder(source)):
-                options = RowOptions(image_column=image, text_columns=text, id_column=id)
-            rows = read_unlabelled(source, Path(image_root).resolve(), options)
-        except EpicError as error:  # names arguments of TableDataModule
-            said = re.sub(r"(?<!['\w])(image|text|id)_columns?\b", r"\1", str(error))
-            raise type(error)(said) from error
-        read = ImageTextDataset(rows.table, rows.image_root, self._transform).read
-        check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
-        usable, note = usable_rows(rows, on_bad_sample, read)
-        if note:
-            rank_zero_info(note)
-        dataset = ImageTextDataset(usable, rows.image_root, self._transform)
-        if self._clean:
-            dataset.map_texts(clean_text)
-        return dataset
+        None is a batch without samples.
+        """
+        columns: dict[str, Any] = {"sample_id": [], "image_path": []}
+        if batch is not None:
+            paths = [path or None for path in batch["image_path"]]
+            columns = {"sample_id": batch["sample_id"], "image_path": paths}
+        scores = self._score([] if batch is None else [batch])
+        return prediction_table(columns, scores, self.class_names, self.thresholds, top_k)
 
     def labels(self, scores: Floats, top_k: int | None = None) -> list[list[Label]]:
         """Labels of N items by their probabilities ``(N, C)``; ``top_k`` as in :meth:`__call__`.

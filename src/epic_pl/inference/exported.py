@@ -6,7 +6,6 @@ Shape legend: B batch, C classes.
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,8 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
-from epic_pl.data.preprocessing import load_tokenizer
+from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
+from epic_pl.data.processor import Processor
 from epic_pl.inference.description import DESCRIPTION, INPUTS, TOKENIZER, Description
 from epic_pl.module.outputs import warn_of_absence
 from epic_pl.utils.errors import CheckpointError, ConfigError, first_line
@@ -86,7 +86,7 @@ class ExportedModel:
         self.folder = folder
         about = Description.read(folder)
         self.class_names, self.task, self.method = about.class_names, about.task, about.method
-        self.preprocessing, self.never_missing = about.preprocessing, about.never_missing
+        self._preprocessing, self.never_missing = about.preprocessing, about.never_missing
         self.encoders = {"image": about.image_encoder["name"], "text": about.text_encoder["name"]}
         least = about.thresholds
         self.thresholds = None if least is None else np.asarray(least, np.float32)
@@ -117,9 +117,11 @@ class ExportedModel:
                 whole.update(hashlib.file_digest(file, "sha256").digest())
         return whole.hexdigest()
 
-    def tokenizer(self) -> Any:
-        """The text encoder's tokenizer."""
-        return load_tokenizer(str(self.folder / TOKENIZER))
+    def processor(self) -> Processor:
+        """Images and texts to batches, as in training."""
+        image, text = Preprocessing.from_dict(self._preprocessing)
+        tokenizer = load_tokenizer(str(self.folder / TOKENIZER))
+        return Processor(image, text, tokenizer, self.task, len(self.class_names))
 
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch; warns as :func:`warn_of_absence` says."""

@@ -3,8 +3,9 @@
 Shape legend: N items, B batch, C classes.
 """
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -13,11 +14,9 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader
 
-from epic_pl.data.dataset import Collator
-from epic_pl.data.images import MAX_PIXELS
-from epic_pl.data.transforms import ImageTransform
-from epic_pl.inference.inputs import ImageInput, Item, ItemDataset, check_item, read_item
-from epic_pl.utils.errors import ConfigError
+from epic_pl.data.decoding import MAX_PIXELS
+from epic_pl.data.processor import ImageInput, Item, Processor, check_item
+from epic_pl.utils.errors import ConfigError, DataError
 from epic_pl.utils.types import Batch, Sample
 from epic_pl.utils.validate import check_at_least
 
@@ -34,9 +33,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
     ``Scores`` are the probabilities of N items, and ``Answer`` the labels of one item.
     """
 
-    _transform: ImageTransform
-    _clean: bool
-    collator: Collator
+    processor: Processor
 
     @overload
     def __call__(
@@ -75,7 +72,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         Args:
             items: dictionaries with ``image``, ``text`` or both; None for one item.
             *unnamed: refused, since image and text must be named.
-            image: image of the one item; see :data:`~epic_pl.inference.inputs.ImageInput`.
+            image: image of the one item; see :data:`~epic_pl.data.processor.ImageInput`.
             text: text of the one item.
             top_k: number of labels; None is five, or in multilabel tasks all that reach their
                 thresholds, which were tuned on validation.
@@ -114,8 +111,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         Raises:
             DataError: as in :meth:`__call__`.
         """
-        dataset = ItemDataset(items, self._transform, self._clean)
-        return self._score(self._batches(dataset, batch_size, num_workers, progress))
+        return self._score(self._batches(items, batch_size, num_workers, progress))
 
     def prepare(self, item: Item, max_pixels: int = MAX_PIXELS) -> Sample:
         """An item with its image read and transformed, for :meth:`sample_probabilities`.
@@ -128,11 +124,11 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
             DataError: as in :meth:`__call__`.
         """
         check_item(item, "The item")
-        return read_item(item, self._transform, self._clean, "item", max_pixels)
+        return self.processor.prepare(item, max_pixels)
 
     def sample_probabilities(self, samples: Sequence[Sample]) -> Scores:
         """Probabilities ``(B, C)`` of prepared items, at least one, in one batch."""
-        return self._score([self.collator(samples)])
+        return self._score([self.processor.collate(samples)])
 
     @abstractmethod
     def labels(self, scores: Scores, top_k: int | None = None) -> list[Answer]:
@@ -144,13 +140,30 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
 
     def _batches(
         self,
-        dataset: Any,
+        items: Sequence[Item],
+        batch_size: int,
+        num_workers: int,
+        progress: bool | None,
+        title: str = "Classifying",
+    ) -> Iterator[Batch]:
+        """Batches of items, all of which are checked before the first image is read."""
+        if isinstance(items, Mapping | str | os.PathLike):
+            raise DataError("For one item write clf(image=..., text=...), or put it into a list.")
+        for number, item in enumerate(items):
+            check_item(item, f"Item {number}")
+        numbered = [{**item, "sample_id": str(row)} for row, item in enumerate(items)]
+        return self._loaded(numbered, self.processor, batch_size, num_workers, progress, title)
+
+    def _loaded(
+        self,
+        rows: Any,
+        collate: Callable[[Any], Batch],
         batch_size: int,
         num_workers: int,
         progress: bool | None,
         title: str = "Classifying",
     ) -> Iterator[Batch]:
         check_at_least(1, batch_size=batch_size)
-        loader = DataLoader(dataset, batch_size, collate_fn=self.collator, num_workers=num_workers)
+        loader = DataLoader(rows, batch_size, collate_fn=collate, num_workers=num_workers)
         shown = len(loader) > 1 if progress is None else progress
         yield from track(loader, title, console=Console(stderr=True), disable=not shown)

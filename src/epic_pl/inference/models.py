@@ -3,7 +3,6 @@
 Shape legend: B batch, C classes.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from epic_pl.data.preprocessing import load_tokenizer
+from epic_pl.data.processor import Processor
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.module.checkpoint import require_info
@@ -95,7 +94,6 @@ class TrainedModel:
         self.module = module.to(self.device).eval()
         self.class_names: list[str] = list(module.class_names)
         self.task: Task = module.task
-        self.preprocessing: Mapping[str, Any] | None = module.hparams.get("preprocessing")
         self.method: str = module.hparams["method"]["class_path"]
         encoders = module.encoders
         self.encoders = {"image": encoders.image.name, "text": encoders.text.name}
@@ -113,13 +111,12 @@ class TrainedModel:
 
     @property
     def digest(self) -> str:
-        """A hash of weights, encoders and options."""
-        return self.module.digest()
+        """A hash of weights, encoders and options, and of how this device computes."""
+        return self.module.digest_here()
 
-    def tokenizer(self) -> Any:
-        """The text encoder's tokenizer."""
-        encoder = self.module.checkpoint_info()["text_encoder"]
-        return load_tokenizer(encoder["name"], encoder["revision"])
+    def processor(self) -> Processor:
+        """Images and texts to batches, as in training."""
+        return Processor.of(self.module)
 
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:

@@ -10,7 +10,6 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 
-from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.features.digests import tokenizer_digest
 from epic_pl.inference.classifier import Classifier
 from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
@@ -68,14 +67,13 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
             towers = first.module.model.towers, classifier.module.model.towers
             for kept, tower in zip(*towers, strict=True):
                 tower.encoder = kept.encoder
-            classifier.collator.tokenizer = first.collator.tokenizer
+            classifier.processor.tokenizer = first.processor.tokenizer
             self.tasks[name] = classifier
         if not self.tasks:
             raise ConfigError(_UNNAMED)
         self.class_names = {name: clf.class_names for name, clf in self.tasks.items()}
         self.task: dict[str, Task] = {name: clf.task for name, clf in self.tasks.items()}
-        self._transform, self._clean = first._transform, first._clean
-        self.collator = first.collator
+        self.processor = first.processor
 
     def __repr__(self) -> str:
         return "\n".join(f"{name}: {clf!r}" for name, clf in self.tasks.items())
@@ -138,13 +136,13 @@ def _settings(classifier: Classifier, tasks: str) -> dict[str, Any]:
             f"{module.hparams['method']}. {module.model.image_tower.not_stored_because} Call its "
             "Classifier by itself."
         )
-    image = ImagePreprocessing.from_dict(module.hparams["preprocessing"]["image"])
+    image, text = classifier.processor.image, classifier.processor.text
     settings = {f"preprocessing.image.{key}": value for key, value in image.to_dict().items()}
     settings |= {
         "image_size of the image encoder": module.model.image_encoder.required_size,
-        "preprocessing.text.clean": classifier._clean,
-        "preprocessing.text.max_tokens": classifier.collator.max_text_tokens,
-        "tokenizer": tokenizer_digest(classifier.collator.tokenizer),
+        "preprocessing.text.clean": text.clean,
+        "preprocessing.text.max_tokens": classifier.processor.max_text_tokens,
+        "tokenizer": tokenizer_digest(classifier.processor.tokenizer),
         "device": module.device,
     }
     for side, tower in zip(("image", "text"), module.model.towers, strict=True):

@@ -1,18 +1,42 @@
 """Checks of what users name or write, before a parser that would wait, crash or never end."""
 
+import errno
 import os
+import stat
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 MOST_OPTIONS = 100_000
 _DEEPEST = 64  # Arrow's own limit for files
+_DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 def require_regular(path: Path | str) -> None:
     """Raise OSError for a pipe, socket or device, which a reader would wait for; else nothing."""
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise OSError("it is no regular file")
+
+
+def open_regular(path: Path | str, follow: bool = True) -> BinaryIO:
+    """Open a file for reading; its path is looked up once.
+
+    Args:
+        path: the file.
+        follow: whether the file itself may be a symbolic link.
+
+    Raises:
+        OSError: there is none, it is no regular file, or a link without ``follow``.
+    """
+    if not (follow or _NO_LINK) and os.path.islink(path):  # Windows
+        raise OSError(errno.ELOOP, "it is a symbolic link", str(path))
+    flags = _DO_NOT_WAIT | (0 if follow else _NO_LINK)  # a pipe would wait for its writer
+    descriptor = os.open(path, os.O_RDONLY | flags)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError("it is no regular file")
+    return os.fdopen(descriptor, "rb")
 
 
 def require_flat(value: Any, most: int | None = None) -> None:

@@ -15,7 +15,7 @@ from epic_pl.features.store.fill import StoreRequest, fill_stores
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 from epic_pl.utils.errors import CacheError, DataError
-from epic_pl.utils.part_files import Share
+from epic_pl.utils.share import Share
 
 
 def contents(folder):

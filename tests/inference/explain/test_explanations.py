@@ -27,10 +27,9 @@ def test_an_explanation_is_that_of_the_model_that_predicts(trained):
     data.prepare_data()
     data.setup("test")
     samples = [data.dataset("test")[row] for row in range(4)]
-    made = data.collator, data.image_preprocessing
-    explanations = [explain_sample(module, *made, sample) for sample in samples]
+    explanations = [explain_sample(module, data.processor, sample) for sample in samples]
     reference = EPICModule.load_from_checkpoint(path).eval()
-    predicted = reference.predict_step(data.collator(samples), 0)["probabilities"].detach()
+    predicted = reference.predict_step(data.processor.collate(samples), 0)["probabilities"].detach()
     for explanation, sample, probabilities in zip(explanations, samples, predicted, strict=True):
         best = int(probabilities.argmax())
         assert explanation.prediction == [data.class_names[best]]
@@ -52,10 +51,10 @@ def test_an_explanation_is_that_of_the_model_that_predicts(trained):
     assert without_text.words == []
     assert "script" in evil.words  # pieces are joined again
     for unimodal in samples[1:3]:
-        assert predict_alone(module, data.collator, unimodal) == {}
-    alone = predict_alone(module, data.collator, samples[0])
+        assert predict_alone(module, data.processor, unimodal) == {}
+    alone = predict_alone(module, data.processor, samples[0])
     for name, lost in (("image", "text"), ("text", "image")):
-        batch = data.collator(samples[:1])
+        batch = data.processor.collate(samples[:1])
         batch |= {f"{name}_present": torch.tensor([True]), f"{lost}_present": torch.tensor([False])}
         probabilities = reference.predict_step(batch, 0)["probabilities"].detach()[0]
         likely = data.class_names[int(probabilities.argmax())]

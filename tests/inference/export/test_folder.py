@@ -12,7 +12,14 @@ from epic_pl.inference.export.folder import replace_model
 from epic_pl.inference.sharing import find_model
 from epic_pl.utils.errors import CheckpointError
 
-FILES = ("model.json", "model.onnx", "model.int8.onnx", "predict.py", "tokenizer/tokenizer.json")
+FILES = (
+    "model.json",
+    "model.onnx",
+    "model.int8.onnx",
+    "predict.py",
+    "clean_text.py",
+    "tokenizer/tokenizer.json",
+)
 
 
 def write(folder, content, names=FILES):

@@ -105,7 +105,7 @@ def test_labels_that_reach_their_thresholds_are_marked_and_none_is_left_out(like
 
 
 def test_a_text_that_is_cut_is_noted(classifier):
-    read = classifier.collator.max_text_tokens
+    read = classifier.processor.max_text_tokens
     found = answer(classifier, None, "blue " * 200)
     assert f"The text has 202 tokens; the model reads the first {read}." in found.notes
 

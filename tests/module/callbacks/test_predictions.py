@@ -1,5 +1,3 @@
-import shutil
-
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
@@ -95,11 +93,10 @@ def test_an_output_that_cannot_be_written_is_refused_before_predict(
     assert not list(tmp_path.rglob(".*"))
 
 
-def test_predictions_of_another_model_other_rows_or_options_are_not_kept(
+def test_predictions_of_another_model_or_other_options_are_not_kept(
     make, tiny_vit_dir, tiny_tokenizer_dir, cache, tmp_path, monkeypatch
 ):
     table = tiny_runs.table(tmp_path / "data")
-    kept = table.read_text()
     model = make(task="multiclass")
 
     def predicted(
@@ -128,11 +125,6 @@ def test_predictions_of_another_model_other_rows_or_options_are_not_kept(
         refused(**changed)
     predicted(output="cached", level="boundary")
     refused(output="cached", level="boundary", dtype="float32")
-    table.write_text(kept.replace("test2,", "another,"))
-    refused()
-    table.write_text(kept.replace("red square, number 2", "red disc, number 2"))
-    refused()
-    table.write_text(kept)
     with monkeypatch.context() as changed:
         changed.setattr(EPICModule, "digest_here", lambda module: "on another device")
         refused()
@@ -140,5 +132,3 @@ def test_predictions_of_another_model_other_rows_or_options_are_not_kept(
     refused()
     model.postprocessor.temperature -= 0.1
     predicted()
-    shutil.copy(tmp_path / "data/images/test1.png", tmp_path / "data/images/test0.png")
-    refused()

@@ -1,12 +1,9 @@
 """``epic-pl embed``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from epic_pl.cli.commands.parser import NonNegativeInt
-
-if TYPE_CHECKING:
-    from epic_pl.data.dataset import ImageTextDataset
 
 _BATCH_SIZE = 32
 
@@ -46,9 +43,9 @@ def embed(
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
+    from epic_pl.inference.bulk import read_source, write_parts
     from epic_pl.inference.classifier import Classifier
-    from epic_pl.utils.errors import DataError
-    from epic_pl.utils.part_files import PartWriter, Share
+    from epic_pl.utils.share import Share
     from epic_pl.utils.validate import check_writable
 
     launchers = (TorchElasticEnvironment, SLURMEnvironment)
@@ -58,25 +55,16 @@ def embed(
     if cluster and torch.accelerator.is_available():
         torch.accelerator.set_device_index(cluster.local_rank() % torch.accelerator.device_count())
     classifier = Classifier.load(model)
-    parts: list[PartWriter] = []
-
-    def choose(dataset: "ImageTextDataset") -> list[int]:
-        if not len(dataset):
-            raise DataError(f"No row of {source} can be used.")
-        digest = classifier.module.digest_here()
-        parts.append(PartWriter(output, dataset, _BATCH_SIZE, share, digest))
-        return parts[0].rows
-
-    tables = classifier.embed_table(
-        source,
-        image=image,
-        text=text,
-        id=id,
-        on_bad_sample=on_bad_sample,
+    written = write_parts(
+        read_source(source, image, text, id),
+        output,
+        classifier.processor,
+        classifier.feature_table,
+        classifier.digest,
         batch_size=_BATCH_SIZE,
+        share=share,
+        on_bad_sample=on_bad_sample,
         num_workers=workers,
-        choose=choose,
+        title="Encoding",
     )
-    for table in tables:
-        parts[0].add(table)
-    print(parts[0])
+    print(written)

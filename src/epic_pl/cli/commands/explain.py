@@ -53,8 +53,7 @@ def explain(
     else:
         rows = rows_of_ids(dataset, samples.split(","))
     chosen = [dataset[row] for row in rows]
-    made = data.collator, data.image_preprocessing
-    explanations = [explain_sample(module, *made, sample) for sample in chosen]
+    explanations = [explain_sample(module, data.processor, sample) for sample in chosen]
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
         write_bytes(output / f"{number:02}_{name}.png", sample_png(explanation))
@@ -62,7 +61,7 @@ def explain(
         "inference/templates/explain.html",
         explanations=explanations,
         checkpoint=checkpoint,
-        alone=[predict_alone(module, data.collator, sample) for sample in chosen],
+        alone=[predict_alone(module, data.processor, sample) for sample in chosen],
         data=data.name,
         never_missing=module.model.head.never_missing,
         sample_svg=sample_svg,

@@ -101,11 +101,11 @@ def check_data(
         rows = pa.concat_tables(parts)
         rows = rows.append_column("tokens", _token_lengths(rows["text"], data, progress))
     problems += image_problems(rows, policy)
-    problems += text_problems(rows, data.collator.max_text_tokens)
+    problems += text_problems(rows, data.processor.max_text_tokens)
     texts = pc.unique(rows["text"]).drop_null()
     texts = texts[:: len(texts) // _TEXTS_OF_LANGUAGE + 1]  # evenly spread
     problems += language_problems(
-        data.collator.shortened(texts.to_pylist()), data.collator.tokenizer
+        data.processor.shortened(texts.to_pylist()), data.processor.tokenizer
     )
     problems += label_problems(rows.filter(kept_rows(rows, policy)), counts, names)
     problems += duplicate_problems(rows)
@@ -161,7 +161,7 @@ def _token_lengths(
     lengths: list[int] = []
     starts = range(0, len(texts), _TEXTS_AT_ONCE)
     for start in progress.track(starts, description="texts"):
-        part = data.collator.shortened(texts[start : start + _TEXTS_AT_ONCE].to_pylist())
-        ids = data.collator.tokenizer(part, truncation=False, verbose=False)["input_ids"]
+        part = data.processor.shortened(texts[start : start + _TEXTS_AT_ONCE].to_pylist())
+        ids = data.processor.tokenizer(part, truncation=False, verbose=False)["input_ids"]
         lengths += map(len, ids)
     return pa.array(lengths, pa.int32()).take(pc.index_in(column, value_set=texts))

@@ -11,7 +11,8 @@ import pyarrow as pa
 from PIL import Image
 from rich.progress import Progress
 
-from epic_pl.data.images import FORMATS, image_file, missing_hint, read_image
+from epic_pl.data.decoding import FORMATS
+from epic_pl.data.images import image_file, missing_hint, read_image
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import require_regular
 

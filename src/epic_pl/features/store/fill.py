@@ -27,7 +27,7 @@ from epic_pl.features.store.spec import SPEC, StoreSpec
 from epic_pl.utils.assets import cache_dir
 from epic_pl.utils.errors import CacheError
 from epic_pl.utils.files import write_json
-from epic_pl.utils.part_files import ALL, Share
+from epic_pl.utils.share import ALL, Share
 
 SHARD_BYTES = 128_000_000
 _SHARD_ITEMS = 8192  # at most: minutes of encoding, which a kill costs

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from epic_pl.data.dataset import Collator, ImageTextDataset
-from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.processor import Processor
 from epic_pl.module import EPICModule
 from epic_pl.module.evaluator import Evaluator, as_pil_image
 from epic_pl.nn.base import Attention
@@ -93,27 +93,25 @@ def rows_of_ids(dataset: ImageTextDataset, ids: Sequence[str]) -> list[int]:
     return [row_of[sample_id] for sample_id in ids]
 
 
-def explain_sample(
-    module: EPICModule, collator: Collator, preprocessing: ImagePreprocessing, sample: Sample
-) -> Explanation:
+def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> Explanation:
     """Run a module, in evaluation mode, on a sample that the preprocessing made.
 
     Raises:
         ConfigError: if the method has no attention to draw.
         EncoderError: if its attention is not accessible, or its patches form no square grid.
     """
-    model, evaluator, batch = module.model, Evaluator.of(module), collator([sample])
+    model, evaluator, batch = module.model, Evaluator.of(module), processor.collate([sample])
     moved = module.transfer_batch_to_device(batch, module.device, 0)
     recording = model.record(moved)
     with torch.no_grad():
         logits = model(moved).logits
     text, image, labels = sample["text"], sample["image"], batch.get("labels")
-    words, numbers = ([], []) if text is None else _words(collator, text)
+    words, numbers = ([], []) if text is None else _words(processor, text)
     prefix = model.image_encoder.num_prefix_tokens
     prediction, probability = _answer(evaluator, logits)
     return Explanation(
         sample_id=sample["sample_id"],
-        image=None if image is None else as_pil_image(image, preprocessing),
+        image=None if image is None else as_pil_image(image, processor.image),
         words=words,
         prediction=prediction,
         probability=probability,
@@ -129,14 +127,14 @@ def explain_sample(
 
 
 @torch.no_grad()
-def predict_alone(module: EPICModule, collator: Collator, sample: Sample) -> dict[str, str]:
+def predict_alone(module: EPICModule, processor: Processor, sample: Sample) -> dict[str, str]:
     """What a module says to the "image" and to the "text" alone; empty without both."""
     if sample["image"] is None or sample["text"] is None:
         return {}
     evaluator, answers = Evaluator.of(module), {}
     for name, other in (("image", "text"), ("text", "image")):
         lacking: Any = {**sample, other: None}
-        batch = module.transfer_batch_to_device(collator([lacking]), module.device, 0)
+        batch = module.transfer_batch_to_device(processor.collate([lacking]), module.device, 0)
         # the module would warn of what is left out on purpose
         answers[name] = _in_words(*_answer(evaluator, module.model(batch).logits))
     return answers
@@ -163,15 +161,15 @@ def _on_patches(attention: Attention, prefix: int) -> Tensor:
     return patches.view(-1, side, side)
 
 
-def _words(collator: Any, text: str) -> tuple[list[str], list[int]]:
+def _words(processor: Any, text: str) -> tuple[list[str], list[int]]:
     """W words of a text, and for each token its word's number from 1; 0 for special tokens."""
-    tokens = collator.tokenize([text])
+    tokens = processor.tokenize([text])
     ids = tokens["input_ids"][0].tolist()
-    names = collator.tokenizer.convert_ids_to_tokens(ids)
+    names = processor.tokenizer.convert_ids_to_tokens(ids)
     if tokens.is_fast:
         of_tokens = tokens.word_ids(0)
     else:  # words are not known: a token is one
-        special = collator.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
+        special = processor.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
         of_tokens = [None if mask else position for position, mask in enumerate(special)]
     words: list[str] = []
     numbers: list[int] = []

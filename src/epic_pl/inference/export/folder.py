@@ -31,6 +31,8 @@ from epic_pl.utils.files import folder_beside, write_json
 from epic_pl.utils.version import __version__
 
 PREDICT = "predict.py"
+IMPORTED = ("clean_text.py", "decoding.py")
+"""Files of :mod:`epic_pl.data` that it imports."""
 TOLERANCE = 1e-4
 """Largest accepted difference between a probability of the exported model and the module's."""
 # B and S of the batches that are compared; the traced inputs have other sizes
@@ -127,8 +129,8 @@ def write_folder(
 ) -> Written:
     """Write model, description and tokenizer of a module on the CPU, in evaluation mode.
 
-    Other files in the folder stay. ``onnx`` adds ``predict.py``, and with ``int8`` a second file
-    whose encoders have weights in 8 bits, which is not compared here.
+    Other files in the folder stay. ``onnx`` adds ``predict.py`` with the files that it imports, and
+    with ``int8`` a second file whose encoders have weights in 8 bits, which is not compared here.
 
     Raises:
         ConfigError: if the model cannot be exported, or gives other probabilities; the folder is
@@ -144,8 +146,10 @@ def write_folder(
             if int8:
                 write_int8(path, made / ONNX_INT8)
             if tokenizer is not None and _preprocessing(module) is not None:
-                source = resources.files("epic_pl.inference") / "templates" / PREDICT
-                (made / PREDICT).write_bytes(source.read_bytes())
+                files = resources.files("epic_pl")
+                (made / PREDICT).write_bytes((files / "inference/templates" / PREDICT).read_bytes())
+                for name in IMPORTED:
+                    (made / name).write_bytes((files / "data" / name).read_bytes())
         else:
             path = made / PROGRAM
             torch.export.save(program, path)
@@ -172,7 +176,7 @@ def replace_model(made: Path, folder: Path) -> None:
     The description goes first and comes last: when this is killed, there is no model.
     """
     folder.mkdir(exist_ok=True)
-    for name in (DESCRIPTION, PROGRAM, ONNX, f"{ONNX}.data", ONNX_INT8, PREDICT):
+    for name in (DESCRIPTION, PROGRAM, ONNX, f"{ONNX}.data", ONNX_INT8, PREDICT, *IMPORTED):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     for path in sorted(made.iterdir(), key=lambda path: path.name == DESCRIPTION):

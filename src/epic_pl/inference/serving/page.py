@@ -9,11 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from epic_pl.data.images import FORMATS, MAX_PIXELS
+from epic_pl.data.decoding import FORMATS, MAX_PIXELS
+from epic_pl.data.processor import Item
 from epic_pl.inference.classifier import Classifier
 from epic_pl.inference.explain.figures import sample_svg
 from epic_pl.inference.explain.samples import explain_sample
-from epic_pl.inference.inputs import Item
 from epic_pl.utils.errors import ConfigError, DataError, EpicError
 from epic_pl.utils.types import Sample
 
@@ -173,8 +173,8 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
         raise DataError("There is neither an image nor a text: give one of them, or both.")
     if len(samples) == 2:
         samples[_PAIR] = {**samples[_IMAGE], "text": samples[_TEXT]["text"]}
-    whole, read = [*samples.values()][-1], classifier.collator.max_text_tokens
-    tokens = len(classifier.collator.tokenizer(whole["text"] or "")["input_ids"])
+    whole, read = [*samples.values()][-1], classifier.processor.max_text_tokens
+    tokens = len(classifier.processor.tokenizer(whole["text"] or "")["input_ids"])
     never, notes = " or its ".join(classifier.never_missing), []
     if classifier.thresholds is not None:
         notes.append("✓ marks labels that reach their threshold.")
@@ -183,8 +183,7 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
     if never:
         notes.append(f"No training sample lacked its {never}, so labels without it are untrained.")
     try:
-        made = classifier.collator, classifier.image_preprocessing
-        drawn = sample_svg(explain_sample(classifier.module, *made, whole))
+        drawn = sample_svg(explain_sample(classifier.module, classifier.processor, whole))
         attention = _ATTENTION.format(base64.b64encode(drawn).decode())
     except EpicError:
         notes.append("This model has no prompts whose attention could be drawn.")

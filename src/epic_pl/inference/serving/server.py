@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
-from epic_pl.inference.inputs import Item
+from epic_pl.data.processor import Item
 from epic_pl.inference.item_classifier import ItemClassifier
 from epic_pl.inference.serving.batches import RETRY, Batches
 from epic_pl.utils.errors import DataError

@@ -16,7 +16,7 @@ from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
 from epic_pl.utils.errors import CacheError, ConfigError, DataError
-from epic_pl.utils.part_files import ALL, Share
+from epic_pl.utils.share import ALL, Share
 from epic_pl.utils.validate import check_at_least
 
 
@@ -140,7 +140,7 @@ class FeatureCache(Callback):
             # texts have different numbers of tokens, which the model reads as one tensor
             StoredItems(text_store, texts.keys, requests[1].hashes, in_place[:1]),
         )
-        data.use_features(lambda dataset, collator: CachedDataset(dataset, *both, collator))
+        data.use_features(lambda dataset, processor: CachedDataset(dataset, *both, processor))
 
     def build_stores(
         self,
@@ -191,6 +191,8 @@ class FeatureCache(Callback):
         for stage in ("fit", "validate", "test", "predict"):
             try:
                 data.setup(stage)
+                for split in STAGES[stage]:
+                    data.dataset(split)
                 stages.append(stage)
             except DataError as error:
                 if stage in ("fit", "validate"):

@@ -3,32 +3,28 @@
 Shape legend: N samples, C classes.
 """
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import lightning as L
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data import ImageTextDataModule, TableDataModule
-from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.bulk import BulkPass
 from epic_pl.data.readers import write_csv
+from epic_pl.data.rows import Rows
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.feature_cache import FeatureCache
-from epic_pl.module.postprocess import assign_labels
+from epic_pl.module.prediction_table import Floats, prediction_table
 from epic_pl.utils.errors import ConfigError, DataError, counted
 from epic_pl.utils.files import replacing
-from epic_pl.utils.part_files import PartWriter, Share
+from epic_pl.utils.share import Share
 from epic_pl.utils.validate import check_writable
-
-Floats = npt.NDArray[np.float32]
-_ARRAYS = (pa.Array, pa.ChunkedArray)
 
 
 class PredictionWriter(Callback):
@@ -74,7 +70,7 @@ class PredictionWriter(Callback):
         self.shard = shard
         self._in_parts = not suffix
         self._full_texts = 0
-        self._parts: PartWriter | None = None
+        self._bulk: BulkPass | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check that the file can be written, before the predictions take any time."""
@@ -88,30 +84,32 @@ class PredictionWriter(Callback):
             raise ConfigError("Loaders of your own need predictions.output .parquet or .csv.")
         if self._in_parts:
             assert isinstance(pl_module, EPICModule)
-            data.predict_rows(partial(self._missing_rows, trainer, pl_module))
+            data.predict_in_parts(partial(self._open_pass, trainer, pl_module))
 
     def _path(self, trainer: L.Trainer) -> Path:
         root = trainer.default_root_dir if self._in_parts else trainer.log_dir
         return Path(root or trainer.default_root_dir) / self.output
 
-    def _missing_rows(
-        self, trainer: L.Trainer, module: EPICModule, dataset: ImageTextDataset
-    ) -> list[int]:
-        """Rows of the parts that this process has to write; the weights are loaded by now."""
+    def _open_pass(
+        self, trainer: L.Trainer, module: EPICModule, rows: Rows
+    ) -> tuple[BulkPass, pa.Table]:
+        """The parts that this process has to write; the weights are loaded by now."""
         data: Any = getattr(trainer, "datamodule", None)
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
-        self._parts = PartWriter(
+        self._bulk = BulkPass(
             self._path(trainer),
-            dataset,
+            rows,
             data.eval_batch_size_per_device,
             Share.of(self.shard, trainer.global_rank, trainer.world_size),
+            data.on_bad_sample,
             module.digest_here(),
             top_k=self.top_k,
             preprocessing=data.preprocessing,
             precision=trainer.precision,
             caches=[(c.level, c.dtype) for c in callbacks if isinstance(c, FeatureCache)],
         )
-        return self._parts.rows
+        columns: dict[str, Any] = {"sample_id": [], "image_path": []}
+        return self._bulk, self._table(module, columns, np.zeros((0, module.num_classes), "f4"))
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let the module gather its outputs, unless they are written part by part."""
@@ -132,13 +130,13 @@ class PredictionWriter(Callback):
         """Write a part with its last batch."""
         data: Any = getattr(trainer, "datamodule", None)
         if isinstance(data, ImageTextDataModule):
-            self._full_texts += data.collator.full_texts(batch)
-        if self._parts is not None:
+            self._full_texts += data.processor.full_texts(batch)
+        if self._bulk is not None:
             assert isinstance(pl_module, EPICModule)
             paths = [name or None for name in batch["image_path"]]
             columns = {"sample_id": outputs["sample_id"], "image_path": paths}
             scores = outputs["probabilities"].float().numpy()
-            self._parts.add(self._table(pl_module, columns, scores))
+            self._bulk.add(self._table(pl_module, columns, scores))
 
     def _table(self, module: EPICModule, columns: dict[str, Any], scores: Floats) -> pa.Table:
         least = module.postprocessor.thresholds
@@ -147,17 +145,17 @@ class PredictionWriter(Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Say how many parts there are, and let the DataModule read all rows again."""
-        if self._parts is not None and stage == "predict":
-            rank_zero_info(str(self._parts))
-            self._parts = None
-            cast(Any, trainer).datamodule.predict_rows(None)
+        if self._bulk is not None and stage == "predict":
+            rank_zero_info(str(self._bulk))
+            self._bulk = None
+            cast(Any, trainer).datamodule.predict_in_parts(None)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the predictions of all ranks, on rank zero."""
         assert isinstance(pl_module, EPICModule)
         data: Any = getattr(trainer, "datamodule", None)
         if isinstance(data, ImageTextDataModule):
-            data.collator.tell_full(self._full_texts)
+            data.processor.tell_full(self._full_texts)
         if self._in_parts:
             return
         # both are collective calls, so every rank must make them
@@ -176,47 +174,3 @@ class PredictionWriter(Callback):
             else:
                 pa.parquet.write_table(table, partial)
         rank_zero_info(f"{counted(table.num_rows, 'predictions')} written to {path}")
-
-
-def prediction_table(
-    columns: Mapping[str, Any],
-    scores: Floats,
-    class_names: Sequence[str],
-    thresholds: Floats | None,
-    top_k: int | None,
-) -> pa.Table:
-    """``columns``, ``label``, and probabilities as :class:`PredictionWriter` says.
-
-    Args:
-        columns: what is known of the samples; lists are of strings.
-        scores: probabilities ``(N, C)``.
-        class_names: C names.
-        thresholds: least probabilities ``(C,)`` of labels that are assigned; None for multiclass.
-        top_k: number of classes listed for each sample.
-
-    Raises:
-        DataError: one of ``columns`` has the name of a column of predictions.
-    """
-    order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
-    names = np.array(class_names, dtype=object)
-    if thresholds is not None:
-        label = ["|".join(names[row]) for row in assign_labels(scores, thresholds)]
-    else:
-        label = names[order[:, 0]].tolist()
-    table = {"label": pa.array(label, pa.string())}
-    if top_k is None:
-        table |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
-    else:
-        for k in range(min(top_k, len(class_names))):
-            table[f"label_{k + 1}"] = names[order[:, k]].tolist()
-            table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
-    if taken := [name for name in columns if name in table]:
-        raise DataError(
-            f"Column {taken[0]!r} is called like one of the predictions, which would replace it: "
-            "rename it in the table."
-        )
-    known = {
-        name: values if isinstance(values, _ARRAYS) else pa.array(values, pa.string())
-        for name, values in columns.items()
-    }
-    return pa.table(known | table)

@@ -1,0 +1,211 @@
+"""A pass over a table that writes it part by part, in processes that can be killed and resumed."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from torch.utils.data import DataLoader, Dataset
+
+from epic_pl.data.images import BadSamplePolicy, usable_rows
+from epic_pl.data.loading import EvalSampler, init_worker
+from epic_pl.data.row_cache import image_states
+from epic_pl.data.rows import Rows, rows_digest
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.files import replacing
+from epic_pl.utils.share import Share
+from epic_pl.utils.types import Batch
+
+BATCHES = 64  # in a part
+_MADE_BY, _ROWS, _POLICY = b"epic_pl", b"epic_pl.rows", b"epic_pl.on_bad_sample"  # metadata
+
+
+def identity(model: str, rows: str, **options: object) -> bytes:
+    """A short name for all that an output depends on.
+
+    Args:
+        model: a digest of it.
+        rows: a digest of them, or their number.
+        **options: everything else, as plain types.
+    """
+    text = repr((model, rows, sorted(options.items()))).encode(errors="surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:32].encode()
+
+
+class BulkPass:
+    """The parts of a table that a process has to write, a Parquet file for every 64 batches.
+
+    Parts are of successive rows of the table, and batches do not cross parts. Files appear as a
+    whole, and finished ones are not written again. So any number of processes may write to one
+    folder, and be killed and started again: the files are those of one process, byte by byte. A
+    process looks at its own rows and images alone. Rows that are skipped make a part shorter.
+
+    Args:
+        folder: of the files, ``part-000000.parquet`` and so on.
+        rows: of the whole table, not yet checked.
+        batch_size: number of rows of a batch.
+        share: of this process.
+        policy: what to do about rows with bad images or with nothing; ``skip`` and ``absent`` may
+            continue what ``error`` has begun.
+        model: a digest of it.
+        **options: everything else that the files depend on, see :func:`identity`.
+
+    Raises:
+        DataError: the table has no rows, or the folder has files of another model, number of rows
+            or options, or of this share with rows or image files that have changed since.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rows: Rows,
+        batch_size: int,
+        share: Share,
+        policy: BadSamplePolicy,
+        model: str,
+        **options: object,
+    ) -> None:
+        table, size = rows.table, batch_size * BATCHES
+        if not table.num_rows:
+            raise DataError(f"{rows.source} has no rows.")
+        self.folder, self.total = folder, -(-table.num_rows // size)
+        self._rows, self._batch_size, self._policy = rows, batch_size, policy
+        self._made_by = identity(model, str(len(table)), batch_size=batch_size, **options)
+        own = {
+            folder / f"part-{number:06}.parquet": table.slice(number * size, size)
+            for number in range(share.index, self.total, share.count)
+        }
+        images = pa.chunked_array([], pa.string())
+        if own:
+            images = pc.unique(pa.concat_tables(own.values())["image"]).drop_null()
+        self._states = image_states(images.to_pylist(), rows.image_root)
+        self._digests = {path: self._digest(part) for path, part in own.items()}
+        done = self._finished()
+        self._todo = {path: part for path, part in own.items() if path not in done}
+        self._lengths: list[int] = []
+        self._tables: list[pa.Table] = []
+
+    def _digest(self, part: pa.Table) -> bytes:
+        states = [self._states[path] for path in part["image"].drop_null().to_pylist()]
+        return hashlib.sha256(f"{rows_digest(part)} {states}".encode()).hexdigest()[:32].encode()
+
+    def check(self, read: Callable[[str], Any], empty: pa.Table) -> tuple[Rows, str]:
+        """Check the rows of all parts that are to be written.
+
+        Args:
+            read: decodes an image by its path, or raises a DataError.
+            empty: what is written for a part without usable rows, which is done at once.
+
+        Returns:
+            The usable rows, in their order, and a note on the others, as
+            :func:`~epic_pl.data.images.usable_rows` gives them.
+
+        Raises:
+            DataError: a row cannot be used under ``error``, or none of the table can.
+        """
+        numbers = pa.field("part", pa.int64())
+        none = self._rows.table.slice(0, 0).append_column(numbers, pa.array([], pa.int64()))
+        parts = [
+            part.append_column(numbers, pa.array(np.full(len(part), number)))
+            for number, part in enumerate(self._todo.values())
+        ]
+        rows = replace(self._rows, table=pa.concat_tables([none, *parts]))
+        table, note = usable_rows(rows, self._policy, read, self._states)
+        if not len(table) and len(self._todo) == self.total:
+            raise DataError(f"No row of {rows.source} can be used: {note}.")
+        lengths = np.bincount(table["part"].to_numpy(), minlength=len(parts)).tolist()
+        for path, length in zip(list(self._todo), lengths, strict=True):
+            if not length:
+                self._write(path, empty)
+        self._lengths = [length for length in lengths if length]
+        return replace(rows, table=table.drop_columns("part")), note
+
+    def loader(
+        self, dataset: Dataset[Any], collate: Callable[[Any], Batch], **options: Any
+    ) -> DataLoader[Batch]:
+        """The batches of the rows that :meth:`check` gave, for :meth:`add`.
+
+        Args:
+            dataset: of these rows.
+            collate: makes a batch of samples.
+            **options: further ones of the DataLoader.
+        """
+        batches, start = list[range](), 0
+        for length in self._lengths:
+            rows = range(start, start := start + length)
+            batches += [rows[at:][: self._batch_size] for at in range(0, length, self._batch_size)]
+        whole = _Batches(dataset, batches, collate)
+        sampler = EvalSampler(whole, num_replicas=1, rank=0)  # ranks have shares of their own
+        return DataLoader(
+            whole,
+            batch_size=None,
+            sampler=sampler,
+            collate_fn=whole_batch,
+            worker_init_fn=init_worker,
+            **options,
+        )
+
+    def add(self, batch: pa.Table) -> None:
+        """Take the table of the next batch, and write a file if it is complete."""
+        self._tables.append(batch)
+        if sum(map(len, self._tables)) == self._lengths[0]:
+            self._write(next(iter(self._todo)), pa.concat_tables(self._tables))
+            del self._tables[:], self._lengths[0]
+
+    def _write(self, path: Path, table: pa.Table) -> None:
+        metadata = {_MADE_BY: self._made_by, _ROWS: self._digests[path], _POLICY: self._policy}
+        with replacing(path) as partial:
+            pq.write_table(table.combine_chunks().replace_schema_metadata(metadata), partial)
+        del self._todo[path]
+
+    def _finished(self) -> set[Path]:
+        """The files that are there by now, whoever wrote them."""
+        done = set()
+        for path in self.folder.glob("part-*.parquet"):
+            with suppress(OSError, pa.ArrowInvalid):  # damaged: it is written again
+                found = pq.read_schema(path).metadata or {}
+                rows, policy = found.get(_ROWS), found.get(_POLICY)
+                same = found.get(_MADE_BY) == self._made_by
+                same &= policy in (b"error", self._policy.encode())
+                if not same or rows != self._digests.get(path, rows):
+                    raise DataError(
+                        f"{path} was written with other rows or image files, another model, or "
+                        "other options (among them the batch size, the precision and the feature "
+                        f"cache): give another folder, or remove {self.folder}."
+                    )
+                done.add(path)
+        return done
+
+    def __str__(self) -> str:
+        done = len(self._finished())
+        more = ", others are still to be written" if done < self.total else ""
+        return f"{done:,} of {self.total:,} files are in {self.folder}{more}"
+
+
+class _Batches(Dataset[Batch]):
+    """Batches of a dataset's rows."""
+
+    def __init__(
+        self, dataset: Any, batches: Sequence[range], collate: Callable[[Any], Batch]
+    ) -> None:
+        self._dataset, self._batches, self._collate = dataset, batches, collate
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, number: int) -> Batch:
+        rows = self._batches[number]
+        if hasattr(self._dataset, "__getitems__"):  # of stored features
+            return self._collate(self._dataset.__getitems__([*rows]))
+        return self._collate([self._dataset[row] for row in rows])
+
+
+def whole_batch(batch: Any) -> Any:
+    """Collation of a dataset that gives whole batches."""
+    return batch

@@ -1,0 +1,388 @@
+"""The one road from images and texts to a batch.
+
+Shape legend: B batch, S text tokens, H, W image height and width, C classes.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Protocol, Self, TypedDict, cast
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from epic_pl.data.clean_text import clean_text as cleaned
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.decoding import MAX_PIXELS, upright_rgb
+from epic_pl.data.images import read_image
+from epic_pl.data.preprocessing import (
+    ImagePreprocessing,
+    Preprocessing,
+    Resize,
+    TextPreprocessing,
+    image_preprocessing,
+    load_tokenizer,
+)
+from epic_pl.data.transforms import build_image_transform
+from epic_pl.utils.errors import ConfigError, DataError, counted
+from epic_pl.utils.types import Batch, Reference, Sample, Task
+
+ImageInput = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
+"""A path, a file's content, a PIL image, or pixels (H, W), (H, W, 3) or (H, W, 4) as uint8, or
+greyscale (H, W) as uint16. URLs are refused: nothing is downloaded."""
+
+Label = int | Sequence[int]
+"""A class index, or in a multilabel task the indices of the classes that apply."""
+
+# a tokenizer needs 250 bytes per character of a whole text, of which it then keeps the beginning
+CHARACTERS_PER_TOKEN = 1000
+_HALF = re.compile("[\ud800-\udfff]")  # what tokenizers refuse
+
+
+class Item(TypedDict, total=False):
+    """One sample to classify; a modality that is None or left out is missing."""
+
+    image: ImageInput | None
+    text: str | None
+
+
+class LabelledItem(Item, total=False):
+    """One sample with its label, and the name that messages call it by."""
+
+    label: Label | None
+    sample_id: str
+
+
+class _Module(Protocol):  # an EPICModule
+    class_names: list[str]
+    task: Task
+
+    @property
+    def hparams(self) -> Any: ...
+    def checkpoint_info(self) -> Mapping[str, Any]: ...
+
+
+class Processor:
+    """Images and texts to a :class:`~epic_pl.utils.types.Batch`, as in training.
+
+    ::
+
+        processor = Processor.of(module)
+        batch = processor(images=["dish.jpg", None], text=["Ramen", "Lasagna"], labels=[3, 1])
+        loader = DataLoader(items, batch_size=16, collate_fn=processor)
+
+    An absent image becomes zeros and an absent text the tokens of an empty string, with False in
+    the presence mask; an empty string is a text that is present. A batch has no masks if every
+    image and text is present, and no ``labels`` if any label is unknown. Picklable, for workers of
+    a loader to hold it.
+
+    Args:
+        image: how images are prepared.
+        text: how texts are prepared; they are also cut where the tokenizer's own limit is lower.
+        tokenizer: tokenizer of the text encoder, as from
+            :func:`~epic_pl.data.preprocessing.load_tokenizer`.
+        task: ``multiclass`` or ``multilabel``.
+        num_classes: number of classes C; needed for labels of a multilabel task.
+
+    Attributes:
+        max_text_tokens: longer texts are cut.
+        transform: RGB image to ``(3, H, W)`` float32.
+
+    Raises:
+        ConfigError: ``task`` is neither of the two.
+    """
+
+    def __init__(
+        self,
+        image: ImagePreprocessing,
+        text: TextPreprocessing,
+        tokenizer: Any,
+        task: Task = "multiclass",
+        num_classes: int | None = None,
+    ) -> None:
+        if task not in ("multiclass", "multilabel"):
+            raise ConfigError(f"The task must be multiclass or multilabel, got {task!r}.")
+        self.image, self.text, self.tokenizer = image, text, tokenizer
+        self.task, self.num_classes = task, num_classes
+        self.max_text_tokens = min(text.max_tokens, tokenizer.model_max_length)
+        self.transform = build_image_transform(image, train=False)
+
+    @classmethod
+    def of(cls, module: _Module) -> Self:
+        """The processor of a trained module.
+
+        Raises:
+            ConfigError: the module does not know its preprocessing.
+            AssetError: the text encoder's tokenizer cannot be loaded.
+        """
+        image, text = Preprocessing.from_dict(module.hparams.get("preprocessing"))
+        encoder = module.checkpoint_info()["text_encoder"]
+        tokenizer = load_tokenizer(encoder["name"], encoder["revision"])
+        return cls(image, text, tokenizer, module.task, len(module.class_names))
+
+    @classmethod
+    def from_encoders(
+        cls,
+        image: str,
+        text: str,
+        *,
+        image_size: int | None = None,
+        resize: Resize = "crop",
+        max_text_tokens: int = 64,
+        clean_text: bool = False,
+        task: Task = "multiclass",
+        num_classes: int | None = None,
+    ) -> Self:
+        """The processor that encoders were pretrained with.
+
+        Args:
+            image: name of the image encoder, see
+                :func:`~epic_pl.data.preprocessing.image_preprocessing`.
+            text: name of the text encoder, see :func:`~epic_pl.data.preprocessing.load_tokenizer`.
+            image_size: side of the images in pixels; None is the image encoder's own.
+            resize: how images become square, see
+                :class:`~epic_pl.data.preprocessing.ImagePreprocessing`.
+            max_text_tokens: longer texts are cut.
+            clean_text: clean texts first, see :func:`~epic_pl.data.clean_text.clean_text`.
+            task: as for the class.
+            num_classes: as for the class.
+
+        Raises:
+            EncoderError: there is no such encoder.
+            AssetError: its files cannot be fetched.
+        """
+        own = replace(image_preprocessing(image, image_size), resize=resize)
+        words = TextPreprocessing(max_text_tokens, clean_text)
+        return cls(own, words, load_tokenizer(text), task, num_classes)
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The argument ``preprocessing`` of EPICModule: plain types, kept in its checkpoints."""
+        return {"image": self.image.to_dict(), "text": asdict(self.text)}
+
+    def __call__(
+        self,
+        items: Sequence[LabelledItem] | None = None,
+        *,
+        images: Sequence[ImageInput | None] | None = None,
+        text: Sequence[str | None] | None = None,
+        labels: Sequence[Label | None] | None = None,
+    ) -> Batch:
+        """A batch of B items, or of B images and texts.
+
+        Args:
+            items: dictionaries with ``image``, ``text`` or both, and optionally ``label`` and
+                ``sample_id``; in place of the other arguments.
+            images: images; None where one is absent, or in place of the list if all are.
+            text: texts, likewise.
+            labels: class indices, or lists of them in a multilabel task.
+
+        Raises:
+            DataError: an item has neither image nor text, an image cannot be read, a type is
+                wrong, or there are not as many images, texts and labels.
+        """
+        if items is None:
+            given = {"image": images, "text": text, "label": labels}
+            columns = {key: list(values) for key, values in given.items() if values is not None}
+            lengths = {key: len(values) for key, values in columns.items()}
+            if len(set(lengths.values())) != 1:
+                raise DataError(f"Give as many images as texts and labels, not {lengths}.")
+            rows = zip(*columns.values(), strict=True)
+            items = cast(Any, [dict(zip(columns, row, strict=True)) for row in rows])
+        return self.collate([self._named(item, number) for number, item in enumerate(items or ())])
+
+    def _named(self, item: LabelledItem, number: int) -> Sample:
+        name = f"Item {item.get('sample_id', number) if isinstance(item, Mapping) else number}"
+        check_item(item, name, "label", "sample_id")
+        try:
+            sample = self.prepare(item)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from error
+        label: Any = item.get("label")
+        if label is not None:
+            self._check_label(label, name)
+        sample["label"] = [*label] if isinstance(label, list | tuple) else label
+        sample["sample_id"] = item.get("sample_id", str(number))
+        return sample
+
+    def _check_label(self, label: Any, name: str) -> None:
+        several, is_list = self.task == "multilabel", isinstance(label, list | tuple)
+        known = range(2**31 if self.num_classes is None else self.num_classes)
+        classes = label if is_list else [label]
+        if several != is_list or not all(index in known for index in classes):
+            raise DataError(
+                f"{name} has label {label!r}; a {self.task} task takes "
+                f"{'a list of class indices' if several else 'a class index'} in 0..{known[-1]}."
+            )
+
+    def prepare(self, item: Item, max_pixels: int = MAX_PIXELS) -> Sample:
+        """A checked item as a sample: its image is read and transformed, its text cleaned.
+
+        Args:
+            item: image and text, one of which may be missing.
+            max_pixels: of an image file; larger ones are refused before they are decoded.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
+        image, text = item.get("image"), item.get("text")
+        pixels = None
+        if image is not None:
+            pixels = self.transform(as_rgb(image, self.transform.min_size, max_pixels))
+        if text is not None and self.text.clean:
+            text = cleaned(text)
+        return {"sample_id": "item", "image": pixels, "text": text, "label": None}
+
+    def dataset(self, table: pa.Table, image_root: Path) -> ImageTextDataset:
+        """Rows of :func:`~epic_pl.data.rows.sample_table` as samples for :meth:`collate`."""
+        dataset = ImageTextDataset(table, image_root, self.transform)
+        if self.text.clean:
+            dataset.map_texts(cleaned)
+        return dataset
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """A batch of B samples, whose images are transformed and whose texts are clean."""
+        tokens = self.tokenize([sample["text"] or "" for sample in samples])
+        batch: Batch = {
+            "pixel_values": self._pixels(samples),
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+            "sample_id": [sample["sample_id"] for sample in samples],
+        }
+        if all("image_path" in sample for sample in samples):
+            batch["image_path"] = [sample["image_path"] or "" for sample in samples]
+        # masks only where a modality is absent: attention without a mask takes a faster path
+        image_present = torch.tensor([sample["image"] is not None for sample in samples])
+        text_present = torch.tensor([sample["text"] is not None for sample in samples])
+        if not (image_present.all() and text_present.all()):
+            batch["image_present"], batch["text_present"] = image_present, text_present
+        if all(sample["label"] is not None for sample in samples):
+            batch["labels"] = self.labels(samples)
+        return batch
+
+    def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
+        """``input_ids`` and ``attention_mask`` ``(B, S)``, padded on the right."""
+        tokens: Mapping[str, Tensor] = self.tokenizer(
+            self.shortened(texts),
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_text_tokens,
+            return_attention_mask=True,
+            return_token_type_ids=False,
+            return_tensors="pt",
+        )
+        return tokens
+
+    def full_texts(self, batch: Batch) -> int:
+        """Number of texts with as many tokens as are read; of longer ones the rest is cut."""
+        return int((batch["attention_mask"].sum(dim=1) >= self.max_text_tokens).sum())
+
+    def tell_full(self, count: int) -> None:
+        """Log how many texts of this process were full, if any."""
+        if count:
+            texts = f"{counted(count, 'texts')} of {self.max_text_tokens} tokens or more"
+            rank_zero_info(f"{texts}: what exceeds the max_text_tokens of training was cut.")
+
+    def shortened(self, texts: Sequence[str]) -> list[str]:
+        """Texts cut to :data:`CHARACTERS_PER_TOKEN` for each token that is kept."""
+        return [text[: CHARACTERS_PER_TOKEN * self.max_text_tokens] for text in texts]
+
+    def _pixels(self, samples: Sequence[Sample]) -> Tensor:
+        """Images ``(B, 3, H, W)``."""
+        blank = torch.zeros(3, self.image.size, self.image.size)
+        images = [blank if sample["image"] is None else sample["image"] for sample in samples]
+        for image, sample in zip(images, samples, strict=True):
+            if image.shape != blank.shape:
+                raise DataError(
+                    f"The image of sample {sample['sample_id']!r} has shape "
+                    f"{tuple(image.shape)} after its transform, not {tuple(blank.shape)}. Let the "
+                    "transform end with a crop of image_size."
+                )
+        # in a worker this stacks right into shared memory, which saves a copy of the batch
+        pixels: Tensor = default_collate(images)
+        return pixels
+
+    def labels(self, samples: Sequence[Sample | Reference]) -> Tensor:
+        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel; checked before."""
+        if self.task == "multiclass":
+            return torch.tensor([sample["label"] for sample in samples])
+        labels = torch.zeros(len(samples), self.num_classes or 0)
+        for row, sample in zip(labels, samples, strict=True):
+            row[sample["label"]] = 1.0
+        return labels
+
+
+def check_item(item: Any, name: str, *more: str) -> None:
+    """Check an item, which messages call ``name``, without reading a file.
+
+    Args:
+        item: image and text.
+        name: such as ``Item 3``.
+        *more: keys that it may have beside ``image`` and ``text``.
+
+    Raises:
+        DataError: it is not a mapping, has another key, or neither image nor text.
+    """
+    if not isinstance(item, Mapping):
+        raise DataError(
+            f"{name} is a {type(item).__name__}: give dictionaries such as "
+            '{"image": "dish.jpg", "text": "Ramen"}.'
+        )
+    if unknown := sorted(set(item) - {"image", "text", *more}):
+        known = ", ".join(["image", "text", *more])
+        raise DataError(f"{name} has the key {unknown[0]!r}; known are {known}.")
+    image, text = item.get("image"), item.get("text")
+    if image is None and text is None:
+        raise DataError(f"{name} has neither image nor text: give one of them.")
+    if isinstance(image, float) or (isinstance(image, str) and not image):
+        raise DataError(f"{name} has {image!r} as image: give None where there is none.")
+    if not isinstance(text, str | None):
+        raise DataError(
+            f"{name} has a {type(text).__name__} as text ({text!r:.40}): give a string, or None "
+            "where there is none."
+        )
+    if text is not None and _HALF.search(text):
+        raise DataError(f"{name} has half of a character in its text: write it as UTF-8 again.")
+
+
+def as_rgb(image: Any, min_size: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image as upright 8-bit RGB; see :func:`~epic_pl.data.images.read_image`.
+
+    Raises:
+        DataError: it is not an :data:`ImageInput`, or cannot be read.
+    """
+    if isinstance(image, str) and "://" in image:
+        raise DataError(f"{image} is an address: fetch the image, and give its file or bytes.")
+    if isinstance(image, str | os.PathLike):
+        return read_image(Path(image), min_size, max_pixels)
+    if isinstance(image, bytes | bytearray | memoryview):
+        return read_image(bytes(image), min_size, max_pixels)
+    try:
+        if isinstance(image, Image.Image):
+            return upright_rgb(image.copy())
+        return upright_rgb(_from_pixels(np.asarray(image)))
+    except (ValueError, TypeError, OSError) as error:
+        raise DataError(
+            f"This image cannot be used: {error}. Give a path, a file's bytes, a PIL image, or "
+            "pixels of shape (H, W), (H, W, 3) or (H, W, 4) as uint8, or (H, W) as uint16."
+        ) from error
+
+
+def _from_pixels(pixels: npt.NDArray[Any]) -> Image.Image:
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    coloured = pixels.ndim == 3 and pixels.shape[2] in (3, 4)
+    grey = pixels.ndim == 2
+    fits = pixels.dtype == np.uint8 or (grey and pixels.dtype == np.uint16)
+    if not (coloured or grey) or not fits or 0 in pixels.shape:
+        raise ValueError(f"it is an array of shape {pixels.shape} and type {pixels.dtype}")
+    return Image.fromarray(np.ascontiguousarray(pixels))

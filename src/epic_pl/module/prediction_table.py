@@ -1,0 +1,62 @@
+"""Probabilities as a table with labels.
+
+Shape legend: N samples, C classes.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from epic_pl.module.postprocess import assign_labels
+from epic_pl.utils.errors import DataError
+
+Floats = npt.NDArray[np.float32]
+_ARRAYS = (pa.Array, pa.ChunkedArray)
+
+
+def prediction_table(
+    columns: Mapping[str, Any],
+    scores: Floats,
+    class_names: Sequence[str],
+    thresholds: Floats | None,
+    top_k: int | None,
+) -> pa.Table:
+    """``columns``, ``label``, and the probabilities.
+
+    Args:
+        columns: what is known of the samples; lists are of strings.
+        scores: probabilities ``(N, C)``.
+        class_names: C names.
+        thresholds: least probabilities ``(C,)`` of labels that are assigned; None for multiclass.
+        top_k: None gives one probability column a class (``probability_<class>``); k gives the k
+            best as columns ``label_1``, ``probability_1``, ...
+
+    Raises:
+        DataError: one of ``columns`` has the name of a column of predictions.
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
+    names = np.array(class_names, dtype=object)
+    if thresholds is not None:
+        label = ["|".join(names[row]) for row in assign_labels(scores, thresholds)]
+    else:
+        label = names[order[:, 0]].tolist()
+    table = {"label": pa.array(label, pa.string())}
+    if top_k is None:
+        table |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
+    else:
+        for k in range(min(top_k, len(class_names))):
+            table[f"label_{k + 1}"] = pa.array(names[order[:, k]].tolist(), pa.string())
+            table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
+    if taken := [name for name in columns if name in table]:
+        raise DataError(
+            f"Column {taken[0]!r} is called like one of the predictions, which would replace it: "
+            "rename it in the table."
+        )
+    known = {
+        name: values if isinstance(values, _ARRAYS) else pa.array(values, pa.string())
+        for name, values in columns.items()
+    }
+    return pa.table(known | table)
