@@ -36,9 +36,8 @@ class Loss(ABC):
         ...     margin: float = 1.0
         ...     def build(self, task, num_classes, class_frequencies):
         ...         return nn.MultiMarginLoss(margin=self.margin)
-        >>> loss = Margin(0.5).build("multiclass", 3, None)
-        >>> loss(torch.tensor([[0.0, 2.0, 1.0]]), torch.tensor([2]))
-        tensor(0.5000)
+        >>> Margin(0.5).build("multiclass", 3, None)(torch.zeros(1, 3), torch.tensor([2]))
+        tensor(0.3333)
     """
 
     matched_classes: list[str] | None = None
@@ -74,8 +73,7 @@ class CrossEntropy(Loss):
         matched_classes: as in :class:`Loss`.
 
     Example:
-        >>> loss = CrossEntropy(class_weights="balanced").build("multiclass", 2, [0.8, 0.2])
-        >>> loss.weights
+        >>> CrossEntropy(class_weights="balanced").build("multiclass", 2, [0.8, 0.2]).weights
         tensor([0.6250, 2.5000])
     """
 
@@ -120,8 +118,7 @@ class ClassificationLoss(nn.Module):
             :func:`torch.nn.functional.cross_entropy`) or of each label's positives (multilabel).
 
     Example:
-        >>> loss = ClassificationLoss("multiclass")
-        >>> loss(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0]))
+        >>> ClassificationLoss("multiclass")(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0]))
         tensor(0.6931)
     """
 

@@ -27,8 +27,7 @@ class SamplesF1(BinaryF1Score):
     """F1 of each sample's set of labels ``(B, C)``, then the mean over samples.
 
     Example:
-        >>> metric = SamplesF1()
-        >>> metric(torch.tensor([[1, 0, 1], [1, 1, 0]]), torch.tensor([[1, 0, 1], [1, 0, 0]]))
+        >>> SamplesF1()(torch.tensor([[1, 0, 1], [1, 1, 0]]), torch.tensor([[1, 0, 1], [1, 0, 0]]))
         tensor(0.8333)
     """
 
@@ -44,9 +43,8 @@ class SecondClassAUROC(BinaryAUROC):
     """Area under the ROC curve of the second of two classes, from probabilities ``(B, 2)``.
 
     Example:
-        >>> metric = SecondClassAUROC()
-        >>> metric(torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]]), torch.tensor([0, 1, 0]))
-        tensor(0.5000)
+        >>> SecondClassAUROC()(torch.eye(2)[[0, 1, 1]], torch.tensor([0, 1, 0]))
+        tensor(0.7500)
     """
 
     def update(self, preds: Tensor, target: Tensor) -> None:
@@ -58,8 +56,7 @@ class MacroF1(MulticlassF1Score):
     """Mean F1 of the classes, without torchmetrics' array ``(C, C)`` for each batch.
 
     Example:
-        >>> metric = MacroF1(num_classes=2)
-        >>> metric(torch.tensor([[0.9, 0.1], [0.4, 0.6], [0.3, 0.7]]), torch.tensor([0, 1, 0]))
+        >>> MacroF1(num_classes=2)(torch.eye(2)[[0, 1, 1]], torch.tensor([0, 1, 0]))
         tensor(0.6667)
     """
 

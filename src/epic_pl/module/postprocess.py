@@ -37,9 +37,8 @@ def assign_labels(probabilities: Array, thresholds: Array | float) -> Array:
         thresholds: the least probability of each label ``(C,)``, or of all.
 
     Example:
-        >>> assign_labels(torch.tensor([[0.9, 0.2], [0.5, 0.4]]), torch.tensor([0.6, 0.3]))
-        tensor([[ True, False],
-                [False,  True]])
+        >>> assign_labels(torch.tensor([[0.9, 0.4]]), thresholds=torch.tensor([0.6, 0.4]))
+        tensor([[True, True]])
     """
     return probabilities >= thresholds
 
@@ -231,8 +230,7 @@ def calibration_error(bins: list[dict[str, Any]]) -> float:
 
     Example:
         >>> probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]])
-        >>> bins = reliability_bins(probabilities, labels=torch.tensor([0, 1, 1]))
-        >>> round(calibration_error(bins), 4)
+        >>> round(calibration_error(reliability_bins(probabilities, torch.tensor([0, 1, 1]))), 4)
         0.3333
     """
     filled = [row for row in bins if row["samples"]]

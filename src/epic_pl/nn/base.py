@@ -139,14 +139,7 @@ class Recording(NamedTuple):
 
 
 class Output(NamedTuple):
-    """The output of a model for a batch.
-
-    Example:
-        >>> from epic_pl.nn.methods import NoPrompts
-        >>> output = NoPrompts().build(encoders, num_classes=3)(batch)
-        >>> output.logits.shape, output.pooled.image.output.shape
-        (torch.Size([4, 3]), torch.Size([4, 32]))
-    """
+    """The output of a model for a batch."""
 
     logits: Tensor
     """``(B, C)``."""
@@ -167,12 +160,6 @@ class DualEncoder(nn.Module, ABC):
         image_tower: the image encoder and how the method runs it.
         text_tower: the same for the text encoder.
         modality_dropout: probability with which a training sample loses one modality.
-
-    Example:
-        >>> from epic_pl.nn.methods import NoPrompts
-        >>> model = NoPrompts().build(encoders, num_classes=3)
-        >>> model.widths
-        Pair(image=32, text=32)
     """
 
     head: ClassificationHead

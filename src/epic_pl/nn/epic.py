@@ -55,12 +55,6 @@ class EPICModel(DualEncoder):
 
     Raises:
         ConfigError: if ``method`` does not fit the encoders' depths.
-
-    Example:
-        >>> model = EPIC(num_prompts=2, hub_width=8).build(encoders, num_classes=3)
-        >>> first, second = model.record(batch).image  # attention in both interaction steps
-        >>> first.tokens.shape  # (B, n, N)
-        torch.Size([4, 2, 17])
     """
 
     image_tower: JointTower | ReadOnlyTower

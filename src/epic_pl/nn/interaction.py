@@ -159,10 +159,8 @@ class ParameterFreeHub(InteractionHub):
         widths: d_v and d_t.
 
     Example:
-        >>> hub = ParameterFreeHub(widths=Pair(384, 256))
-        >>> prompts = Pair(torch.randn(4, 2, 384), torch.randn(4, 2, 256))
-        >>> hub(prompts, present=Pair(None, None)).compared.text.shape
-        torch.Size([4, 2, 384])
+        >>> ParameterFreeHub(widths=Pair(384, 256)).shared
+        Linear(in_features=256, out_features=384, bias=False)
     """
 
     def __init__(self, widths: Pair[int]) -> None:

@@ -12,10 +12,8 @@ class Pair(NamedTuple, Generic[T]):
     """A value for the image and one for the text.
 
     Example:
-        >>> widths = Pair(image=384, text=256)
-        >>> image, text = widths
-        >>> image, widths.text
-        (384, 256)
+        >>> Pair(image=384, text=256).text
+        256
     """
 
     image: T

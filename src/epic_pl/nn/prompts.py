@@ -71,8 +71,7 @@ class TemporalPrompts(nn.Module):
 
     Example:
         >>> prompts = TemporalPrompts(num_steps=2, num_prompts=3, widths=Pair(384, 256))
-        >>> first = prompts.first(size=4)
-        >>> prompts.activate(1, first).image.shape
+        >>> prompts.activate(1, prompts.first(size=4)).image.shape
         torch.Size([4, 3, 384])
     """
 

@@ -59,8 +59,8 @@ class OpenMojiDataModule(ImageTextDataModule):
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
     Example:
-        >>> data = OpenMojiDataModule(variant="entailment", image_encoder="tiny-vit", text_encoder="tiny-bert")
-        >>> data.class_names
+        >>> encoders = {"image_encoder": "tiny-vit", "text_encoder": "tiny-bert"}
+        >>> OpenMojiDataModule(variant="entailment", **encoders).class_names
         ['not_entailment', 'entailment']
     """
 

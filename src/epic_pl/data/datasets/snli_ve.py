@@ -48,9 +48,9 @@ class SNLIVEDataModule(ImageTextDataModule):
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
     Example:
-        >>> data = SNLIVEDataModule(premise=True, image_encoder="tiny-vit", text_encoder="tiny-bert")
-        >>> data.text_origin
-        'premise+hypothesis'
+        >>> data = SNLIVEDataModule(image_encoder="tiny-vit", text_encoder="tiny-bert")
+        >>> data.task, data.text_origin
+        ('multiclass', 'hypothesis')
     """
 
     def __init__(

@@ -92,9 +92,8 @@ class FullFineTuning(Method):
         encoder_lr: peak learning rate inside the encoders.
 
     Example:
-        >>> model = FullFineTuning(encoder_lr=1e-5).build(encoders, num_classes=3)
-        >>> any(p.requires_grad for p in model.image_encoder.parameters())
-        True
+        >>> FullFineTuning().build(encoders, num_classes=3).encoder_lr
+        2e-05
     """
 
     model = FineTunedModel
@@ -117,9 +116,8 @@ class LoRA(FullFineTuning):
         encoder_lr: peak learning rate of the matrices.
 
     Example:
-        >>> model = LoRA(rank=4).build(encoders, num_classes=3)
-        >>> [n for n, p in model.text_encoder.named_parameters() if p.requires_grad][0]
-        ''
+        >>> LoRA(rank=4).build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     model = LoRAModel

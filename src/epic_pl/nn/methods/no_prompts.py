@@ -58,6 +58,7 @@ class NoPrompts(Method):
 
     Example:
         >>> NoPrompts().build(encoders, num_classes=3).cache_levels
+        ('boundary', 'layers')
     """
 
     model = NoPromptsModel
