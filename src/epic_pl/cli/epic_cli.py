@@ -405,8 +405,8 @@ def _check_names(args: Sequence[str]) -> None:
                 named = found.get("class_path") if isinstance(found, Mapping) else found
                 if isinstance(named, str):
                     find_class(base, named)
-        elif base := _CLASSES.get(name.removeprefix("--").removesuffix(".class_path")):
-            find_class(base, value)
+        elif (name := name.removeprefix("--").removesuffix(".class_path")) in _CLASSES:
+            find_class(_CLASSES[name], value)
 
 
 def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:

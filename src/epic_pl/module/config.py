@@ -150,12 +150,13 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
     chosen = find_class(kind, value["class_path"])
     if not is_dataclass(chosen):
         raise ConfigError(f"{name_of(chosen)} must be a dataclass, whose fields are its options.")
-    return as_config(chosen, value.get("init_args") or {})
+    made: Config = as_config(chosen, value.get("init_args") or {})
+    return made
 
 
 def plain(value: Any) -> Any:
     """``value`` as plain types that load with ``weights_only=True``; a class by its name."""
-    if isinstance(value, Method | Loss):
+    if isinstance(value, Method | Loss) and is_dataclass(value):
         options = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
         return {"class_path": name_of(type(value)), "init_args": options}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from epic_pl.nn.base import Method
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import HeadConfig
-from epic_pl.nn.methods.no_prompts import NoPromptsModel
+from epic_pl.nn.methods.no_prompts import NoPrompts, NoPromptsModel
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import Tower, TrainedTower
 from epic_pl.utils.errors import ConfigError
@@ -84,11 +83,10 @@ class LoRAModel(FineTunedModel):
 
 
 @dataclass(frozen=True)
-class FullFineTuning(Method):
+class FullFineTuning(NoPrompts):
     """Full fine-tuning of both encoders with the head.
 
     Attributes:
-        interaction_layers: as in :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
         encoder_lr: peak learning rate inside the encoders.
 
     Example:
@@ -97,8 +95,8 @@ class FullFineTuning(Method):
     """
 
     model = FineTunedModel
+    space = "prompts.yaml"
 
-    interaction_layers: int | list[list[int]] = 2
     encoder_lr: float = 2e-5
 
     def __post_init__(self) -> None:
