@@ -58,7 +58,7 @@ def train(table, output):
     known = {"class_names": data.class_names, "preprocessing": data.preprocessing}
     options = {"num_classes": data.num_classes, "method": "LinearProbe"}
     module = tiny_runs.module(*encoders, **options, **known)
-    tiny_runs.trainer(output, max_epochs=20, log_every_n_steps=1).fit(module, data)
+    tiny_runs.trainer(output, max_epochs=10, log_every_n_steps=1).fit(module, data)
     epic_pl.Classifier(module).save_pretrained(output)
 
 
