@@ -73,12 +73,6 @@ class _Module(Protocol):  # an EPICModule
 class Processor:
     """Images and texts to a :class:`~epic_pl.utils.types.Batch`, as in training.
 
-    ::
-
-        processor = Processor.of(module)
-        batch = processor(images=["dish.jpg", None], text=["Ramen", "Lasagna"], labels=[3, 1])
-        loader = DataLoader(items, batch_size=16, collate_fn=processor)
-
     An absent image becomes zeros and an absent text the tokens of an empty string, with False in
     the presence mask; an empty string is a text that is present. A batch has no masks if every
     image and text is present, and no ``labels`` if any label is unknown. Picklable, for workers of
@@ -98,6 +92,15 @@ class Processor:
 
     Raises:
         ConfigError: ``task`` is neither of the two.
+
+    Example:
+        >>> processor = Processor.from_encoders("tiny-vit", "tiny-bert")
+        >>> batch = processor(images=["images/test0.png", None], text=["a blue square", "red"])
+        >>> batch["pixel_values"].shape, batch["image_present"]
+        (torch.Size([2, 3, 32, 32]), tensor([ True, False]))
+        >>> loader = torch.utils.data.DataLoader([{"text": "red"}], collate_fn=processor)
+        >>> next(iter(loader))["input_ids"].shape
+        torch.Size([1, 3])
     """
 
     def __init__(

@@ -23,12 +23,6 @@ _UNNAMED = "Give at least one task, each with its name: {'kind': classifier} (in
 class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label]]]):
     """Classifies items in several tasks with one pass of the encoders that all models share.
 
-    ::
-
-        clf = MultiTaskClassifier.load({"kind": "runs/kind", "colour": "runs/colour"})
-        clf(image="dress.jpg", text="Summer dress")
-        # {"kind": [{"label": "dress", "score": 0.9}, ...], "colour": [{"label": "red", ...}, ...]}
-
     Results are those of each :class:`~epic_pl.Classifier` by itself. The models have frozen tokens
     (EPIC with read-only prompts, ``parts``, or a head on frozen features), the same encoders and
     the same preprocessing. The encoders of the first task replace those of all others, whose
@@ -45,6 +39,12 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
 
     Raises:
         ConfigError: two tasks cannot share the encoders; the message names the difference.
+
+    Example:
+        >>> clf = MultiTaskClassifier.load({"colour": "runs/colour", "tone": "runs/tone"})
+        >>> answer = clf(image="images/test2.png", text="a red square")
+        >>> {task: labels[0]["label"] for task, labels in answer.items()}
+        {'colour': 'red', 'tone': 'warm'}
     """
 
     def __init__(self, tasks: Mapping[str, Classifier] | Iterable[tuple[str, Classifier]]) -> None:

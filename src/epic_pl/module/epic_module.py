@@ -82,6 +82,15 @@ class EPICModule(CheckpointedModule):
         EncoderError: if an architecture is not supported.
         AssetError: if an encoder cannot be reached.
         CheckpointError: if ``warm_start`` does not fit.
+
+    Example:
+        >>> from epic_pl import EncoderConfig, EncodersConfig, EPICModule, Processor
+        >>> encoders = EncodersConfig(EncoderConfig("tiny-vit"), EncoderConfig("tiny-bert"))
+        >>> module = EPICModule(num_classes=3, encoders=encoders, method="Parts")
+        >>> processor = Processor.from_encoders("tiny-vit", "tiny-bert")
+        >>> batch = processor(images=["images/test0.png"], text=["a blue square"])
+        >>> module(batch).logits.shape
+        torch.Size([1, 3])
     """
 
     def __init__(

@@ -24,6 +24,11 @@ class MatchingLoss:
 
     Args:
         classes: labels of the rows that match.
+
+    Example:
+        >>> compared = Pair(torch.ones(4, 1, 8), torch.ones(4, 1, 8))  # all alike: log B
+        >>> MatchingLoss([1])(ScaledCosine(learned=False), compared, torch.tensor([1, 0, 1, 1]))
+        tensor(1.3863)
     """
 
     def __init__(self, classes: Sequence[int]) -> None:

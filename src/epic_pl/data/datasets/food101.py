@@ -41,6 +41,11 @@ class Food101DataModule(ImageTextDataModule):
         val_size: training rows that are held out, stratified, if there is no validation file.
         split_seed: seed of that choice; not ``seed``, so that runs share their validation set.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Example:
+        >>> data = Food101DataModule(image_encoder="tiny-vit", text_encoder="tiny-bert")
+        >>> data.task, data.text_origin
+        ('multiclass', 'titles')
     """
 
     def __init__(

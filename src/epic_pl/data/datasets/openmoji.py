@@ -57,6 +57,11 @@ class OpenMojiDataModule(ImageTextDataModule):
         fold: 0, 1 or 2 for cross-validation on the training and validation rows: a third of them is
             tested in place of the test split. 3, 4 and 5 are thirds of another division, and so on.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Example:
+        >>> encoders = {"image_encoder": "tiny-vit", "text_encoder": "tiny-bert"}
+        >>> OpenMojiDataModule(variant="entailment", **encoders).class_names
+        ['not_entailment', 'entailment']
     """
 
     def __init__(

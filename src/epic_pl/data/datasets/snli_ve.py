@@ -46,6 +46,11 @@ class SNLIVEDataModule(ImageTextDataModule):
         premise: put ``sentence1``, the caption that the labels were made from, before the
             hypothesis. The text alone then contains the answer, which is another task.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Example:
+        >>> data = SNLIVEDataModule(image_encoder="tiny-vit", text_encoder="tiny-bert")
+        >>> data.task, data.text_origin
+        ('multiclass', 'hypothesis')
     """
 
     def __init__(

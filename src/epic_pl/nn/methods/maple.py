@@ -120,6 +120,10 @@ class MaPLe(Method):
         num_prompts: n, prompts of each modality.
         prompt_depth: J, number of layers with their own prompts; None is 4, or the depth of the
             shallower encoder.
+
+    Example:
+        >>> MaPLe(prompt_depth=2).build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     model = MaPLeModel

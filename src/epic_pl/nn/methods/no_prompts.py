@@ -55,6 +55,10 @@ class NoPrompts(Method):
     Attributes:
         interaction_layers: as in :class:`~epic_pl.nn.epic.EPIC`; only the first of them counts,
             whose entering tokens are the boundary features.
+
+    Example:
+        >>> NoPrompts().build(encoders, num_classes=3).cache_levels
+        ('boundary', 'layers')
     """
 
     model = NoPromptsModel
@@ -65,7 +69,12 @@ class NoPrompts(Method):
 
 @dataclass(frozen=True)
 class LinearProbe(NoPrompts):
-    """One linear layer on both pooled features; options as in :class:`NoPrompts`."""
+    """One linear layer on both pooled features; options as in :class:`NoPrompts`.
+
+    Example:
+        >>> LinearProbe().build(encoders, num_classes=3).head.num_features  # d_v + d_t
+        64
+    """
 
     def own(self, head: HeadConfig) -> HeadConfig:
         """A plain head."""
@@ -74,7 +83,12 @@ class LinearProbe(NoPrompts):
 
 @dataclass(frozen=True)
 class LateFusionMLP(NoPrompts):
-    """A hidden layer on both pooled features; options as in :class:`NoPrompts`."""
+    """A hidden layer on both pooled features; options as in :class:`NoPrompts`.
+
+    Example:
+        >>> LateFusionMLP().own(HeadConfig(network="none")).network
+        'wide'
+    """
 
     def own(self, head: HeadConfig) -> HeadConfig:
         """A head with the wide network."""

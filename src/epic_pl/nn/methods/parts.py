@@ -123,6 +123,10 @@ class Parts(Method):
     Attributes:
         interaction_layers: as in :class:`~epic_pl.nn.epic.EPIC`; only the first of them counts,
             whose entering tokens are compared.
+
+    Example:
+        >>> Parts().build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     model = PartsModel

@@ -136,6 +136,10 @@ class PMF(Method):
         fusion_layers: F, the last F layers of each encoder.
         num_prompts: n, number of prompts of each kind. Outputs of the query prompts are passed to
             the other modality; the other kinds are the contexts of the query and the fusion stage.
+
+    Example:
+        >>> PMF(num_prompts=2).build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     model = PMFModel
