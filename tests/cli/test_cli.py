@@ -565,22 +565,33 @@ def _class(path):
 
 
 TRAP = _class("trap.Trap")
+METHOD = {"class_path": "EPIC", "init_args": {}}
+NAMES = "name a class to build"
 TRAPS = {
     "pickled code": ({"hyper_parameters": _Trap()}, "code to be run"),
     "class": ({"preprocessing": {"a": _class("subprocess.Popen")}}, "'subprocess.Popen'"),
     "method": ({"method": TRAP}, "needs the Method 'trap.Trap'"),
     "method of a library": ({"method": _class("torch.nn.Linear")}, "--import torch"),
-    "class in a method": (
-        {"method": {"class_path": "EPIC", "init_args": {"a": TRAP}}},
-        "trap.Trap",
-    ),
+    "class in a method": ({"method": METHOD | {"init_args": {"a": TRAP}}}, NAMES),
+    "more than a method": ({"method": METHOD | {"a": 1}}, "not as this version"),
     "loss": ({"loss": TRAP}, r"trust=\['trap'\]"),
     "loss in a file": ({"loss": "trap.yaml"}, "The loss in the hyperparameters"),
-    # the parser reads strings as YAML, and those in place of a section as config files
+    "family": ({"encoders": {"image": {"family": "trap.Trap"}}}, "needs the Encoder 'trap.Trap'"),
+    "no family": ({"encoders": {"image": {"family": ["trap.Trap"]}}}, "needs the Encoder ''"),
+    # the parser reads strings as YAML, those in place of a section as config files, and dots as
+    # sections
     "class in a string": ({"preprocessing": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),
     "section in a string": ({"method": "{class_path: trap.Trap}"}, "not as this version"),
     "section in a file": ({"encoders": {"image": "trap.yaml"}}, "not of 'trap.yaml'"),
+    "dotted method": ({"method.class_path": "trap.Trap"}, NAMES),
+    "dotted family": ({"encoders.image.family": "trap.Trap"}, NAMES),
+    "arguments": ({"init_args": {"method": "trap.Trap"}}, NAMES),
+    "dotted arguments": ({"init_args.method": "trap.yaml"}, NAMES),
+    "weights": ({"warm_start": "trap.yaml"}, "names a file of weights"),
+    "older hyperparameters": ({"hparams": {"method": TRAP}}, "has hparams, which epic_pl never"),
+    "older arguments": ({"module_arguments": {"method": TRAP}}, "has module_arguments"),
 }
+TOP = ("pickled code", "older hyperparameters", "older arguments")
 
 
 @pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
@@ -593,7 +604,7 @@ def test_code_that_a_checkpoint_brings_or_names_is_refused_and_never_run(
     (workdir / "trap.yaml").write_text("class_path: trap.Trap\n")
     content, named = TRAPS[name]
     checkpoint = torch.load(best, weights_only=True)
-    if named == "code to be run":
+    if name in TOP:
         checkpoint |= content
     else:
         checkpoint["hyper_parameters"] |= content

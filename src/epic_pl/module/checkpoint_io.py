@@ -25,7 +25,7 @@ from epic_pl.utils.untrusted import MOST_OPTIONS, require_flat, require_regular
 _CLASSES: dict[str, type] = {"method": Method, "loss": Loss}
 """Options that name a class."""
 # names under which Lightning looks for hyperparameters, too
-_FOREIGN_KEYS = {"hparams", "module_arguments", "hparams_name", "hparams_type"}
+_FOREIGN_KEYS = {"hparams", "module_arguments"}
 # keys that the command line's parser reads as more than an option, or that choose a file
 _SPECIAL_KEYS = ("class_path", "_class_path", "_instantiator", "init_args", "dict_kwargs")
 
