@@ -14,6 +14,7 @@ from epic_pl.utils.version import __version__
 
 _TRAINER, _PARSER = "epic_pl.cli.epic_cli", "epic_pl.cli.commands.parser"
 _ERROR_TEXT, _PLUGINS = "epic_pl.cli.error_text", "epic_pl.utils.plugins"
+_WRONG_OPTIONS = "epic_pl.cli.wrong_options"
 
 
 class Command(NamedTuple):
@@ -152,9 +153,13 @@ def load(name: str) -> Callable[..., int | None]:
 
 def call(name: str, argv: Sequence[str]) -> int:
     """Call that function with arguments of the command line, and return the exit code."""
-    function, parsers = load(name), import_module(_PARSER)
-    with import_module(_ERROR_TEXT).suggestions(parsers.command_parser(name, function)):
-        return function(**parsers.parse_command(name, function, argv)) or 0
+    function, errors = load(name), import_module(_WRONG_OPTIONS)
+    options = import_module(_PARSER).parse_command(name, function, argv)
+    try:
+        return function(**options) or 0
+    except errors.UnknownOptionError as error:  # an option of `fit` or of the command was meant
+        known = [*inspect.signature(function).parameters, *error.known]
+        raise errors.UnknownOptionError(error.name, known) from error
 
 
 def _asks_for_help(name: str, argv: Sequence[str]) -> bool:

@@ -315,9 +315,14 @@ class CheckpointedModule(L.LightningModule):
         checkpoint[CHECKPOINT_KEY] = self.checkpoint_info()
         checkpoint[_RESUME_KEY] = gather_states(self, self._mid_window())
 
+    @property
+    def attached_trainer(self) -> L.Trainer | None:
+        """The trainer, or None before one has taken this module."""
+        return self._trainer  # `trainer` raises an error then, and in Fabric is a stand-in
+
     def _mid_window(self) -> bool:
         """Whether gradients were accumulated since the last optimiser step."""
-        trainer = self._trainer
+        trainer = self.attached_trainer
         if trainer is None:
             return False
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
@@ -334,7 +339,8 @@ class CheckpointedModule(L.LightningModule):
         super().on_load_checkpoint(checkpoint)
         checkpoint["state_dict"] = self.checked_state(checkpoint)
         # only a resumed fit restores the random generators
-        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        trainer = self.attached_trainer
+        fits = trainer is not None and trainer.state.fn == TrainerFn.FITTING
         if fits:
             check_resumable(checkpoint)
             if trained := checkpoint.get(_TRAINED_KEY):

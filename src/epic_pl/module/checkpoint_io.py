@@ -11,7 +11,6 @@ from urllib.request import url2pathname
 import torch
 import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.utilities import rank_zero_warn
 
 from epic_pl.module.losses import Loss
@@ -39,7 +38,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Replace the file at ``path``.
 
@@ -191,8 +190,9 @@ def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
             options = None if isinstance(content, str) else content
         require_flat(options, MOST_OPTIONS)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # no class of error tells an anchor in itself from text that is not YAML
         if isinstance(error, yaml.YAMLError) and "recursive" not in str(error):
-            return  # not YAML, just text
+            return
         raise CheckpointError(
             f"The hyperparameters of {path!r} are none that epic_pl writes: {error}. Do not use it."
         ) from error

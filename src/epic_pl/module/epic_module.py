@@ -195,7 +195,7 @@ class EPICModule(CheckpointedModule):
         Warns once of each missing modality that no training sample lacked.
         """
         # before the first training sample nothing is known
-        sanity = self._trainer is not None and self._trainer.sanity_checking
+        sanity = (trainer := self.attached_trainer) is not None and trainer.sanity_checking
         if not self.training and not sanity:
             head, names, warned = self.model.head, self.class_names, self._warned_of
             warned |= warn_of_absence(batch, names, lambda: head.never_missing, warned)
@@ -284,7 +284,7 @@ class EPICModule(CheckpointedModule):
             self.postprocessor.fit(outputs.logits, outputs.labels)
             self.calibration_rows = len(outputs.logits)
             for callback in cast(Any, self.trainer).callbacks:
-                if isinstance(callback, WeightAveraging):  # it has swapped its average out
+                if isinstance(callback, WeightAveraging):  # it shows its average nowhere else
                     average: Any = callback._average_model
                     average.module.postprocessor.load_state_dict(self.postprocessor.state_dict())
 

@@ -65,6 +65,7 @@ class MacroF1(MulticlassF1Score):
         predicted = preds.argmax(dim=1)
         parts = (target[target == predicted], predicted, target)
         hits, given, true = (part.bincount(minlength=preds.shape[1]) for part in parts)
+        # the public update makes that array
         self._update_state(hits, given - hits, len(target) - given - true + hits, true - hits)
 
 
