@@ -577,7 +577,7 @@ TRAPS = {
     "loss": ({"loss": TRAP}, r"trust=\['trap'\]"),
     "loss in a file": ({"loss": "trap.yaml"}, "The loss in the hyperparameters"),
     "family": ({"encoders": {"image": {"family": "trap.Trap"}}}, "needs the Encoder 'trap.Trap'"),
-    "no family": ({"encoders": {"image": {"family": ["trap.Trap"]}}}, "needs the Encoder ''"),
+    "no family": ({"encoders": {"image": {"family": ["trap.Trap"]}}}, "family .* is damaged"),
     # the parser reads strings as YAML, those in place of a section as config files, and dots as
     # sections
     "class in a string": ({"preprocessing": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),

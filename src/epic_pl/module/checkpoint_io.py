@@ -170,8 +170,12 @@ def check_options(options: Any, path: str | IO[bytes]) -> None:
         encoders = options.get("encoders")
         sides = encoders.values() if isinstance(encoders, Mapping) else ()
         for family in [side.get("family") for side in sides if isinstance(side, Mapping)]:
+            if family is not None and not (isinstance(family, str) and family):
+                raise CheckpointError(
+                    f"An encoder's family in {path!r} is damaged: {family!r:.60}."
+                )
             if family is not None:
-                find_class(Encoder, family if isinstance(family, str) else "", path)
+                find_class(Encoder, family, path)
     refuse_classes(rest, path)
 
 

@@ -114,22 +114,26 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     if not isinstance(value, Mapping):
         raise ConfigError(f"{kind.__name__} is made of named options, not of {value!r}.")
     hints = get_type_hints(kind)
-    known = [field.name for field in fields(kind)]
+    known = [field.name for field in fields(kind) if field.init]
     if unknown := sorted(map(str, set(value) - set(known))):
         raise ConfigError(f"{kind.__name__} has no {', '.join(unknown)}; it has {known}.")
     nested = {
         name: as_config(hints[name], option) if is_dataclass(hints[name]) else option
         for name, option in value.items()
     }
+    failure: TypeError | None = None
+    try:
+        made = kind(**nested)
+    except TypeError as error:
+        failure = error
     if kind.__module__.startswith("epic_pl."):  # others may have types that JSON does not know
         for name, option in value.items():
             if not is_dataclass(hints[name]) and not fits(option, hints[name]):
                 wanted = getattr(hints[name], "__name__", hints[name])
                 raise ConfigError(f"{name} is {option!r:.60}, but must be of type {wanted}.")
-    try:
-        return kind(**nested)
-    except TypeError as error:
-        raise ConfigError(f"{kind.__name__}: {error}.") from error
+    if failure is not None:
+        raise ConfigError(f"{kind.__name__}: {failure}.") from failure
+    return made
 
 
 def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
