@@ -20,7 +20,7 @@ from torchmetrics.classification import (
 from epic_pl.module.postprocess import assign_labels
 from epic_pl.utils.types import Task
 
-_AT_A_TIME = 1024  # samples: of a whole split, top-5 accuracy would make more arrays (N, C)
+_AT_A_TIME = 1024  # samples; for a whole split at once top-5 accuracy needs several (N, C) arrays
 
 
 class SamplesF1(BinaryF1Score):
@@ -30,7 +30,7 @@ class SamplesF1(BinaryF1Score):
         super().__init__(multidim_average="samplewise", **options)
 
     def compute(self) -> Tensor:
-        """The mean, a scalar."""
+        """The mean F1 of all samples, a scalar."""
         return super().compute().mean()
 
 
@@ -43,7 +43,7 @@ class SecondClassAUROC(BinaryAUROC):
 
 
 class MacroF1(MulticlassF1Score):
-    """Mean F1 of the classes, without torchmetrics' array ``(C, C)`` for each batch."""
+    """Mean F1 of the classes, without the array ``(C, C)`` that torchmetrics makes per batch."""
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Update with a batch's probabilities ``(B, C)`` and labels ``(B,)``."""
@@ -59,9 +59,9 @@ def build_metrics(
     """The metrics of a task, named ``prefix + name + postfix``, for :func:`metric_inputs`.
 
     Multiclass: accuracy (top 1), accuracy_top5 with more than five classes, f1_macro, and auroc
-    with two classes. Multilabel: f1_micro, f1_macro, f1_samples, f1_weighted. torchmetrics'
-    compute groups are off, since they permanently merge metrics whose states are equal after the
-    first batch. ``options`` are those of every torchmetrics ``Metric``.
+    with two classes. Multilabel: f1_micro, f1_macro, f1_samples, f1_weighted. Compute groups of
+    torchmetrics are off, since they permanently merge metrics whose states are equal after the
+    first batch. ``options`` are passed to every metric.
     """
     metrics: dict[str, Metric | MetricCollection]
     if task == "multilabel":
@@ -85,7 +85,7 @@ def build_metrics(
 
 
 def metric_inputs(task: Task, probabilities: Tensor, thresholds: Tensor | float = 0.5) -> Tensor:
-    """Predictions that metrics take: ``probabilities (N, C)``, for multilabel 0/1 ``(N, C)``."""
+    """Inputs of metrics: multiclass probabilities ``(N, C)``, or multilabel 0/1 ``(N, C)``."""
     multilabel = task == "multilabel"
     return assign_labels(probabilities, thresholds).int() if multilabel else probabilities
 
@@ -93,14 +93,14 @@ def metric_inputs(task: Task, probabilities: Tensor, thresholds: Tensor | float 
 def compute_metrics(
     task: Task, probabilities: Tensor, labels: Tensor, thresholds: Tensor | None = None
 ) -> dict[str, float]:
-    """The metrics of samples of all ranks, without synchronisation; NaN without samples.
+    """The metrics of samples that are gathered from all ranks; NaN without samples.
 
     Args:
         task: multiclass or multilabel.
         probabilities: ``(N, C)``.
         labels: class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
-        thresholds: multilabel: ``(C,)``, those of the model. Names of metrics at them end in
-            ``_tuned``; None is 0.5 for all labels, and names are those of :func:`build_metrics`.
+        thresholds: multilabel: the model's thresholds ``(C,)``, which add ``_tuned`` to the names
+            of metrics; None is 0.5 for all labels, without the suffix.
     """
     postfix = "" if thresholds is None else "_tuned"
     metrics = build_metrics(task, probabilities.shape[1], "", postfix, sync_on_compute=False)
@@ -116,8 +116,8 @@ def compute_metrics(
 def main_metric_sums(predicted: Tensor, labels: Tensor) -> Tensor:
     """Numerator and denominator of accuracy, or of micro F1, for each sample: ``(N, 2)`` int64.
 
-    ``predicted`` and ``labels`` are class indices ``(N,)``: whether they agree, and 1. Or they are
-    0/1 ``(N, C)``: twice the number of labels in both, and the sum of their numbers of labels.
+    For class indices ``(N,)`` these are 1 or 0 (equal or not), and 1. For 0/1 ``(N, C)`` these are
+    twice the number of labels in both, and the number of labels in one plus that in the other.
     """
     predicted, labels = predicted.long(), labels.long()
     if labels.ndim == 1:
