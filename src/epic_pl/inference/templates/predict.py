@@ -62,7 +62,7 @@ class Model:
         for name in self.about["never_missing"]:
             if not inputs[f"{name}_present"]:
                 warnings.warn(
-                    f"Samples lack the {name}, which no training sample did.", stacklevel=2
+                    f"Samples lack the {name}, but every training sample had it.", stacklevel=2
                 )
         scores: npt.NDArray[np.float32] = self.session.run(None, inputs)[0][0]
         return scores

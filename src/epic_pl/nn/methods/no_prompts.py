@@ -1,4 +1,4 @@
-"""The classification head on frozen features without prompts, the control of EPIC.
+"""Methods without prompts: the classification head on frozen features, as controls of EPIC.
 
 Shape legend: C classes.
 """
@@ -53,8 +53,8 @@ class NoPrompts(Method):
     """The classification head on frozen features.
 
     Attributes:
-        interaction_layers: as in :class:`~epic_pl.nn.epic.EPIC`; only the first of them counts,
-            whose entering tokens are the boundary features.
+        interaction_layers: as in :class:`~epic_pl.nn.epic.EPIC`; only the first layer counts: the
+            mean of the tokens that enter it are the boundary features.
     """
 
     model = NoPromptsModel
@@ -68,14 +68,14 @@ class LinearProbe(NoPrompts):
     """One linear layer on both pooled features; options as in :class:`NoPrompts`."""
 
     def own(self, head: HeadConfig) -> HeadConfig:
-        """A plain head."""
+        """A head without optional parts."""
         return replace(head, boundary=False, similarity=False, network="none")
 
 
 @dataclass(frozen=True)
 class LateFusionMLP(NoPrompts):
-    """A hidden layer on both pooled features; options as in :class:`NoPrompts`."""
+    """A network with one hidden layer on pooled features; options as in :class:`NoPrompts`."""
 
     def own(self, head: HeadConfig) -> HeadConfig:
-        """A head with the wide network."""
+        """``head`` with the wide network."""
         return replace(head, network="wide")
