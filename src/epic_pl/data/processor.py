@@ -1,4 +1,4 @@
-"""The one road from images and texts to a batch.
+"""The processor, which turns images and texts into batches everywhere in the package.
 
 Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
@@ -42,20 +42,20 @@ greyscale (H, W) as uint16. URLs are refused: nothing is downloaded."""
 Label = int | Sequence[int]
 """A class index, or in a multilabel task the indices of the classes that apply."""
 
-# a tokenizer needs 250 bytes per character of a whole text, of which it then keeps the beginning
+# a tokenizer takes 250 bytes per character of the whole text, although it keeps only the beginning
 CHARACTERS_PER_TOKEN = 1000
-_HALF = re.compile("[\ud800-\udfff]")  # what tokenizers refuse
+_HALF = re.compile("[\ud800-\udfff]")  # surrogates, which tokenizers refuse
 
 
 class Item(TypedDict, total=False):
-    """One sample to classify; a modality that is None or left out is missing."""
+    """One sample to classify; a modality that is None or not given is missing."""
 
     image: ImageInput | None
     text: str | None
 
 
 class LabelledItem(Item, total=False):
-    """One sample with its label, and the name that messages call it by."""
+    """One sample with its label, and an id that messages use."""
 
     label: Label | None
     sample_id: str
@@ -71,7 +71,7 @@ class _Module(Protocol):  # an EPICModule
 
 
 class Processor:
-    """Images and texts to a :class:`~epic_pl.utils.types.Batch`, as in training.
+    """Turns images and texts into a :class:`~epic_pl.utils.types.Batch`, as in training.
 
     ::
 
@@ -79,22 +79,22 @@ class Processor:
         batch = processor(images=["dish.jpg", None], text=["Ramen", "Lasagna"], labels=[3, 1])
         loader = DataLoader(items, batch_size=16, collate_fn=processor)
 
-    An absent image becomes zeros and an absent text the tokens of an empty string, with False in
-    the presence mask; an empty string is a text that is present. A batch has no masks if every
-    image and text is present, and no ``labels`` if any label is unknown. Picklable, for workers of
-    a loader to hold it.
+    A missing image becomes zeros, and a missing text the tokens of an empty string; the presence
+    mask is then False. An empty string counts as a text that is present. A batch has no masks if
+    every image and text is present, and no ``labels`` if any label is unknown. A processor can be
+    pickled, so that workers of a loader can use it.
 
     Args:
-        image: how images are prepared.
-        text: how texts are prepared; they are also cut where the tokenizer's own limit is lower.
+        image: preprocessing of images.
+        text: preprocessing of texts, which are also cut at the tokenizer's own limit.
         tokenizer: tokenizer of the text encoder, as from
             :func:`~epic_pl.data.preprocessing.load_tokenizer`.
         task: ``multiclass`` or ``multilabel``.
         num_classes: number of classes C; needed for labels of a multilabel task.
 
     Attributes:
-        max_text_tokens: longer texts are cut.
-        transform: RGB image to ``(3, H, W)`` float32.
+        max_text_tokens: maximum number of tokens of a text; longer texts are cut.
+        transform: function from an RGB image to a tensor ``(3, H, W)`` float32.
 
     Raises:
         ConfigError: ``task`` is neither of the two.
