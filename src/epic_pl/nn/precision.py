@@ -80,6 +80,6 @@ def check_precision(precision: EncoderPrecision, device: str) -> None:
         problem = first_line(error)
     raise ConfigError(
         f"model.encoders.precision is {precision!r}, which torch {torch.__version__} does not "
-        f"support on this device ({device}): {problem}. Set it to same, or try "
-        f"{'bf16' if precision == 'fp16' else 'fp16'}."
+        f"support on this device ({device}): {problem}. Set it to same, or to "
+        f"{'bf16' if precision == 'fp16' else 'fp16'} if the device supports that."
     )
