@@ -1,4 +1,4 @@
-"""Options of ``fit`` that comparison and search pass on: parsed, built, and hashed."""
+"""Functions that parse, build and hash options of ``fit``, for comparison and search."""
 
 import gc
 import hashlib
@@ -31,7 +31,7 @@ class Fit(NamedTuple):
 
 
 def parse_fit(options: Sequence[str]) -> dict[str, Any]:
-    """All options of a ``fit``, defaults and configs included.
+    """Parse options of ``fit`` to all its options, with defaults and configs.
 
     Raises:
         ArgumentError: if ``fit`` does not know an option.
@@ -41,17 +41,17 @@ def parse_fit(options: Sequence[str]) -> dict[str, Any]:
 
 
 def build_fit(options: Sequence[str]) -> Fit:
-    """A ``fit`` that is not trained yet.
+    """Build a ``fit`` that is ready to train.
 
     Raises:
-        EpicError: with a message for the user.
+        EpicError: if the options are wrong, or the data cannot be read.
     """
     cli = parse(["fit", *options])
     return Fit(*cli.build(), cli.execute)
 
 
 def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None:
-    """Raise ConfigError for the first of the options that a command sets itself in every run."""
+    """Raise ConfigError if one of ``options`` is one that the command sets itself (``own``)."""
     for option in options:
         name = option.removeprefix("--").split("=")[0]
         if option.startswith("--") and name in own:
@@ -67,7 +67,7 @@ def feature_cache(trainer: Any) -> FeatureCache:
 
 
 def use_stored_features(fit: Fit) -> str:
-    """Let a method read all that can be stored for it, where the cache is on; returns the level."""
+    """If the cache is on, use the highest level that the method supports; return the level."""
     cache, levels = feature_cache(fit.trainer), fit.module.model.cache_levels
     if cache.level != "off":
         cache.level = levels[-1] if levels else "off"
@@ -75,17 +75,17 @@ def use_stored_features(fit: Fit) -> str:
 
 
 def free_memory() -> None:
-    """Free what trainer and model held, which refer to each other."""
+    """Free the memory of trainer and model, which refer to each other."""
     gc.collect()
     torch.cuda.empty_cache()
 
 
 def options_key(parsed: Mapping[str, Any], *others: Any) -> str:
-    """Hash of all options, of files that options of the data name, and of other plain values."""
+    """Hash of all options, of the files that options of the data name, and of ``others``."""
     hashes = {}
     for name, value in parsed["data"].get("init_args", {}).items():
-        with suppress(OSError):  # a text too long for a path, among others
-            # rows to predict change no result
+        with suppress(OSError):  # for example, a text that is too long for a path
+            # rows to predict do not change results
             if isinstance(value, str) and name != "predict_table" and Path(value).is_file():
                 with open(value, "rb") as file:
                     hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""One run of ``fit``: trained, unless that is done, and tested with what it kept."""
+"""Training and test of one run of a comparison."""
 
 import platform
 import statistics
@@ -28,14 +28,14 @@ _WARMUP_CALLS, _TIMED_CALLS = 3, 20
 def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
     """Train with options of ``fit`` in a folder, or continue there, and test.
 
-    Writes ``predictions.parquet`` of the test, and ``fit.json``, after which it is not trained
-    again.
+    It writes ``predictions.parquet`` of the test, and ``fit.json``, which says that training is
+    finished.
 
     Returns:
-        Metrics of the test, cost, and circumstances.
+        Metrics of the test, cost, and settings such as the cache level.
 
     Raises:
-        EpicError: from ``fit`` and ``test``.
+        EpicError: if ``fit`` or ``test`` fails.
     """
     checkpoints = folder / "checkpoints"
     places = [
@@ -50,15 +50,15 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
     module, data, trainer, train = fit
     timer, meter = Timer(), CostMeter()
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
-    callbacks[:0] = [timer, meter]  # first, so that they measure the hooks of the others, too
+    callbacks[:0] = [timer, meter]  # first, so that they also measure the hooks of others
     cache_level = use_stored_features(fit)
     if fitted is None:
         start = time.monotonic()
-        if cache_level != "off":  # before the training is timed
+        if cache_level != "off":  # store features before training is timed
             feature_cache(trainer).build_stores(trainer, module, data)
         storing_s = 0.0 if cache_level == "off" else time.monotonic() - start
         train()
-        fitted = {  # of a resumed fit, storing, rate and memory since it was resumed
+        fitted = {  # times, rate and memory of a resumed fit are those since it was resumed
             "storing_s": storing_s,
             "best": getattr(trainer.checkpoint_callback, "best_model_path", ""),
             "epochs": trainer.current_epoch,
@@ -91,7 +91,7 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def _fitted(folder: Path) -> dict[str, Any] | None:
-    """Content of ``fit.json``, if the checkpoint that it names lies in this run's own folder."""
+    """Content of ``fit.json``, if the checkpoint that it names is in this run's folder."""
     fitted = try_read_json(folder / "fit.json") or {}
     best = folder / "checkpoints" / Path(str(fitted.get("best"))).name
     return fitted | {"best": str(best)} if best.is_file() else None
@@ -119,7 +119,7 @@ def _write_predictions(module: EPICModule, path: Path) -> None:
 
 
 def _latency_ms(module: EPICModule, dataset: ImageTextDataset, device: torch.device) -> float:
-    """Median milliseconds of a ``Classifier``'s call with the first row, a complete one if any."""
+    """Median time in ms of a ``Classifier`` call with one row, if possible a complete one."""
     rows = map(dataset.reference, range(len(dataset)))
     complete = (row for row in rows if None not in (row["image"], row["text"]))
     row = next(complete, dataset.reference(0))
