@@ -267,11 +267,11 @@ def test_best_and_last_are_those_of_the_newest_run(config, fitted, workdir, capl
     where = ["--config", config, f"--trainer.default_root_dir={runs}"]
     with caplog.at_level("INFO"):
         tested = run(["test", *where, "--ckpt_path", "best"])
-    assert Path(tested.config["test"]["ckpt_path"]).samefile(best)
+    assert Path(tested.config["ckpt_path"]).samefile(best)
     assert f"--ckpt_path best is {best}" in caplog.text
     for folder in (runs, checkpoints.parent):
         of_run = parse(["predict", *where, "--ckpt_path", str(folder)])
-        assert Path(of_run.config["predict"]["ckpt_path"]) == best
+        assert Path(of_run.config["ckpt_path"]) == best
     elsewhere = ["--config", config, "--ckpt_path", "last"]
     for option, folder in (
         (f"--last_checkpoint.dirpath={checkpoints}", checkpoints),
@@ -283,7 +283,7 @@ def test_best_and_last_are_those_of_the_newest_run(config, fitted, workdir, capl
                 run(["fit", *elsewhere, option])
         else:
             validated = run(["validate", *elsewhere, option])
-            assert validated.config["validate"]["ckpt_path"] == str(folder / "last.ckpt")
+            assert validated.config["ckpt_path"] == str(folder / "last.ckpt")
 
 
 # Lightning forgets the score of another folder, so a resumed run used to keep its own best
@@ -397,7 +397,7 @@ def test_another_callbacks_list_does_not_drop_checkpoints(config, workdir):
 # ------------------------------------------------------------------ what is refused
 
 
-TABEL = "'epic_pl.data.TableDataModule': Option 'tabel' is not"
+TABEL = "There is no option data.tabel. Did you mean 'data.table'?"
 LAYERS = "interaction_layers is 7, but the encoders have 3 and 3 layers"
 HOSTED = "pypi:all-minilm-l6-v2"
 
@@ -411,7 +411,7 @@ HOSTED = "pypi:all-minilm-l6-v2"
         ("model.method.hub_width", "many", ["hub_width", "--help"]),
         ("data.init_args.tabel", "x", [TABEL, "--help"]),
         ("model.method.hub", "sometimes", ["sometimes", "--help"]),
-        ("data", "TabelDataModule", ["TabelDataModule", "--help"]),
+        ("data", "TabelDataModule", ["TabelDataModule", "Did you mean 'TableDataModule'?"]),
         ("checkpoint.monitor", "val/acuracy", ["checkpoint.monitor is 'val/acuracy'"]),
         ("early_stopping.monitor", "val/f1_micro", ["early_stopping.monitor"]),
         ("checkpoint.monitor", "val/loss", ["set checkpoint.mode to min"]),
@@ -565,22 +565,33 @@ def _class(path):
 
 
 TRAP = _class("trap.Trap")
+METHOD = {"class_path": "EPIC", "init_args": {}}
+NAMES = "name a class to build"
 TRAPS = {
     "pickled code": ({"hyper_parameters": _Trap()}, "code to be run"),
     "class": ({"preprocessing": {"a": _class("subprocess.Popen")}}, "'subprocess.Popen'"),
     "method": ({"method": TRAP}, "needs the Method 'trap.Trap'"),
     "method of a library": ({"method": _class("torch.nn.Linear")}, "--import torch"),
-    "class in a method": (
-        {"method": {"class_path": "EPIC", "init_args": {"a": TRAP}}},
-        "trap.Trap",
-    ),
+    "class in a method": ({"method": METHOD | {"init_args": {"a": TRAP}}}, NAMES),
+    "more than a method": ({"method": METHOD | {"a": 1}}, "not as this version"),
     "loss": ({"loss": TRAP}, r"trust=\['trap'\]"),
     "loss in a file": ({"loss": "trap.yaml"}, "The loss in the hyperparameters"),
-    # the parser reads strings as YAML, and those in place of a section as config files
+    "family": ({"encoders": {"image": {"family": "trap.Trap"}}}, "needs the Encoder 'trap.Trap'"),
+    "no family": ({"encoders": {"image": {"family": ["trap.Trap"]}}}, "needs the Encoder ''"),
+    # the parser reads strings as YAML, those in place of a section as config files, and dots as
+    # sections
     "class in a string": ({"preprocessing": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),
     "section in a string": ({"method": "{class_path: trap.Trap}"}, "not as this version"),
     "section in a file": ({"encoders": {"image": "trap.yaml"}}, "not of 'trap.yaml'"),
+    "dotted method": ({"method.class_path": "trap.Trap"}, NAMES),
+    "dotted family": ({"encoders.image.family": "trap.Trap"}, NAMES),
+    "arguments": ({"init_args": {"method": "trap.Trap"}}, NAMES),
+    "dotted arguments": ({"init_args.method": "trap.yaml"}, NAMES),
+    "weights": ({"warm_start": "trap.yaml"}, "names a file of weights"),
+    "older hyperparameters": ({"hparams": {"method": TRAP}}, "has hparams, which epic_pl never"),
+    "older arguments": ({"module_arguments": {"method": TRAP}}, "has module_arguments"),
 }
+TOP = ("pickled code", "older hyperparameters", "older arguments")
 
 
 @pytest.mark.parametrize("subcommand", ["fit", "test", "predict"])
@@ -593,7 +604,7 @@ def test_code_that_a_checkpoint_brings_or_names_is_refused_and_never_run(
     (workdir / "trap.yaml").write_text("class_path: trap.Trap\n")
     content, named = TRAPS[name]
     checkpoint = torch.load(best, weights_only=True)
-    if named == "code to be run":
+    if name in TOP:
         checkpoint |= content
     else:
         checkpoint["hyper_parameters"] |= content
@@ -638,7 +649,7 @@ def test_a_checkpoint_by_its_address_is_checked_and_other_addresses_are_refused(
         said = _refused([command, "--config", config, option, "memory://a.ckpt"], capsys)
         assert "'memory://a.ckpt' is an address: download the file" in said
     cli = run(["validate", "--config", config, "--ckpt_path", Path(best).as_uri()])
-    assert cli.config["validate"]["ckpt_path"] == best
+    assert cli.config["ckpt_path"] == best
 
 
 def test_a_checkpoint_of_other_classes_is_refused(config, best, capsys, workdir):
@@ -705,7 +716,7 @@ def test_a_tracking_service_is_added_to_the_logs_of_the_run(
         options.append(f"--trainer.logger.init_args.tracking_uri=file:{workdir}/mlruns")
     trainer = run(options).trainer
     names = [type(each).__name__ for each in trainer.loggers]
-    assert names == ["TensorBoardLogger", "CSVLogger", kind]
+    assert names == ["CSVLogger", "TensorBoardLogger", kind]
     assert (Path(trainer.log_dir) / "config.yaml").is_file()
     if overlay == "wandb.yaml":
         import wandb
@@ -759,14 +770,18 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     [
         ("fit --model.modality_droput 0.1", "model.modality_dropout"),
         ("fit --max_epochs=3", "trainer.max_epochs"),
-        ("fit --data.tabel rows.csv", "table"),
-        ("fit --data.init_args.batchsize_per_device 3", "batch_size_per_device"),
+        ("fit --data.tabel rows.csv", "data.table"),
+        ("fit --data.init_args.batchsize_per_device 3", "data.batch_size_per_device"),
         ("fit --config misspelt.yaml", "model.optim.lr"),
         ("fit --data.resize padd", "pad"),
         ("fit --model.loss.class_weights balance", "balanced"),
         ("fit --model.method epik", "EPIC"),
         ("fit --config openmoj.yaml", "openmoji.yaml"),
         ("fit --zzzz 1", None),
+        # what is inside a list, or of a class that another one replaces, is not blamed
+        ("fit --config outside.yaml --model.method LoRA --model.method.rnk 2", "model.method.rank"),
+        ('fit --model.method={"class_path":"LoRA","init_args":{"rnk":2}}', "model.method.rank"),
+        ("fit --data.help TabelDataModule", "TableDataModule"),
         ("explain --ouput x", "output"),
         ("export --ckpt_path x --format onx", "onnx"),
         ("export --ckpt_path x --ouput x", "output"),
@@ -777,6 +792,8 @@ def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
     args, meant, config, workdir, told
 ):
     (workdir / "misspelt.yaml").write_text("model: {optim: {ler: 0.1}}")
+    outside = "trainer: {callbacks: [{class_path: LearningRateMonitor}]}"
+    (workdir / "outside.yaml").write_text(outside)
     command, *options = args.split()
     code, _, error = told(command, *([] if command == "data" else ["--config", config]), *options)
     assert code == 1
@@ -789,6 +806,7 @@ def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
     [
         ("fit --trainer.max_epochs drei", "trainer.max_epochs is 'drei', but must be of type int."),
         ("fit --model.optim.lr schnell", "model.optim.lr is 'schnell', but must be of type float."),
+        ("fit --config words.yaml", "model.optim.lr is 'fast', but must be of type float."),
         ("fit --data.num_workers 1.5", "data.num_workers is '1.5', but must be of type int."),
         ("fit --trainer.limit_val_batches x", "is 'x', but must be of type int or of type float."),
         ("tune --trials zwei", "trials is 'zwei', but must be of type PositiveInt."),
@@ -800,10 +818,11 @@ def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
             "format is 'onx', but must be one of 'torch_export', ",
         ),
         ("fit --checkpoint 3", "Unable to load config '3'"),
-        ("fit --model.class_names 3", "invalid Optional value: '3'."),
+        ("fit --model.class_names 3", "class_names is '3', but must be of type list[str]."),
     ],
 )
 def test_a_wrong_value_is_told_with_its_option_and_what_is_expected(args, said, config, told):
+    Path("words.yaml").write_text("model: {init_args: {optim: {lr: fast}}}")
     command, *options = args.split()
     code, _, error = told(command, "--config", config, *options)
     assert code == 1

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jsonargparse import capture_parser
 
 from epic_pl import data
-from epic_pl.cli.epic_cli import run
+from epic_pl.cli.epic_cli import option_types
+from epic_pl.module import Loss, Method
+from epic_pl.utils.plugins import known_classes
 
 ROOT = Path(__file__).parents[2]
 _SECTIONS = (
@@ -18,10 +19,11 @@ _SECTIONS = (
     *("predictions", "report"),
 )
 _DOTTED = re.compile(rf"(?<![\w./-])(?:--)?((?:{'|'.join(_SECTIONS)})(?:\.[a-z_]+)+)(?![\w/(])")
-# names of files, of a logger's own options and of submodules look alike
+# names of files, of submodules, and of options of a logger and of classes outside look alike
 _OTHER = re.compile(
     r"\.(csv|html|json|md|onnx|parquet|png|safetensors)$|_tower"
     r"|^trainer\.logger\.init_args|^data\.inspection$"
+    r"|^model\.(method\.width|loss\.margin)$|^data\.(rows|unseen|scene_seed)$"
 )
 _ADVICE = re.compile(r"\b[Ss]et ([a-z]+(?:[._][a-z_]+)+)(?: |=)")
 
@@ -29,8 +31,10 @@ _ADVICE = re.compile(r"\b[Ss]et ([a-z]+(?:[._][a-z_]+)+)(?: |=)")
 @pytest.fixture(scope="module")
 def known() -> set[str]:
     """Full names of all options, and all sections on the way to them."""
-    fit = capture_parser(lambda: run([]))._subcommands_action.choices["fit"]
-    names = {action.dest for action in fit._actions} | {"data.class_path"}
+    names = {"model.help", "model.method.help", "data.help", "data.class_path", "model.init_args"}
+    for path, base in (("model.method", Method), ("model.loss", Loss)):
+        for name in known_classes(base):
+            names |= option_types("fit", {path: name}).keys()
     kinds = {base for name in data.__all__ for base in inspect.getmro(getattr(data, name))}
     for kind in kinds:  # and the attributes that other options are linked to
         for each in (*inspect.signature(kind.__init__).parameters, *vars(kind)):

@@ -177,6 +177,8 @@ POPEN = {"class_path": "subprocess.Popen", "init_args": {"args": "touch pwned", 
         {"options": {"hub": {"class_path": "subprocess.Popen"}}},
         # the command line's parser reads strings as YAML
         {"method_options": {"a": json.dumps(POPEN)}},
+        {"preprocessing": {"a.class_path": "subprocess.Popen"}},
+        {"init_args": {"class_path": "subprocess.Popen"}},
         {"preprocessing": "{class_path: subprocess.Popen}"},
         {"preprocessing": '["{\\"class\\\\u005fpath\\": \\"subprocess.Popen\\"}"]'},
     ],

@@ -11,16 +11,17 @@ from contextlib import contextmanager
 from dataclasses import is_dataclass
 from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, cast, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
-from lightning.pytorch import Callback, Trainer, callbacks
+from lightning.pytorch import Callback, Trainer, callbacks, seed_everything
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import disable_possible_user_warnings, rank_zero_info
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
-from epic_pl.cli.error_text import MENDABLE, suggestions
+from epic_pl.cli.error_text import MENDABLE
+from epic_pl.cli.wrong_options import explain, given_options
 from epic_pl.data import ImageTextDataModule
 from epic_pl.inference.models import find_checkpoint
 from epic_pl.module import EPICModule, Loss, Method
@@ -41,6 +42,7 @@ from epic_pl.module.checkpoint_io import (
     read_checkpoint,
 )
 from epic_pl.module.config import as_config
+from epic_pl.nn.encoders import Encoder
 from epic_pl.report.writer import ReportWriter
 from epic_pl.utils.config_files import packaged, read_yaml, resolve_configs
 from epic_pl.utils.errors import CheckpointError, ConfigError, did_you_mean
@@ -57,16 +59,6 @@ PARSER_OPTIONS: dict[str, Any] = {
 _SHORT = {"--report": "--report.folder", "--shard": "--predictions.shard"}
 # special values of ckpt_path, and the files that they mean in the newest run
 _CHECKPOINT_WORDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
-# Lightning's warnings on intended behaviour: frozen encoders in eval mode, two loggers per folder
-_EXPECTED_WARNINGS = (
-    r"LightningCLI's args parameter is intended",
-    r"Found \d+ module\(s\) in eval mode",
-    r"Experiment logs directory .* exists and is not empty",
-    r"The dirpath has changed from",
-    r"Total length of `DataLoader` across ranks is zero",  # all parts of a process are written
-    r".*does not have many workers",
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-)
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -98,7 +90,7 @@ _DEFAULTS = {
     "checkpoint.auto_insert_metric_name": False,
     "early_stopping.monitor": "val/accuracy",
     "early_stopping.mode": "max",
-    # before_fit checks the metric's name; a run may end before its first validation
+    # the monitors are checked beforehand; a run may end before its first validation
     "early_stopping.strict": False,
 }
 
@@ -121,6 +113,20 @@ class _Parser(LightningArgumentParser):
         super().__init__(*given, **{"allow_abbrev": False, **options})
 
 
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Raise the cause of an error that jsonargparse wraps in a long list of a class's options."""
+    try:
+        yield
+    except ValueError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, MENDABLE):
+            cause = cause.__cause__
+        if cause is not None:
+            raise cause from None
+        raise
+
+
 class EPICCLI(LightningCLI):
     """LightningCLI with this package's callbacks, loggers and links.
 
@@ -131,39 +137,31 @@ class EPICCLI(LightningCLI):
     Its constructor only parses; :meth:`build` and :meth:`execute` follow.
 
     Args:
-        commands: commands that get a parser, since each parser takes time.
+        command: the trainer's method that will run.
         **options: options of LightningCLI.
     """
 
-    def __init__(self, commands: Sequence[str], **options: Any) -> None:
-        self._commands, self._parsed = commands, False
+    def __init__(self, command: str, **options: Any) -> None:
+        self.command = command
         super().__init__(
             EPICModule,
             ImageTextDataModule,
             parser_class=_Parser,
             subclass_mode_model=True,
             subclass_mode_data=True,
+            run=False,
             **options,
         )
-        self._parsed = True
+        self.config["seed_everything"] = self._seed
 
+    @_plain_errors()
     def build(self) -> Built:
         """Build data, module and trainer."""
-        self._set_seed()
-        self.instantiate_classes()
+        if (seed := self.config["seed_everything"]) is not False:
+            seed = seed_everything(None if seed is True else seed, workers=True)
+            self.config["seed_everything"] = seed
+        super().instantiate_classes()
         return Built(self.model, self.datamodule, self.trainer)
-
-    def build_data(self) -> ImageTextDataModule:
-        """Build the data alone."""
-        parser = LightningArgumentParser(**PARSER_OPTIONS)
-        parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
-        config = Namespace(data=self.config[self.subcommand]["data"])  # type: ignore[no-untyped-call]  # jsonargparse
-        data: ImageTextDataModule = parser.instantiate_classes(config)["data"]
-        return data
-
-    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]  # static there
-        """The commands and the arguments that they do not take."""
-        return {name: LightningCLI.subcommands()[name] for name in self._commands}
 
     def execute(self) -> None:
         """Run the command.
@@ -171,31 +169,30 @@ class EPICCLI(LightningCLI):
         Raises:
             KeyboardInterrupt: upon Ctrl-C, which Lightning turns into an exit; it says what to do.
         """
+        options = {name: self.config_init[name] for name in self._trainer_options}
         try:
-            super()._run_subcommand(str(self.subcommand))
+            if self.command == "fit":
+                self._check_monitors()
+            getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
+            if self.command == "fit":
+                self._tell_kept()
         except SystemExit as end:
             if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
-            saved = self.subcommand == "fit" and self._get(self.config_init, "last_checkpoint").path
+            saved = self.command == "fit" and self.config_init["last_checkpoint"].path
             if saved and saved.is_file():
                 way = f"the same command with --ckpt_path last resumes from {saved}."
                 raise KeyboardInterrupt(way) from None
             raise end.__context__ from None
 
-    def _run_subcommand(self, subcommand: str) -> None:
-        """Nothing, since the constructor would run it."""
-
-    def _set_seed(self) -> None:
-        if self._parsed:
-            super()._set_seed()
-
     def instantiate_classes(self) -> None:
-        """Nothing in the constructor."""
-        if self._parsed:
-            super().instantiate_classes()
+        """Nothing, since the constructor would build them."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add sections for callbacks, and links between data and model."""
+        """Add sections for callbacks, links between data and model, and the command's options."""
+        self._trainer_options = parser.add_method_arguments(
+            Trainer, self.command, skip=set(LightningCLI.subcommands()[self.command])
+        )
         for section, kind in _SECTIONS.items():
             parser.add_lightning_class_args(kind, section)
         parser.set_defaults(_DEFAULTS)
@@ -215,9 +212,9 @@ class EPICCLI(LightningCLI):
 
     def _class_frequencies(self, data: ImageTextDataModule) -> list[float] | None:
         """Class frequencies of the training data, which is read only for fit or weighted losses."""
-        loss = self.config[self.subcommand]["model"]["init_args"]["loss"]
+        loss = self.config["model"]["init_args"]["loss"]
         weighted = "balanced" in vars(loss["init_args"]).values()
-        if self.subcommand != "fit" and not weighted:
+        if self.command != "fit" and not weighted:
             return None
         # a checkpoint's frequencies take precedence; its training data may not be available
         saved = self._saved_options.get("class_frequencies")
@@ -225,25 +222,30 @@ class EPICCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Refuse an unusable checkpoint before anything is built."""
-        with suggestions(*self._subcommand_parsers.values()):
-            try:
-                super().parse_arguments(parser, args)
-            except ArgumentError:
-                words = args if isinstance(args, list) else []
-                _check_names(words)
-                if not {"--config", "-c"} & {word.partition("=")[0] for word in words}:
-                    raise ConfigError(
-                        "No config names model and data: give --config a file, which `epic-pl data "
-                        f"init TABLE` writes for a table of yours, or one of "
-                        f"{', '.join(packaged(''))}. Example: epic-pl fit --config openmoji.yaml"
-                    ) from None
-                raise
+        words = list(cast(Sequence[str], args))
+        try:
+            self.config = parser.parse_args(words)
+        except ArgumentError:
+            given = given_options(words)
+            explain(given, option_types(self.command, given))
+            if not {"model", "data"} & {name.split(".")[0] for name in given}:
+                raise ConfigError(
+                    "No config names model and data: give --config a file, which `epic-pl data "
+                    f"init TABLE` writes for a table of yours, or one of "
+                    f"{', '.join(packaged(''))}. Example: epic-pl fit --config openmoji.yaml"
+                ) from None
+            raise
         self._saved_options: dict[str, Any] = {}
-        config = self.config[self.config.subcommand]
+        config, fits = self.config, self.command == "fit"
+        # the constructor would seed the caller's generators although it builds nothing
+        self._seed, config["seed_everything"] = config["seed_everything"], False
+        for side in config["model"]["init_args"]["encoders"].values():
+            if isinstance(side, Namespace) and side.family:  # checkpoints may name it, too
+                find_class(Encoder, side.family)
         path = config.get("ckpt_path")
-        if not path and self.config.subcommand != "fit":  # nothing is trained from there
+        if not path and not fits:  # nothing is trained from there
             path = config["ckpt_path"] = config["model"]["init_args"]["warm_start"]
-        if not path and self.config.subcommand != "fit":
+        if not path and not fits:
             raise ConfigError(
                 "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
                 f"{self._newest('best')}, or the path of a checkpoint or run."
@@ -253,7 +255,7 @@ class EPICCLI(LightningCLI):
             word, path = path, self._newest(path)
             config["ckpt_path"] = path
             rank_zero_info(f"--ckpt_path {word} is {path}")
-        elif path and self.config.subcommand != "fit" and os.path.isdir(path):
+        elif path and not fits and os.path.isdir(path):
             config["ckpt_path"] = path = str(find_checkpoint(Path(path)))
         if path:
             config["ckpt_path"] = path
@@ -264,12 +266,13 @@ class EPICCLI(LightningCLI):
             self._saved_options = checkpoint.get("hyper_parameters", {})
             _check_sections(self._saved_options)
             _prepare_alike(config["data"], self._saved_options)
-            if self.config.subcommand == "predict":
+            if self.command == "predict":
                 _name_classes(config["data"], self._saved_options)
+            self.config = parser.parse_object({"model": self._saved_options}, config)
 
     def _newest(self, word: str) -> str:
         """The checkpoint "best" or "last" of the newest run below the root folder."""
-        config = self.config[self.config.subcommand]
+        config = self.config
         section = config["checkpoint" if word == "best" else "last_checkpoint"]
         own, runs = section["dirpath"], _root(config["trainer"])
         root, place = (own, ".") if own else (runs, "fit/version_*/checkpoints")
@@ -282,47 +285,47 @@ class EPICCLI(LightningCLI):
 
         With a checkpoint, ``model.warm_start`` is not used.
         """
-        config = self.config[self.subcommand]
+        config = self.config
         if config.get("ckpt_path"):
             config["model"]["init_args"]["warm_start"] = None
         if config["weights_only"] is None:
             config["weights_only"] = True
-        if self.subcommand == "predict":  # they are written
+        if self.command == "predict":  # they are written
             config["return_predictions"] = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Log to ``<root>/<subcommand>/version_N``, and write checkpoints atomically.
+        """Log to ``<root>/<command>/version_N``, and write checkpoints atomically.
 
         Loggers that write elsewhere, such as to a server, are added to those of that folder.
         """
-        config = self._get(self.config_init, "trainer")
+        config = self.config_init["trainer"]
         given = config.get("logger")
         others = [] if given in (None, True) else given if isinstance(given, list) else [given]
         has_folder = any(isinstance(other, TensorBoardLogger | CSVLogger) for other in others)
         if given is not False and not has_folder and not config.get("fast_dev_run"):
             root = _root(config)
-            tensorboard = TensorBoardLogger(root, name=self.subcommand)
-            csv = CSVLogger(root, name=self.subcommand, version=tensorboard.version)
-            kwargs["logger"] = [tensorboard, csv, *others]
+            tensorboard = TensorBoardLogger(root, name=self.command)
+            csv = CSVLogger(root, name=self.command, version=tensorboard.version)
+            kwargs["logger"] = [csv, tensorboard, *others]  # it warns of a folder that has files
         if config.get("plugins") is None:
             kwargs["plugins"] = [DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
-    def after_fit(self) -> None:
+    def _tell_kept(self) -> None:
         """Print the kept checkpoint, its metric, and the commands that read it."""
-        kept = self._get(self.config_init, "checkpoint")
+        kept = self.config_init["checkpoint"]
         if not kept.best_model_path:  # fast_dev_run, or stopped before the first validation
             return
         which, monitor, score = "the best epoch", kept.monitor, kept.best_model_score
         if monitor is None:
             which = "the last epoch's weights (checkpoint.monitor is null)"
-            monitor = self.config.fit["early_stopping"]["monitor"]
+            monitor = self.config["early_stopping"]["monitor"]
             score = self.trainer.callback_metrics.get(monitor)
         metric = "" if score is None else f", {monitor} {float(score):.4f}"
         path = f"{os.path.relpath(kept.best_model_path)}, {which}"
         rank_zero_info(f"Kept {path}{metric}: test, predict and explain take it as --ckpt_path.")
 
-    def before_fit(self) -> None:
+    def _check_monitors(self) -> None:
         """Check the monitored metrics before the first epoch.
 
         Raises:
@@ -333,7 +336,7 @@ class EPICCLI(LightningCLI):
         logged = {*losses, *metrics, *(name.replace("train/", "val/") for name in metrics)}
         logged |= {f"val/accuracy_{name}" for name in self.datamodule.subsets}
         for section in ("checkpoint", "early_stopping"):
-            monitor, mode = (self.config.fit[section][key] for key in ("monitor", "mode"))
+            monitor, mode = (self.config[section][key] for key in ("monitor", "mode"))
             if monitor is not None and monitor not in logged:
                 raise ConfigError(
                     f"{section}.monitor is {monitor!r}, which this {self.model.task} task does not "
@@ -348,7 +351,7 @@ class EPICCLI(LightningCLI):
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:
-    """Whether a message of Lightning is none on services to install, for which it has no switch."""
+    """Whether a message is not Lightning's advice to install a service; it has no switch."""
     return "Tip: For seamless cloud" not in record.getMessage()
 
 
@@ -388,25 +391,39 @@ def _check_sections(options: Mapping[str, Any]) -> None:
             as_config(kind, options[name])
 
 
-def _check_names(args: Sequence[str]) -> None:
-    """Raise the error of the first class that options or configs name and that does not exist.
+def option_types(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The types of all options of a command, of those classes that are given; a section's is None.
 
-    The parser's own would list all that a class name could have been instead.
+    Raises:
+        ConfigError: if there is no such class.
     """
-    for option, value in zip(args, [*args[1:], ""], strict=True):
-        name, equals, inside = option.partition("=")
-        value = inside if equals else value
-        if name in ("--config", "-c"):
-            content: Any = read_yaml(value)
-            for path, base in _CLASSES.items():
-                found = content
-                for key in path.split("."):
-                    found = found.get(key) if isinstance(found, Mapping) else None
-                named = found.get("class_path") if isinstance(found, Mapping) else found
-                if isinstance(named, str):
-                    find_class(base, named)
-        elif (name := name.removeprefix("--").removesuffix(".class_path")) in _CLASSES:
-            find_class(_CLASSES[name], value)
+    skip = {*LightningCLI.subcommands()[command], "return"}
+    hints = get_type_hints(getattr(Trainer, command))
+    types = {name: hint for name, hint in hints.items() if name not in skip}
+    types |= {"seed_everything": bool | int, "config": str, "print_config": str}
+    sections: dict[str, type] = {"trainer": Trainer, **_SECTIONS, **_CLASSES}
+    for section, kind in sections.items():
+        if "." not in section:
+            types |= _types_of(kind, section, given)
+    return types
+
+
+def _types_of(kind: type, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Types of the options of a class, or of its subclass that is given, and of its parts."""
+    if path in _CLASSES and isinstance(named := given.get(path), str):
+        kind = find_class(_CLASSES[path], named)
+    types: dict[str, Any] = {path: None}
+    for base in kind.__mro__[:-1]:
+        hints = get_type_hints(base.__init__)  # type: ignore[misc]  # no instance
+        for name, parameter in signature(base).parameters.items():
+            inner, hint = f"{path}.{name}", hints.get(name, Any)
+            if inner in _CLASSES:
+                types |= _types_of(type(parameter.default), inner, given)
+            elif is_dataclass(hint) and isinstance(hint, type):
+                types |= _types_of(hint, inner, given)
+            elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+                types.setdefault(inner, hint)
+    return types
 
 
 def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:
@@ -459,20 +476,21 @@ def parse(args: Sequence[str]) -> EPICCLI:
         # adds none to the parser's own, such as subprocess, which else is only warned of
         import_path_denylist=[],
     )
-    args = list(args)
-    for message in _EXPECTED_WARNINGS:
-        warnings.filterwarnings("ignore", message=message)
+    # Lightning warns of what is intended: frozen encoders in eval mode, loaders of few workers
+    disable_possible_user_warnings("lightning.pytorch.loops.fit_loop")
+    disable_possible_user_warnings("lightning.pytorch.trainer.connectors.data_connector")
+    # and of what it calls itself
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     # tokenizers' threads are not safe in forked loader workers
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     load_plugins()
-    every = list(LightningCLI.subcommands())
-    # with no or an unknown command, all parsers are made for the help or the error
-    commands = args[:1] if args and args[0] in every else every
-    arguments = resolve_configs(args)
+    if not args or args[0] not in LightningCLI.subcommands():
+        raise ConfigError("The command comes first, as in `epic-pl fit --config openmoji.yaml`.")
+    command, *arguments = resolve_configs(args)
     with _plain_errors():
         return EPICCLI(
-            commands,
+            command,
             auto_configure_optimizers=False,
             seed_everything_default=0,
             save_config_callback=RunRecord,
@@ -482,26 +500,12 @@ def parse(args: Sequence[str]) -> EPICCLI:
                 "enable_model_summary": False,  # the parameter table says more
                 "callbacks": [SubsetAccuracy()],
             },
-            parser_kwargs=PARSER_OPTIONS | dict.fromkeys(commands, PARSER_OPTIONS),
+            parser_kwargs=PARSER_OPTIONS,
             args=[
                 re.sub("^--[a-z]+(?==|$)", lambda m: _SHORT.get(m[0], m[0]), arg)
                 for arg in arguments
             ],
         )
-
-
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Raise the cause of an error that jsonargparse wraps in a long list of a class's options."""
-    try:
-        yield
-    except ValueError as error:
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, MENDABLE):
-            cause = cause.__cause__
-        if cause is not None:
-            raise cause from None
-        raise
 
 
 def as_options(values: Mapping[str, Any]) -> list[str]:
@@ -519,36 +523,35 @@ def run(args: Sequence[str]) -> EPICCLI:
         EpicError: with a message for the user.
     """
     cli = parse(args)
-    with _plain_errors():
-        cli.build()
+    cli.build()
     cli.execute()
     return cli
 
 
 def build(options: Sequence[str]) -> Built:
     """Data, module and trainer for options of ``epic-pl fit``."""
-    cli = parse(["fit", *options])
-    with _plain_errors():
-        return cli.build()
+    return parse(["fit", *options]).build()
 
 
+@_plain_errors()
 def build_data(options: Sequence[str]) -> ImageTextDataModule:
     """The DataModule for options of ``epic-pl fit``, without a model."""
-    cli = parse(["fit", *options])
-    with _plain_errors():
-        return cli.build_data()
+    config = Namespace(data=parse(["fit", *options]).config["data"])  # type: ignore[no-untyped-call]  # jsonargparse
+    parser = LightningArgumentParser(**PARSER_OPTIONS)
+    parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
+    data: ImageTextDataModule = parser.instantiate_classes(config)["data"]
+    return data
 
 
 def checkpoint_of(options: Sequence[str]) -> Path:
     """The checkpoint that options of ``epic-pl test`` name, also by ``best``, ``last`` or a run."""
-    return Path(parse(["test", *options]).config["test"]["ckpt_path"])
+    return Path(parse(["test", *options]).config["ckpt_path"])
 
 
 def build_trained(options: Sequence[str]) -> tuple[EPICModule, ImageTextDataModule, str]:
     """The trained module for options of ``epic-pl test``, its data and its checkpoint path."""
     cli = parse(["test", *options])
-    with _plain_errors():
-        module, data, trainer = cli.build()
-    path = str(cli.config["test"]["ckpt_path"])
+    module, data, trainer = cli.build()
+    path = str(cli.config["ckpt_path"])
     module.load_weights(path)
     return module.to(trainer.strategy.root_device).eval(), data, path

@@ -2,33 +2,19 @@
 
 import errno
 import os
-import re
 import signal
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from inspect import signature
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from epic_pl.utils.errors import EpicError, did_you_mean, printable
+from epic_pl.utils.errors import EpicError, printable
 
 MENDABLE = (EpicError, ImportError, OSError)
 """Errors that a user can mend, if they name what is missing."""
-
-# jsonargparse's messages on alternatives of a union, such as that `data` is optional
-_PARSER_NOISE = re.compile(
-    r"(Parser key \"\w+\":\s*)?Problem with given class_path '[\w.]+':\s*"
-    r"|(- )?Does not validate against any of the Union subtypes.*?Errors:\s*- "
-    r"|- Expected a <class 'NoneType'>.*|Given value type:.*",
-    re.DOTALL,
-)
-_UNKNOWN = re.compile(r"(?:unrecognized arguments: --|does not accept option ')([\w.-]+)")
-_UNKNOWN_OF_CLASS = re.compile(r"class_path '([\w.]+)\.(\w+)':\s*Option '(\w+)[\w.]*' is not")
-_VALUE = re.compile(r"(?:Got|Given) value: (.*)|: '(.*)'$|(\S+) does not conform", re.MULTILINE)
-_KIND = re.compile(r"<class '(\w+)'>|Not of type (\w+Int)|Literal\[('.*?)\]")
 
 
 @contextmanager
@@ -57,27 +43,6 @@ def errors_as_text() -> Iterator[None]:
         raise SystemExit(128 + signal.SIGTERM) from None
 
 
-@contextmanager
-def suggestions(*parsers: ArgumentParser) -> Iterator[None]:
-    """Add to an error of parsers which option, or which value of one, was probably meant."""
-    try:
-        yield
-    except ArgumentError as error:
-        text, meant = str(error), ""
-        if match := _UNKNOWN.search(text):
-            names = [name for parser in parsers for name in parser._option_string_actions]
-            meant = did_you_mean(match[1], [name.removeprefix("--") for name in names])
-        elif match := _UNKNOWN_OF_CLASS.search(text):
-            kind = getattr(sys.modules.get(match[1]), match[2], object)
-            bases = (vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base))
-            meant = did_you_mean(
-                match[3], [name for init in bases for name in signature(init).parameters]
-            )
-        if meant and not hasattr(error, "__notes__"):
-            error.add_note(meant)
-        raise
-
-
 def message_of(error: Exception) -> str:
     """An error's message without a loader worker's traceback or the parser's alternatives."""
     kind = type(error)
@@ -85,24 +50,8 @@ def message_of(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         text += f": pip install {error.name.partition('.')[0]}"
     if isinstance(error, ArgumentError):
-        meant = "".join(getattr(error, "__notes__", ()))
-        text = _wrong_value(text) or _PARSER_NOISE.sub("", text).strip().rstrip(".") + f".{meant}"
         text += (
-            " `epic-pl COMMAND --help` lists the options, `epic-pl fit --model.help EPICModule` "
-            "and --data.help CLASS those of a class."
+            f"{'' if text.endswith(('.', '?')) else '.'} `epic-pl COMMAND --help` lists the "
+            "options, `epic-pl fit --model.help EPICModule` and --data.help CLASS those of a class."
         )
     return " ".join(text.split())
-
-
-def _wrong_value(text: str) -> str:
-    """An option's value, and what it must be; empty for other errors of a parser."""
-    options, said = re.findall(r'Parser key "([\w.]+)":', text), text.rpartition("Parser key")[2]
-    value = _VALUE.search(said)
-    named = _KIND.findall(said[: value and value.end()].partition("Given value type")[0])
-    kinds = [kind for kind in dict.fromkeys(map("".join, named)) if kind != "NoneType"]
-    if not (options and value and kinds) or "class_path" in said:
-        return ""
-    words = [f"one of {kind}" if "'" in kind else f"of type {kind}" for kind in kinds]
-    given = "".join(filter(None, value.groups()))
-    meant = did_you_mean(given, re.findall(r"'([^']*)'", "".join(kinds)))
-    return f"{'.'.join(options)} is {given!r}, but must be {' or '.join(words)}.{meant}"

@@ -14,6 +14,7 @@ from epic_pl.utils.version import __version__
 
 _TRAINER, _PARSER = "epic_pl.cli.epic_cli", "epic_pl.cli.commands.parser"
 _ERROR_TEXT, _PLUGINS = "epic_pl.cli.error_text", "epic_pl.utils.plugins"
+_WRONG_OPTIONS = "epic_pl.cli.wrong_options"
 
 
 class Command(NamedTuple):
@@ -92,12 +93,13 @@ def main(args: Sequence[str] | None = None) -> None:
         args: arguments after ``epic-pl``, by default those of the command line.
     """
     argv = [str(arg) for arg in args] if args is not None else sys.argv[1:]
-    if not argv or argv[0] in _HELP_OPTIONS:
+    if not _packages(argv)[1] or argv[0] in _HELP_OPTIONS:
         print(_help(), end="")
         return
     if argv[0] == "--version":
         print(f"epic-pl {__version__}")
         return
+    packages, argv = _packages(argv)
     name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), "")
     if not name and not argv[0].startswith("-"):
         group = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]
@@ -113,8 +115,6 @@ def main(args: Sequence[str] | None = None) -> None:
     if own and _asks_for_help(name, rest):
         import_module(_PARSER).command_parser(name, load(name)).print_help()
         return
-    packages, argv = _packages(argv)
-    rest = argv[len(name.split()) :]
     first = _TRAINER not in sys.modules
     if first:  # imports leave no garbage, and looking for it takes a fifth of the start
         gc.disable()
@@ -152,10 +152,14 @@ def load(name: str) -> Callable[..., int | None]:
 
 
 def call(name: str, argv: Sequence[str]) -> int:
-    """Call the function of a command with its arguments, and return the exit code."""
-    function, parsers = load(name), import_module(_PARSER)
-    with import_module(_ERROR_TEXT).suggestions(parsers.command_parser(name, function)):
-        return function(**parsers.parse_command(name, function, argv)) or 0
+    """Call that function with arguments of the command line, and return the exit code."""
+    function, errors = load(name), import_module(_WRONG_OPTIONS)
+    options = import_module(_PARSER).parse_command(name, function, argv)
+    try:
+        return function(**options) or 0
+    except errors.UnknownOptionError as error:  # an option of `fit` or of the command was meant
+        known = [*inspect.signature(function).parameters, *error.known]
+        raise errors.UnknownOptionError(error.name, known) from error
 
 
 def _asks_for_help(name: str, argv: Sequence[str]) -> bool:

@@ -86,7 +86,18 @@ class ImageTextDataModule(LightningDataModule, ABC):
             are always an error.
 
     Raises:
-        ConfigError: if an option is out of range.
+        ConfigError: options out of range.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from epic_pl.data.rows import Rows, sample_table
+        >>> class Dishes(ImageTextDataModule):
+        ...     class_names = ["pizza", "ramen"]
+        ...     def read_split(self, split):
+        ...         table = sample_table(["a"], ["a.jpg"], ["Margherita"], labels=[0])
+        ...         return Rows(table, Path("photos"), Path("photos"))
+        >>> Dishes(image_encoder="tiny-vit", text_encoder="tiny-bert").num_classes
+        2
     """
 
     predict_split: Split = "test"

@@ -73,16 +73,10 @@ class _Module(Protocol):  # an EPICModule
 class Processor:
     """Turns images and texts into a :class:`~epic_pl.utils.types.Batch`, as in training.
 
-    ::
-
-        processor = Processor.of(module)
-        batch = processor(images=["dish.jpg", None], text=["Ramen", "Lasagna"], labels=[3, 1])
-        loader = DataLoader(items, batch_size=16, collate_fn=processor)
-
-    A missing image becomes zeros, and a missing text the tokens of an empty string; the presence
-    mask is then False. An empty string counts as a text that is present. A batch has no masks if
-    every image and text is present, and no ``labels`` if any label is unknown. A processor can be
-    pickled, so that workers of a loader can use it.
+    An absent image becomes zeros and an absent text the tokens of an empty string, with False in
+    the presence mask; an empty string is a text that is present. A batch has no masks if every
+    image and text is present, and no ``labels`` if any label is unknown. Picklable, for workers of
+    a loader to hold it.
 
     Args:
         image: preprocessing of images.
@@ -97,7 +91,16 @@ class Processor:
         transform: function from an RGB image to a tensor ``(3, H, W)`` float32.
 
     Raises:
-        ConfigError: if ``task`` is neither of the two.
+        ConfigError: ``task`` is neither of the two.
+
+    Example:
+        >>> processor = Processor.from_encoders("tiny-vit", "tiny-bert")
+        >>> batch = processor(images=["images/test0.png", None], text=["a blue square", "red"])
+        >>> batch["pixel_values"].shape, batch["image_present"]
+        (torch.Size([2, 3, 32, 32]), tensor([ True, False]))
+        >>> loader = torch.utils.data.DataLoader([{"text": "red"}], collate_fn=processor)
+        >>> next(iter(loader))["input_ids"].shape
+        torch.Size([1, 3])
     """
 
     def __init__(
@@ -189,7 +192,12 @@ class Processor:
             DataError: if an item has neither image nor text, an image cannot be read, a type is
                 wrong, or the numbers of images, texts and labels differ.
         """
+        if items is not None and not (images is text is labels is None):
+            raise DataError("Give items, or lists of images, text and labels, but not both.")
         if items is None:
+            for name, values in (("images", images), ("text", text), ("labels", labels)):
+                if isinstance(values, str | bytes):
+                    raise DataError(f"{name} must be a list, one for each item: [{values!r:.40}].")
             given = {"image": images, "text": text, "label": labels}
             columns = {key: list(values) for key, values in given.items() if values is not None}
             lengths = {key: len(values) for key, values in columns.items()}
@@ -197,7 +205,9 @@ class Processor:
                 raise DataError(f"Give as many images as texts and labels, not {lengths}.")
             rows = zip(*columns.values(), strict=True)
             items = cast(Any, [dict(zip(columns, row, strict=True)) for row in rows])
-        return self.collate([self._named(item, number) for number, item in enumerate(items or ())])
+        if not items:
+            raise DataError("There are no items, so there is no batch.")
+        return self.collate([self._named(item, number) for number, item in enumerate(items)])
 
     def _named(self, item: LabelledItem, number: int) -> Sample:
         name = f"Item {item.get('sample_id', number) if isinstance(item, Mapping) else number}"
@@ -215,12 +225,19 @@ class Processor:
 
     def _check_label(self, label: Any, name: str) -> None:
         several, is_list = self.task == "multilabel", isinstance(label, list | tuple)
-        known = range(2**31 if self.num_classes is None else self.num_classes)
+        if several and self.num_classes is None:
+            raise ConfigError("A multilabel task needs num_classes for labels: give it.")
+        end = 2**31 if self.num_classes is None else self.num_classes
         classes = label if is_list else [label]
-        if several != is_list or not all(index in known for index in classes):
+        known = all(
+            isinstance(index, int | np.integer) and not isinstance(index, bool) and 0 <= index < end
+            for index in classes
+        )
+        if several != is_list or not known or len(set(classes)) < len(classes):
             raise DataError(
                 f"{name} has label {label!r}; a {self.task} task takes "
-                f"{'a list of class indices' if several else 'a class index'} in 0..{known[-1]}."
+                f"{'a list of different class indices' if several else 'a class index'} in "
+                f"0..{end - 1}."
             )
 
     def prepare(self, item: Item, max_pixels: int = MAX_PIXELS) -> Sample:

@@ -3,31 +3,19 @@
 import gc
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import lightning as L
 import torch
 
-from epic_pl.cli.epic_cli import parse
-from epic_pl.data import ImageTextDataModule
-from epic_pl.module import EPICModule
+from epic_pl.cli.epic_cli import Built, parse
 from epic_pl.module.callbacks import FeatureCache
 from epic_pl.utils.errors import ConfigError
 
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 """Runs that are compared have one batch size, which a second device would change."""
-
-
-class Fit(NamedTuple):
-    """Module, data and trainer of a ``fit``, and the function that trains."""
-
-    module: EPICModule
-    data: ImageTextDataModule
-    trainer: L.Trainer
-    train: Callable[[], None]
 
 
 def parse_fit(options: Sequence[str]) -> dict[str, Any]:
@@ -36,18 +24,8 @@ def parse_fit(options: Sequence[str]) -> dict[str, Any]:
     Raises:
         ArgumentError: if ``fit`` does not know an option.
     """
-    parsed: dict[str, Any] = parse(["fit", *options]).config["fit"].as_dict()
+    parsed: dict[str, Any] = parse(["fit", *options]).config.as_dict()
     return parsed
-
-
-def build_fit(options: Sequence[str]) -> Fit:
-    """Build a ``fit`` that is ready to train.
-
-    Raises:
-        EpicError: if the options are wrong, or the data cannot be read.
-    """
-    cli = parse(["fit", *options])
-    return Fit(*cli.build(), cli.execute)
 
 
 def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None:
@@ -66,9 +44,9 @@ def feature_cache(trainer: Any) -> FeatureCache:
     return next(part for part in trainer.callbacks if isinstance(part, FeatureCache))
 
 
-def use_stored_features(fit: Fit) -> str:
-    """If the cache is on, use the highest level that the method supports; return the level."""
-    cache, levels = feature_cache(fit.trainer), fit.module.model.cache_levels
+def use_stored_features(built: Built) -> str:
+    """Let a method read all that can be stored for it, where the cache is on; returns the level."""
+    cache, levels = feature_cache(built.trainer), built.module.model.cache_levels
     if cache.level != "off":
         cache.level = levels[-1] if levels else "off"
     return cache.level

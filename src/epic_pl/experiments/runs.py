@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from epic_pl.utils.files import try_read_json, write_json
+from epic_pl.utils.plugins import IMPORTED, import_packages
 
 _WAIT_S = 10  # a run's process needs some time to end after its comparison was killed
 
@@ -94,7 +95,7 @@ def _in_new_process(run: Run, work: Work) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_main, args=(run, work, sender))
+    process = context.Process(target=_main, args=(run, work, sender, [*IMPORTED]))
     process.start()
     sender.close()
     failure = "the process was killed, as when memory runs out"
@@ -110,12 +111,13 @@ def _in_new_process(run: Run, work: Work) -> None:
     run.failure = failure and f"{failure} (log: {run.folder / 'log.txt'})"
 
 
-def _main(run: Run, work: Work, sender: Connection) -> None:
-    """Main function of a run's process: it logs all output, and sends a failure to the parent."""
+def _main(run: Run, work: Work, sender: Connection, packages: Sequence[str]) -> None:
+    """The process of a run: its output goes to a log, and what has failed to its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with (run.folder / "log.txt").open("ab") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
+    import_packages(packages)
     sender.send(attempt(run, work))
 
 

@@ -12,9 +12,10 @@ import pyarrow.parquet
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
+from epic_pl.cli.epic_cli import parse
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.processor import Item
-from epic_pl.experiments.options import build_fit, feature_cache, use_stored_features
+from epic_pl.experiments.options import feature_cache, use_stored_features
 from epic_pl.inference.classifier import Classifier
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter
@@ -46,19 +47,19 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
     fitted, last = _fitted(folder), checkpoints / "last.ckpt"
     if fitted is None and last.is_file():
         places.append(f"--ckpt_path={last}")
-    fit = build_fit([*options, *places])
-    module, data, trainer, train = fit
+    cli = parse(["fit", *options, *places])
+    module, data, trainer = built = cli.build()
     timer, meter = Timer(), CostMeter()
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
-    callbacks[:0] = [timer, meter]  # first, so that they also measure the hooks of others
-    cache_level = use_stored_features(fit)
+    callbacks[:0] = [timer, meter]  # first, so that they measure the hooks of the others, too
+    cache_level = use_stored_features(built)
     if fitted is None:
         start = time.monotonic()
         if cache_level != "off":  # store features before training is timed
             feature_cache(trainer).build_stores(trainer, module, data)
         storing_s = 0.0 if cache_level == "off" else time.monotonic() - start
-        train()
-        fitted = {  # times, rate and memory of a resumed fit are those since it was resumed
+        cli.execute()
+        fitted = {  # of a resumed fit, storing, rate and memory since it was resumed
             "storing_s": storing_s,
             "best": getattr(trainer.checkpoint_callback, "best_model_path", ""),
             "epochs": trainer.current_epoch,

@@ -42,12 +42,6 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
 
     A warning says once if no training sample lacked what is missing, so that it was not learned.
 
-    ::
-
-        clf = Classifier.load("runs/food101/fit/version_0")
-        clf(image="dish.jpg", text="Grandma's lasagna")  # [{"label": "lasagna", "score": 0.9}, ...]
-        clf([{"image": image, "text": None}, {"text": "ramen"}], top_k=3)
-
     Images are prepared as in training: EXIF orientation applied, transparency on white, 8 bits,
     resized and cropped as the encoder was trained. Scores are probabilities, calibrated on
     the validation split; with fewer than 100 rows there, they may be too high or too low.
@@ -66,6 +60,13 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         ConfigError: the model was trained on batches of another pipeline, so its preprocessing is
             unknown.
         AssetError: the text encoder's tokenizer cannot be loaded.
+
+    Example:
+        >>> clf = Classifier.load("runs/colour")  # of epic-pl fit
+        >>> clf(image="images/test0.png", text="a blue square")[0]["label"]
+        'blue'
+        >>> len(clf([{"image": "images/test1.png", "text": None}, {"text": "red"}], top_k=2))
+        2
     """
 
     def __init__(

@@ -101,7 +101,7 @@ class Description:
         try:
             return cls(**read_json(path))
         except (DataError, ConfigError, TypeError) as error:
-            said = str(error).replace("Description.__init__() ", "").rstrip(".")
+            said = str(error).rstrip(".")
             raise CheckpointError(f"{path}: {said}. Export the model again.") from error
 
     def to_dict(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def write_card(
         library_name="epic_pl",
         pipeline_tag="image-classification",
         license=license,
-        tags=["image-text", module.hparams["method"]],
+        tags=["image-text", module.method_name],
         model_name=name if results else None,
         eval_results=results or None,
     )
@@ -64,7 +64,7 @@ def write_card(
         template_str=_TEMPLATE.read_text(encoding="utf-8"),
         name=name,
         dataset=dataset,
-        method=module.hparams["method"],
+        method=module.method_name,
         classes=[_plain(name) for name in module.class_names],
         trained=sum(p.numel() for p in module.parameters() if p.requires_grad),
         encoders=encoders,

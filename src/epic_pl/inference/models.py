@@ -94,7 +94,7 @@ class TrainedModel:
         self.module = module.to(self.device).eval()
         self.class_names: list[str] = list(module.class_names)
         self.task: Task = module.task
-        self.method: str = module.hparams["method"]["class_path"]
+        self.method: str = module.method_name
         encoders = module.encoders
         self.encoders = {"image": encoders.image.name, "text": encoders.text.name}
 

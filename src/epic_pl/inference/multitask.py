@@ -23,16 +23,10 @@ _UNNAMED = "Give at least one task, each with its name: {'kind': classifier} (in
 class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label]]]):
     """Classifies items in several tasks with one pass of the encoders that all models share.
 
-    ::
-
-        clf = MultiTaskClassifier.load({"kind": "runs/kind", "colour": "runs/colour"})
-        clf(image="dress.jpg", text="Summer dress")
-        # {"kind": [{"label": "dress", "score": 0.9}, ...], "colour": [{"label": "red", ...}, ...]}
-
-    Results equal those of each :class:`~epic_pl.Classifier` alone. The models must have the same
-    encoders and preprocessing, and their tokens must be frozen: EPIC with read-only prompts,
-    ``Parts``, or a head on frozen features. The encoders of the first task replace those of the
-    others, whose memory is freed.
+    Results are those of each :class:`~epic_pl.Classifier` by itself. The models have frozen tokens
+    (EPIC with read-only prompts, ``parts``, or a head on frozen features), the same encoders and
+    the same preprocessing. The encoders of the first task replace those of all others, whose
+    memory is freed.
 
     Args:
         tasks: a mapping, or pairs, of task names and loaded classifiers, at least one. The
@@ -44,7 +38,13 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
         task: "multiclass" or "multilabel" for each name.
 
     Raises:
-        ConfigError: if two tasks cannot share encoders; the message names the difference.
+        ConfigError: two tasks cannot share the encoders; the message names the difference.
+
+    Example:
+        >>> clf = MultiTaskClassifier.load({"colour": "runs/colour", "tone": "runs/tone"})
+        >>> answer = clf(image="images/test2.png", text="a red square")
+        >>> {task: labels[0]["label"] for task, labels in answer.items()}
+        {'colour': 'red', 'tone': 'warm'}
     """
 
     def __init__(self, tasks: Mapping[str, Classifier] | Iterable[tuple[str, Classifier]]) -> None:

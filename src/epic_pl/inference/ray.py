@@ -1,5 +1,6 @@
 """Prediction of a table on a Ray cluster (extra ``ray``), also if nodes are lost."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -16,9 +17,16 @@ class Predictor:
     """An actor that loads the model and reads the table once."""
 
     def __init__(
-        self, model: str, source: dict[str, Any], output: Path, top_k: int | None, **options: Any
+        self,
+        model: str,
+        trust: Sequence[str],
+        source: dict[str, Any],
+        output: Path,
+        top_k: int | None,
+        **options: Any,
     ) -> None:
-        self.classifier, self.rows = Classifier.load(model), read_source(**source)
+        self.classifier = Classifier.load(model, trust=trust)
+        self.rows = read_source(**source)
         self.output, self.options = output, options | {"top_k": top_k}
         self.make = partial(self.classifier.prediction_table, top_k=top_k)
 
@@ -39,6 +47,7 @@ def predict_on_ray(
     top_k: int | None = None,
     batch_size: int = 32,
     on_bad_sample: BadSamplePolicy = "error",
+    trust: Sequence[str] = (),
     **columns: Any,
 ) -> None:
     """Predict a table on a Ray cluster, and write a folder of Parquet files.
@@ -55,6 +64,7 @@ def predict_on_ray(
         top_k: as for :meth:`~epic_pl.Classifier.predict_table`.
         batch_size: number of rows in a batch; 64 batches make a file.
         on_bad_sample: as for :meth:`~epic_pl.Classifier.predict_table`.
+        trust: as for :meth:`~epic_pl.Classifier.load`.
         **columns: ``image``, ``text``, ``id`` and ``image_root`` of that method.
 
     Raises:
@@ -72,7 +82,7 @@ def predict_on_ray(
     shards = [{"index": index, "count": count} for index in range(count)]
     named = str(Path(model).resolve()) if Path(model).exists() else str(model)  # else a hub's
     given = {"model": named, "source": source, "output": Path(output).resolve(), "top_k": top_k}
-    given |= {"batch_size": batch_size, "on_bad_sample": on_bad_sample}
+    given |= {"batch_size": batch_size, "on_bad_sample": on_bad_sample, "trust": list(trust)}
     ray.data.from_items(shards, override_num_blocks=len(shards)).map(
         Predictor,  # type: ignore[arg-type]  # a class, as Ray documents
         fn_constructor_kwargs=given,

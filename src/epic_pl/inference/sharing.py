@@ -35,6 +35,7 @@ def write_model(module: EPICModule, folder: Path) -> None:
 
     Encoders without a revision are pinned to the commit in this machine's cache.
     """
+    module.require_options()
     options: dict[str, Any] = deepcopy(dict(module.hparams))
     info: dict[str, Any] = deepcopy(dict(module.checkpoint_info()))
     sides: tuple[Side, ...] = get_args(Side)
@@ -99,7 +100,7 @@ def read_model(
     try:
         Preprocessing.from_dict(options.get("preprocessing"))
         module = kind(**{**options, "encoders": encoders})
-    except (ConfigError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"No model can be built from the options of {path}: {str(error).rstrip('.')}."
         ) from error

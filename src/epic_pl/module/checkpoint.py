@@ -6,6 +6,7 @@ loading. A checkpoint stores their identity, so that it cannot be loaded with ot
 
 import hashlib
 import json
+from inspect import signature
 from typing import Any, Self, TypedDict, cast, get_type_hints
 
 import lightning as L
@@ -252,19 +253,18 @@ class CheckpointedModule(L.LightningModule):
             )
         is_file = hasattr(checkpoint_path, "read")
         source: Any = checkpoint_path if is_file else local_path(str(checkpoint_path))
-        read_checkpoint(source)
-        if is_file:
-            source.seek(0)
+        checkpoint = read_checkpoint(source)
+        options = checkpoint.get("hyper_parameters", {}) | kwargs
         try:
-            module: Self = super().load_from_checkpoint(
-                source, map_location, None, strict, weights_only, **kwargs
-            )
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            module = cls(**options)
+        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             raise CheckpointError(
                 f"No model can be built from the hyperparameters of {checkpoint_path}"
                 f"{' and those that were given' if kwargs else ''}: {error}."
             ) from error
-        return module
+        module.on_load_checkpoint(checkpoint)
+        module.load_state_dict(checkpoint["state_dict"], strict=True)
+        return module if map_location is None else module.to(map_location)
 
     def checkpoint_info(self) -> CheckpointInfo:
         """Identity of encoders, class names and preprocessing, as stored in the checkpoint."""
@@ -286,6 +286,16 @@ class CheckpointedModule(L.LightningModule):
             calibration_rows=self.calibration_rows,
         )
 
+    def require_options(self) -> None:
+        """Raise ConfigError for an option of a subclass that its files would lose."""
+        for name, parameter in signature(type(self)).parameters.items():
+            named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            if named and name != "warm_start" and name not in self.hparams:
+                raise ConfigError(
+                    f"{name_of(type(self))} has the option {name}, which its checkpoints would "
+                    f"lose: call self.save_hyperparameters({name!r}) in its __init__."
+                )
+
     def digest(self) -> str:
         """SHA-256 of trained weights, identity of the encoders, and options."""
         known = weights_digest(self), self.checkpoint_info(), dict(self.hparams)
@@ -299,14 +309,20 @@ class CheckpointedModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store trained weights only, the encoders' identity, and the state for an exact resume."""
         super().on_save_checkpoint(checkpoint)
+        self.require_options()
         for key in checkpoint.keys() & {"state_dict", _TRAINED_KEY}:
             checkpoint[key] = adapter_state(self, checkpoint[key])
         checkpoint[CHECKPOINT_KEY] = self.checkpoint_info()
         checkpoint[_RESUME_KEY] = gather_states(self, self._mid_window())
 
+    @property
+    def attached_trainer(self) -> L.Trainer | None:
+        """The trainer, or None before one has taken this module."""
+        return self._trainer  # `trainer` raises an error then, and in Fabric is a stand-in
+
     def _mid_window(self) -> bool:
         """Whether gradients were accumulated since the last optimiser step."""
-        trainer = self._trainer
+        trainer = self.attached_trainer
         if trainer is None:
             return False
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress
@@ -323,7 +339,8 @@ class CheckpointedModule(L.LightningModule):
         super().on_load_checkpoint(checkpoint)
         checkpoint["state_dict"] = self.checked_state(checkpoint)
         # only a resumed fit restores the random generators
-        fits = self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+        trainer = self.attached_trainer
+        fits = trainer is not None and trainer.state.fn == TrainerFn.FITTING
         if fits:
             check_resumable(checkpoint)
             if trained := checkpoint.get(_TRAINED_KEY):

@@ -11,19 +11,22 @@ from urllib.request import url2pathname
 import torch
 import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.utilities import rank_zero_warn
 
 from epic_pl.module.losses import Loss
 from epic_pl.nn.base import Method
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.utils.errors import CheckpointError
+from epic_pl.utils.errors import CheckpointError, UntrustedError
 from epic_pl.utils.files import write_bytes
 from epic_pl.utils.plugins import find_class
 from epic_pl.utils.untrusted import MOST_OPTIONS, require_flat, require_regular
 
 _CLASSES: dict[str, type] = {"method": Method, "loss": Loss}
 """Options that name a class."""
+# names under which Lightning looks for hyperparameters, too
+_FOREIGN_KEYS = {"hparams", "module_arguments"}
+# keys that the command line's parser reads as more than an option, or that choose a file
+_SPECIAL_KEYS = ("class_path", "_class_path", "_instantiator", "init_args", "dict_kwargs")
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -35,7 +38,7 @@ class DurableCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
         """Replace the file at ``path``.
 
@@ -104,6 +107,8 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
         raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
     if not isinstance(content.get("hyper_parameters", {}), dict):
         raise CheckpointError(f"The hyperparameters of {path!r} are not options: it is damaged.")
+    if foreign := _FOREIGN_KEYS & content.keys():
+        raise CheckpointError(f"{path!r} has {sorted(foreign)[0]}, which epic_pl never writes.")
     check_options(content.get("hyper_parameters"), path)
     return content
 
@@ -130,6 +135,8 @@ def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
     for path in others:
         try:
             read_checkpoint(str(path))
+        except UntrustedError:
+            raise
         except CheckpointError as error:
             rank_zero_warn(f"{error} The one before it is taken.")
         else:
@@ -146,22 +153,25 @@ def check_options(options: Any, path: str | IO[bytes]) -> None:
     rest = options
     if isinstance(options, Mapping):
         rest = dict(options)
+        if "warm_start" in options:
+            raise CheckpointError(f"{path!r} names a file of weights, which epic_pl never writes.")
         for name, base in _CLASSES.items():
             spec = options.get(name)
             if name not in options:
                 continue
-            if not isinstance(spec, Mapping) or not isinstance(spec.get("class_path"), str):
+            known = isinstance(spec, Mapping) and spec.keys() == {"class_path", "init_args"}
+            if not known or not isinstance(spec["class_path"], str):
                 raise CheckpointError(
                     f"The {name} in the hyperparameters of {path!r} is not as this version of "
                     "epic_pl writes it: use the version that wrote the file, or train anew."
                 )
             find_class(base, spec["class_path"], path)
-            rest[name] = {key: spec[key] for key in spec if key != "class_path"}
+            rest[name] = spec["init_args"]
         encoders = options.get("encoders")
         sides = encoders.values() if isinstance(encoders, Mapping) else ()
         for family in [side.get("family") for side in sides if isinstance(side, Mapping)]:
-            if isinstance(family, str):
-                find_class(Encoder, family, path)
+            if family is not None:
+                find_class(Encoder, family if isinstance(family, str) else "", path)
     refuse_classes(rest, path)
 
 
@@ -180,17 +190,19 @@ def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
             options = None if isinstance(content, str) else content
         require_flat(options, MOST_OPTIONS)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # no class of error tells an anchor in itself from text that is not YAML
         if isinstance(error, yaml.YAMLError) and "recursive" not in str(error):
-            return  # plain text, not YAML
+            return
         raise CheckpointError(
             f"epic_pl did not write the hyperparameters of {path!r}: {error}. Do not use the file."
         ) from error
     if isinstance(options, Mapping):
-        for key in ("class_path", "_class_path", "_instantiator"):
-            if key in options:
+        for key in options:
+            if key in _SPECIAL_KEYS or "." in str(key):
                 raise CheckpointError(
-                    f"The hyperparameters of {path!r} name a class to build ({options[key]!r}), "
-                    "which would run code. epic_pl writes no such checkpoints: do not use it."
+                    f"The hyperparameters of {path!r} name a class to build ({key}: "
+                    f"{options[key]!r}), which would run code. epic_pl writes no such "
+                    "checkpoints: do not use it."
                 )
         options = list(options.values())
     if isinstance(options, list | tuple):

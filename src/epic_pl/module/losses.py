@@ -27,8 +27,17 @@ class Loss(ABC):
     its import path; docs/extend.md has an example.
 
     Attributes:
-        matched_classes: if labels say whether image and text match, the names of the classes in
-            which they do. This adds :class:`~epic_pl.module.matching.MatchingLoss`.
+        matched_classes: names of the classes of matching pairs, if labels say whether image and
+            text match: adds :class:`~epic_pl.module.matching.MatchingLoss`.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Margin(Loss):
+        ...     margin: float = 1.0
+        ...     def build(self, task, num_classes, class_frequencies):
+        ...         return nn.MultiMarginLoss(margin=self.margin)
+        >>> Margin(0.5).build("multiclass", 3, None)(torch.zeros(1, 3), torch.tensor([2]))
+        tensor(0.3333)
     """
 
     matched_classes: list[str] | None = None
@@ -61,7 +70,11 @@ class CrossEntropy(Loss):
         label_smoothing: label smoothing of the cross-entropy; multiclass only.
         class_weights: multiclass: C weights of the samples of each class, or "balanced".
         pos_weight: multilabel: C weights of the positives, or "balanced".
-        matched_classes: classes of matching pairs, see :class:`Loss`.
+        matched_classes: as in :class:`Loss`.
+
+    Example:
+        >>> CrossEntropy(class_weights="balanced").build("multiclass", 2, [0.8, 0.2]).weights
+        tensor([0.6250, 2.5000])
     """
 
     label_smoothing: float = 0.05
@@ -103,6 +116,10 @@ class ClassificationLoss(nn.Module):
         label_smoothing: label smoothing of the cross-entropy; multiclass only.
         weights: weights ``(C,)`` of the classes (multiclass; the mean is over weights, as in
             :func:`torch.nn.functional.cross_entropy`) or of each label's positives (multilabel).
+
+    Example:
+        >>> ClassificationLoss("multiclass")(torch.zeros(4, 2), torch.tensor([0, 1, 1, 0]))
+        tensor(0.6931)
     """
 
     weights: Tensor | None
@@ -140,7 +157,11 @@ def resolve_weights(
         frequencies: f, ``(C,)``: share of the training rows of each class.
 
     Raises:
-        ConfigError: if weights are "balanced" and there are no frequencies.
+        ConfigError: "balanced" without frequencies.
+
+    Example:
+        >>> resolve_weights("class_weights", "balanced", "multiclass", [0.8, 0.2])
+        [0.625, 2.5]
     """
     if weights != "balanced":
         return weights
@@ -166,6 +187,10 @@ def prior_logits(
         frequencies: share of the training rows of each class, ``(C,)``, clamped to at least
             0.1 / C and at most 1 - 0.1 / C; None gives all classes the share 1 / C.
         weights: weights of the classes, or of the positives, in the loss.
+
+    Example:
+        >>> prior_logits("multiclass", 2, [0.8, 0.2]).softmax(dim=0)
+        tensor([0.8000, 0.2000])
     """
     share = torch.full((num_classes,), 1 / num_classes, dtype=torch.float64)
     least = 0.1 / num_classes

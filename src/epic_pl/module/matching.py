@@ -23,7 +23,12 @@ class MatchingLoss:
     Each rank of a distributed run compares within its own batch.
 
     Args:
-        classes: class indices of matching pairs.
+        classes: labels of the rows that match.
+
+    Example:
+        >>> compared = Pair(torch.ones(4, 1, 8), torch.ones(4, 1, 8))  # all alike: log B
+        >>> MatchingLoss([1])(ScaledCosine(learned=False), compared, torch.tensor([1, 0, 1, 1]))
+        tensor(1.3863)
     """
 
     def __init__(self, classes: Sequence[int]) -> None:

@@ -24,7 +24,12 @@ _AT_A_TIME = 1024  # samples; for a whole split at once top-5 accuracy needs sev
 
 
 class SamplesF1(BinaryF1Score):
-    """F1 of each sample's set of labels ``(B, C)``, then the mean over samples."""
+    """F1 of each sample's set of labels ``(B, C)``, then the mean over samples.
+
+    Example:
+        >>> SamplesF1()(torch.tensor([[1, 0, 1], [1, 1, 0]]), torch.tensor([[1, 0, 1], [1, 0, 0]]))
+        tensor(0.8333)
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(multidim_average="samplewise", **options)
@@ -35,7 +40,12 @@ class SamplesF1(BinaryF1Score):
 
 
 class SecondClassAUROC(BinaryAUROC):
-    """Area under the ROC curve of the second of two classes, from probabilities ``(B, 2)``."""
+    """Area under the ROC curve of the second of two classes, from probabilities ``(B, 2)``.
+
+    Example:
+        >>> SecondClassAUROC()(torch.eye(2)[[0, 1, 1]], torch.tensor([0, 1, 0]))
+        tensor(0.7500)
+    """
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Update with a batch's probabilities ``(B, 2)`` and labels ``(B,)``."""
@@ -43,13 +53,19 @@ class SecondClassAUROC(BinaryAUROC):
 
 
 class MacroF1(MulticlassF1Score):
-    """Mean F1 of the classes, without the array ``(C, C)`` that torchmetrics makes per batch."""
+    """Mean F1 of the classes, without torchmetrics' array ``(C, C)`` for each batch.
+
+    Example:
+        >>> MacroF1(num_classes=2)(torch.eye(2)[[0, 1, 1]], torch.tensor([0, 1, 0]))
+        tensor(0.6667)
+    """
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Update with a batch's probabilities ``(B, C)`` and labels ``(B,)``."""
         predicted = preds.argmax(dim=1)
         parts = (target[target == predicted], predicted, target)
         hits, given, true = (part.bincount(minlength=preds.shape[1]) for part in parts)
+        # the public update makes that array
         self._update_state(hits, given - hits, len(target) - given - true + hits, true - hits)
 
 
@@ -59,9 +75,13 @@ def build_metrics(
     """The metrics of a task, named ``prefix + name + postfix``, for :func:`metric_inputs`.
 
     Multiclass: accuracy (top 1), accuracy_top5 with more than five classes, f1_macro, and auroc
-    with two classes. Multilabel: f1_micro, f1_macro, f1_samples, f1_weighted. Compute groups of
-    torchmetrics are off, since they permanently merge metrics whose states are equal after the
-    first batch. ``options`` are passed to every metric.
+    with two classes. Multilabel: f1_micro, f1_macro, f1_samples, f1_weighted. torchmetrics'
+    compute groups are off, since they permanently merge metrics whose states are equal after the
+    first batch. ``options`` are those of every torchmetrics ``Metric``.
+
+    Example:
+        >>> list(build_metrics("multilabel", num_classes=3, prefix="val/"))
+        ['val/f1_macro', 'val/f1_micro', 'val/f1_samples', 'val/f1_weighted']
     """
     metrics: dict[str, Metric | MetricCollection]
     if task == "multilabel":
@@ -99,8 +119,13 @@ def compute_metrics(
         task: multiclass or multilabel.
         probabilities: ``(N, C)``.
         labels: class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
-        thresholds: multilabel: the model's thresholds ``(C,)``, which add ``_tuned`` to the names
-            of metrics; None is 0.5 for all labels, without the suffix.
+        thresholds: multilabel: ``(C,)``, those of the model. Names of metrics at them end in
+            ``_tuned``; None is 0.5 for all labels, and names are those of :func:`build_metrics`.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
+        >>> compute_metrics("multiclass", probabilities, labels=torch.tensor([0, 1]))["accuracy"]
+        0.5
     """
     postfix = "" if thresholds is None else "_tuned"
     metrics = build_metrics(task, probabilities.shape[1], "", postfix, sync_on_compute=False)

@@ -34,7 +34,11 @@ def assign_labels(probabilities: Array, thresholds: Array | float) -> Array:
 
     Args:
         probabilities: ``(N, C)``, calibrated unless all thresholds are 0.5.
-        thresholds: minimum probability of each label ``(C,)``, or one for all labels.
+        thresholds: the least probability of each label ``(C,)``, or of all.
+
+    Example:
+        >>> assign_labels(torch.tensor([[0.9, 0.4]]), thresholds=torch.tensor([0.6, 0.4]))
+        tensor([[True, True]])
     """
     return probabilities >= thresholds
 
@@ -222,7 +226,13 @@ def reliability_bins(probabilities: Tensor, labels: Tensor) -> list[dict[str, An
 
 
 def calibration_error(bins: list[dict[str, Any]]) -> float:
-    """Expected calibration error from :func:`reliability_bins`; NaN without answers."""
+    """Expected calibration error of :func:`reliability_bins`; NaN of none.
+
+    Example:
+        >>> probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.2, 0.8]])
+        >>> round(calibration_error(reliability_bins(probabilities, torch.tensor([0, 1, 1]))), 4)
+        0.3333
+    """
     filled = [row for row in bins if row["samples"]]
     gaps = (row["samples"] * abs(row["probability"] - row["accuracy"]) for row in filled)
     return float(sum(gaps) / sum(row["samples"] for row in filled)) if filled else math.nan

@@ -26,9 +26,18 @@ class Method:
     by its import path; docs/extend.md has an example.
 
     Attributes:
-        model: class of the model; its arguments are encoders, num_classes, the method, head and
-            modality_dropout.
-        space: search space of ``epic-pl compare --tune``: a packaged space, or a file.
+        model: class of the model, which takes the arguments of :meth:`build` with the method third.
+        space: what ``epic-pl compare --tune`` searches: the name of a packaged space, or a path.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> from epic_pl.nn.methods.no_prompts import NoPromptsModel
+        >>> @dataclass(frozen=True)
+        ... class Probe(Method):
+        ...     model = NoPromptsModel
+        ...     interaction_layers: int = 1
+        >>> Probe().build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     model: ClassVar[Callable[..., "DualEncoder"]]

@@ -225,6 +225,10 @@ class EPIC(Method):
             "independent" (learned vectors), or "from_text" (image prompts mapped from the text's).
         prompt_init_std: standard deviation of the initial prompts.
         dropout: dropout rate of the hub's inputs and messages.
+
+    Example:
+        >>> EPIC(num_prompts=2, hub_width=8).build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     model = EPICModel
@@ -247,6 +251,11 @@ class EPIC(Method):
 
 @dataclass(frozen=True)
 class NoInteraction(EPIC):
-    """EPIC without hubs, so prompts stay unimodal; it has the other options of :class:`EPIC`."""
+    """EPIC whose prompts stay in their modality: without hubs; options as in :class:`EPIC`.
+
+    Example:
+        >>> len(NoInteraction().build(encoders, num_classes=3).hubs)
+        0
+    """
 
     hub: Hub = field(default="none", init=False)

@@ -116,6 +116,13 @@ class BottleneckHub(InteractionHub):
         widths: d_v and d_t.
         hub_width: width r of the common space.
         dropout: dropout rate of the normalised prompts and of the messages.
+
+    Example:
+        >>> hub = BottleneckHub(widths=Pair(384, 256), hub_width=64)
+        >>> prompts = Pair(torch.randn(4, 2, 384), torch.randn(4, 2, 256))
+        >>> exchange = hub(prompts, present=Pair(None, None))
+        >>> exchange.prompts.text.shape, exchange.similarities.shape
+        (torch.Size([4, 2, 256]), torch.Size([4, 2, 2]))
     """
 
     def __init__(self, widths: Pair[int], hub_width: int, dropout: float = 0.0) -> None:
@@ -150,6 +157,10 @@ class ParameterFreeHub(InteractionHub):
 
     Args:
         widths: d_v and d_t.
+
+    Example:
+        >>> ParameterFreeHub(widths=Pair(384, 256)).shared
+        Linear(in_features=256, out_features=384, bias=False)
     """
 
     def __init__(self, widths: Pair[int]) -> None:

@@ -9,7 +9,12 @@ T = TypeVar("T")
 
 
 class Pair(NamedTuple, Generic[T]):
-    """One value for the image and one for the text."""
+    """A value for the image and one for the text.
+
+    Example:
+        >>> Pair(image=384, text=256).text
+        256
+    """
 
     image: T
     text: T

@@ -68,6 +68,11 @@ class TemporalPrompts(nn.Module):
             "from_text" (closest to the paper): image prompts are a linear map of the text's.
         generation: "offset" or "linear".
         init_std: standard deviation of the Gaussian.
+
+    Example:
+        >>> prompts = TemporalPrompts(num_steps=2, num_prompts=3, widths=Pair(384, 256))
+        >>> prompts.activate(1, prompts.first(size=4)).image.shape
+        torch.Size([4, 3, 384])
     """
 
     no_decay = ("first_image", "first_text", "offsets_image", "offsets_text")

@@ -35,6 +35,10 @@ class CheckpointError(EpicError):
     """A checkpoint is missing, damaged, or does not fit the model."""
 
 
+class UntrustedError(CheckpointError):
+    """A file names a class of a package that the user has not named."""
+
+
 class CacheError(EpicError):
     """A feature store is missing, incomplete, damaged, or not the requested one."""
 

@@ -7,29 +7,33 @@ from importlib.metadata import entry_points
 from inspect import isabstract
 from typing import TypeVar
 
-from epic_pl.utils.errors import CheckpointError, ConfigError, did_you_mean, first_line
+from lightning.pytorch.utilities import rank_zero_warn
+
+from epic_pl.utils.errors import ConfigError, UntrustedError, did_you_mean, first_line
 
 ENTRY_POINTS = "epic_pl.plugins"
 """Group of the entry points of installed plug-ins, whose modules are imported."""
+
+IMPORTED: list[str] = []
+"""Packages that the user has named, for processes that this one starts."""
 
 Kind = TypeVar("Kind")
 
 
 @cache
-def load_plugins() -> None:
-    """Import all installed plug-ins, once.
-
-    Raises:
-        ConfigError: if one cannot be imported.
-    """
+def load_plugins() -> str:
+    """Import all installed plug-ins, once; returns what is wrong with those that fail."""
+    failures = []
     for point in entry_points(group=ENTRY_POINTS):
         try:
             point.load()
-        except Exception as error:  # other packages may raise any error
-            raise ConfigError(
+        except Exception as error:  # whatever another package raises
+            failures.append(
                 f"The installed plug-in {point.name!r} ({point.value}) cannot be imported: "
-                f"{first_line(error)}. Repair or uninstall it."
-            ) from error
+                f"{first_line(error)}. Mend it, or uninstall it."
+            )
+            rank_zero_warn(failures[-1])
+    return "".join(f" {failure}" for failure in failures)
 
 
 def import_packages(names: Iterable[str]) -> None:
@@ -39,7 +43,10 @@ def import_packages(names: Iterable[str]) -> None:
         ConfigError: if one cannot be imported.
     """
     for name in names:
+        if not name:
+            raise ConfigError("--import needs the name of a package.")
         _import(name, f"The package {name!r}")
+        IMPORTED.append(name)
 
 
 def name_of(kind: type) -> str:
@@ -62,22 +69,26 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
         base: base class of the class.
         name: class name or import path.
         file: the file that names it. A file alone never imports: the class must be of this
-            package, of an installed plug-in, or of a package that the caller has imported.
+            package, or by its import path one of an installed plug-in or of a package that the
+            caller has imported.
 
     Raises:
-        CheckpointError: if a file names a class of a package that nobody has imported.
+        UntrustedError: if a file names a class of a package that nobody has imported.
         ConfigError: if there is no such class, or it is no subclass of ``base``.
     """
-    known = known_classes(base) | {name_of(base): base}
-    found = [kind for path, kind in known.items() if name in (path, kind.__name__)]
+    known = {**known_classes(base), name_of(base): base}
+    found = [known[name]] if name in known else []
+    if file is None and not found:
+        found = [kind for kind in known.values() if kind.__name__ == name]
     if len(found) == 1:
         return found[0]
-    package = str(name).split(".")[0]
-    if file is not None:
-        raise CheckpointError(
+    own = str(name).startswith("epic_pl.")
+    if file is not None and not own:
+        package = str(name).split(".")[0]
+        raise UntrustedError(
             f"{file} needs the {base.__name__} {name!r}, which is not part of epic_pl. If you "
             f"trust the package, name it: --import {package} on the command line, or "
-            f"trust=[{package!r}] in Python."
+            f"trust=[{package!r}] in Python.{load_plugins()}"
         )
     module, dot, attribute = str(name).rpartition(".")
     if not dot or found:
@@ -85,7 +96,7 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
         raise ConfigError(
             f"There is no {base.__name__} {name!r}; there are {', '.join(names)}."
             f"{did_you_mean(name, names)} Name one of another package by its import path, such as "
-            f"my_package.{name}."
+            f"my_package.{name}.{load_plugins()}"
         )
     imported = getattr(_import(module, name), attribute, None)
     if not (isinstance(imported, type) and issubclass(imported, base)):

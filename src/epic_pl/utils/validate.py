@@ -10,7 +10,7 @@ from math import inf, isfinite
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import torch
 from torch import Tensor
@@ -46,7 +46,7 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is dict:
         entries = value.items() if type(value) is dict else [(None, None)]
         return all(fits(key, inner[0]) and fits(entry, inner[1]) for key, entry in entries)
-    if origin is UnionType:
+    if origin in (Union, UnionType):
         return any(fits(value, option) for option in inner)
     if origin is Literal:
         return any(type(value) is type(word) and value == word for word in inner)

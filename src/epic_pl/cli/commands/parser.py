@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
+from epic_pl.cli.wrong_options import UnknownOptionError, explain
+
 if TYPE_CHECKING:  # made at run time, where a type checker cannot see it
     NonNegativeInt = int
     PositiveInt = int
@@ -23,20 +25,23 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
     """Parser of a command.
 
     Parameters are options; those without a default are positional, unless they are keyword-only.
+    A positional list takes all words.
     """
-    takes_more = _OF_FIT in inspect.signature(function).parameters
+    parameters = inspect.signature(function).parameters
     parser = ArgumentParser(
         f"epic-pl {name}",
         description=re.split(r"\n\n(?:Args|Raises):", str(inspect.getdoc(function)))[0],
-        epilog="All other options are those of `epic-pl fit`." if takes_more else None,
+        epilog="All other options are those of `epic-pl fit`." if _OF_FIT in parameters else None,
         exit_on_error=False,
         allow_abbrev=False,
     )
-    parser.add_function_arguments(function, as_group=False, as_positional=True, skip={_OF_FIT})
-    actions: list[Any] = parser._actions
-    for action in actions:  # a list takes several words, not one with a list in it
-        if not action.option_strings and get_type_hints(function)[action.dest] == list[str]:
-            action.nargs, action.metavar, action._typehint = "+", action.dest, str
+    hints = get_type_hints(function)
+    lists = {key for key in parameters if hints[key] == list[str] and key != _OF_FIT}
+    for key in lists:
+        parser.add_argument(key, nargs="+", type=str)
+    parser.add_function_arguments(
+        function, as_group=False, as_positional=True, skip={_OF_FIT, *lists}
+    )
     return parser
 
 
@@ -46,20 +51,28 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
     Raises:
         ArgumentError: naming the option.
     """
-    kinds, own, rest, words = get_type_hints(function), [], [], list(argv)
+    kinds, rest, words = get_type_hints(function), [], list(argv)
+    own: dict[str, str] = {}
     while words:
         word = words.pop(0)
         option, equals, value = word.partition("=")
-        kind = kinds.get(option[2:].replace("-", "_")) if option.startswith("--") else None
-        if kind is None:
+        key = option[2:].replace("-", "_") if option.startswith("--") else ""
+        if key not in kinds:
+            if key and _OF_FIT not in kinds:
+                raise UnknownOptionError(key, kinds)
             rest.append(word)
             continue
-        if not equals and kind is bool:
+        if not equals and kinds[key] is bool:
             value = words.pop(0) if words[:1] in (["true"], ["false"]) else "true"
         elif not equals:
             if not words or words[0].startswith("--"):
                 raise ArgumentError(None, f"{option} needs a value")
             value = words.pop(0)
-        own.append(f"--{option[2:].replace('-', '_')}={value}")
+        own[key] = value
     more, rest = ({_OF_FIT: rest}, []) if _OF_FIT in kinds else ({}, rest)
-    return vars(command_parser(name, function).parse_args([*own, *rest])) | more
+    options = [f"--{key}={value}" for key, value in own.items()]
+    try:
+        return vars(command_parser(name, function).parse_args([*options, *rest])) | more
+    except ArgumentError:
+        explain(own, kinds)
+        raise

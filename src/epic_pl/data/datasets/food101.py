@@ -41,6 +41,11 @@ class Food101DataModule(ImageTextDataModule):
         val_size: number of training rows for validation, stratified, if there is no file for it.
         split_seed: seed of this choice, apart from ``seed``, so that runs share validation rows.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Example:
+        >>> data = Food101DataModule(image_encoder="tiny-vit", text_encoder="tiny-bert")
+        >>> data.task, data.text_origin
+        ('multiclass', 'titles')
     """
 
     def __init__(

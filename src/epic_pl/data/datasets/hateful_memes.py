@@ -32,6 +32,11 @@ class HatefulMemesDataModule(ImageTextDataModule):
         test: name of the test file, without ``.jsonl``.
         predict: name of the file to predict, without ``.jsonl``; None is the test file.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Example:
+        >>> data = HatefulMemesDataModule(image_encoder="tiny-vit", text_encoder="tiny-bert")
+        >>> data.own_splits  # predict reads the test file
+        ['train', 'val', 'test']
     """
 
     predict_split: Split = "predict"

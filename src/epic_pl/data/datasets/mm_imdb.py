@@ -41,6 +41,11 @@ class MMIMDBDataModule(ImageTextDataModule):
     Args:
         data_dir: folder of the dataset.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Example:
+        >>> data = MMIMDBDataModule(image_encoder="tiny-vit", text_encoder="tiny-bert")
+        >>> data.task, data.num_classes, data.class_names[:2]
+        ('multilabel', 23, ['Drama', 'Comedy'])
     """
 
     task: Task = "multilabel"

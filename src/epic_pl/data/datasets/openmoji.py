@@ -57,6 +57,11 @@ class OpenMojiDataModule(ImageTextDataModule):
         fold: cross-validation on training and validation rows: with 0, 1 or 2 a third of them
             replaces the test split; 3, 4 and 5 are the thirds of another division, and so on.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Example:
+        >>> encoders = {"image_encoder": "tiny-vit", "text_encoder": "tiny-bert"}
+        >>> OpenMojiDataModule(variant="entailment", **encoders).class_names
+        ['not_entailment', 'entailment']
     """
 
     def __init__(

@@ -46,6 +46,11 @@ class SNLIVEDataModule(ImageTextDataModule):
         premise: whether to put ``sentence1``, the caption on which annotators based the labels,
             before the hypothesis. The text alone then has the answer, which is another task.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Example:
+        >>> data = SNLIVEDataModule(image_encoder="tiny-vit", text_encoder="tiny-bert")
+        >>> data.task, data.text_origin
+        ('multiclass', 'hypothesis')
     """
 
     def __init__(

@@ -60,6 +60,15 @@ class TableDataModule(ImageTextDataModule):
             folder, whose images are named by their paths in it and may have a ``.txt`` file beside
             them as text. With ``classes``, ``predict`` does not need ``table``.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
+
+    Example:
+        >>> encoders = {"image_encoder": "tiny-vit", "text_encoder": "tiny-bert"}
+        >>> data = TableDataModule(table="table.csv", split_column="split", **encoders)
+        >>> data.setup("fit")
+        >>> data.class_names, len(data.dataset("train"))
+        (['blue', 'green', 'red'], 12)
+        >>> next(iter(data.train_dataloader()))["pixel_values"].shape  # (B, 3, H, W)
+        torch.Size([12, 3, 32, 32])
     """
 
     def __init__(

@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from optuna.trial import FrozenTrial, TrialState
 
-from epic_pl.cli.epic_cli import as_options, quiet_lightning
-from epic_pl.experiments.options import ONE_DEVICE, build_fit, free_memory, use_stored_features
+from epic_pl.cli.epic_cli import as_options, parse, quiet_lightning
+from epic_pl.experiments.options import ONE_DEVICE, free_memory, use_stored_features
 from epic_pl.experiments.tune.report import MESSAGE, plot_history, write_results
 from epic_pl.experiments.tune.search import Search, suggest, values_of
 from epic_pl.utils.errors import ConfigError, first_line
@@ -159,12 +159,12 @@ def train(options: list[str], watch: Callback) -> None:
     Raises:
         EpicError: if ``fit`` fails.
     """
-    fit = build_fit(options)
-    use_stored_features(fit)
-    callbacks: list[Callback] = fit.trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
+    cli = parse(["fit", *options])
+    use_stored_features(cli.build())
+    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
     kept = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
-    callbacks[:] = [watch, *kept]  # watch is first, so that pruning comes before early stopping
-    fit.train()
+    callbacks[:] = [watch, *kept]  # first, so that pruning comes before early stopping
+    cli.execute()
 
 
 class TrialWatch(Callback):

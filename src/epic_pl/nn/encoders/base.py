@@ -213,7 +213,8 @@ class Encoder(nn.Module, ABC):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Compute the fingerprint of the original weights before they are moved or converted."""
         _ = self.fingerprint
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # of torch
+        # `to`, `half`, `cuda`, ... have nothing else in common, and torch has no hook for them
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode unless the encoder was thawed."""

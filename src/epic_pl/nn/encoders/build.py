@@ -163,7 +163,8 @@ def _hf_config(source: _Source) -> PretrainedConfig:
 
 
 def _hf_model(model_class: Any, source: _Source, config: PretrainedConfig) -> Any:
-    # the folder's own value may name a kernel, which would be code from a hub
+    # the folder's own value may name a kernel, which is code from a hub; a model that is built
+    # from a config takes no such argument
     config._attn_implementation = READING_ATTENTION
     with _building(source):
         if not source.pretrained:

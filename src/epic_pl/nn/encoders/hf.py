@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -66,9 +66,9 @@ class HFEncoder(Encoder):
 
     model: Any
 
-    def __init__(self, model: nn.Module, pooling: Pooling = "auto", **running: Any) -> None:
+    def __init__(self, model: PreTrainedModel, pooling: Pooling = "auto", **running: Any) -> None:
         config: Any = model.config
-        config._attn_implementation = READING_ATTENTION  # any other would ignore a memory
+        model.set_attn_implementation(READING_ATTENTION)  # any other would ignore a memory
         super().__init__(model, config.hidden_size, config.num_hidden_layers, pooling, **running)
 
     @abstractmethod
@@ -133,7 +133,7 @@ class HFTextEncoder(HFEncoder):
         EncoderError: if the model has no ``embeddings`` and ``encoder.layer``.
     """
 
-    def __init__(self, model: nn.Module, pooling: Pooling = "auto", **running: Any) -> None:
+    def __init__(self, model: PreTrainedModel, pooling: Pooling = "auto", **running: Any) -> None:
         layers = getattr(getattr(model, "encoder", None), "layer", None)
         if layers is None or not hasattr(model, "embeddings"):
             name = type(model).__name__

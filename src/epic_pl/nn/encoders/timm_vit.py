@@ -70,6 +70,7 @@ class TimmViTEncoder(Encoder):
     def embed(self, inputs: Tensor) -> Tensor:
         """Tokens ``(B, N, d)`` of images ``(B, 3, H, W)``: class token, registers, patches."""
         model = self.model
+        # timm's public methods run the blocks, too
         tokens: Tensor = model.norm_pre(
             model.patch_drop(model._pos_embed(model.patch_embed(inputs)))
         )

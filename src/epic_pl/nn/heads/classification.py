@@ -36,6 +36,10 @@ class HeadConfig:
             features and the locations of the text's parts; "squeezed" is this network alone, on
             features projected to few dimensions, for labels that say how image and text match.
         dropout: dropout rate of the features.
+
+    Example:
+        >>> HeadConfig(similarity=False, network="none")
+        HeadConfig(boundary=True, similarity=False, network='none', dropout=0.1)
     """
 
     boundary: bool = True
@@ -146,7 +150,14 @@ class ClassificationHead(nn.Module):
         num_classes: number of classes C.
         config: parts of the head.
         prompts: whether the method has prompts.
-        num_part_features: number of features from the method's exchange; 0 if it makes none.
+        num_part_features: number of features from the method's exchange; 0 without one.
+
+    Example:
+        >>> head = ClassificationHead(Pair(384, 256), num_classes=3, config=HeadConfig())
+        >>> image, text = (Pooled(torch.randn(4, d), torch.randn(4, d)) for d in (384, 256))
+        >>> logits, projected = head(Pair(image, text), prompts=None, present=Pair(None, None))
+        >>> logits.shape, projected.image.shape
+        (torch.Size([4, 3]), torch.Size([4, 1, 128]))
     """
 
     def __init__(

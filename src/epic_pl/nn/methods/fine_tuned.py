@@ -88,6 +88,10 @@ class FullFineTuning(NoPrompts):
 
     Attributes:
         encoder_lr: peak learning rate inside the encoders.
+
+    Example:
+        >>> FullFineTuning().build(encoders, num_classes=3).encoder_lr
+        2e-05
     """
 
     model = FineTunedModel
@@ -108,6 +112,10 @@ class LoRA(FullFineTuning):
         rank: r of the matrices ``A (r, d_in)`` and ``B (d_out, r)`` of each linear layer.
         alpha: scale of the product ``B A``, which is multiplied by alpha / r.
         encoder_lr: peak learning rate of the matrices.
+
+    Example:
+        >>> LoRA(rank=4).build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     model = LoRAModel

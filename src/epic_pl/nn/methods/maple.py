@@ -117,9 +117,13 @@ class MaPLe(Method):
 
     Attributes:
         interaction_layers: as in :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
-        num_prompts: number of prompts n of each modality.
-        prompt_depth: number of layers J with their own prompts; None is 4, or the depth of the
-            shallower encoder if that is less.
+        num_prompts: n, prompts of each modality.
+        prompt_depth: J, number of layers with their own prompts; None is 4, or the depth of the
+            shallower encoder.
+
+    Example:
+        >>> MaPLe(prompt_depth=2).build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     model = MaPLeModel

@@ -53,8 +53,12 @@ class NoPrompts(Method):
     """The classification head on frozen features.
 
     Attributes:
-        interaction_layers: as in :class:`~epic_pl.nn.epic.EPIC`; only the first layer counts: the
-            mean of the tokens that enter it are the boundary features.
+        interaction_layers: as in :class:`~epic_pl.nn.epic.EPIC`; only the first of them counts,
+            whose entering tokens are the boundary features.
+
+    Example:
+        >>> NoPrompts().build(encoders, num_classes=3).cache_levels
+        ('boundary', 'layers')
     """
 
     model = NoPromptsModel
@@ -65,7 +69,12 @@ class NoPrompts(Method):
 
 @dataclass(frozen=True)
 class LinearProbe(NoPrompts):
-    """One linear layer on both pooled features; options as in :class:`NoPrompts`."""
+    """One linear layer on both pooled features; options as in :class:`NoPrompts`.
+
+    Example:
+        >>> LinearProbe().build(encoders, num_classes=3).head.num_features  # d_v + d_t
+        64
+    """
 
     def own(self, head: HeadConfig) -> HeadConfig:
         """A head without optional parts."""
@@ -74,7 +83,12 @@ class LinearProbe(NoPrompts):
 
 @dataclass(frozen=True)
 class LateFusionMLP(NoPrompts):
-    """A network with one hidden layer on pooled features; options as in :class:`NoPrompts`."""
+    """A hidden layer on both pooled features; options as in :class:`NoPrompts`.
+
+    Example:
+        >>> LateFusionMLP().own(HeadConfig(network="none")).network
+        'wide'
+    """
 
     def own(self, head: HeadConfig) -> HeadConfig:
         """``head`` with the wide network."""

@@ -133,9 +133,13 @@ class PMF(Method):
     """Options of PMF; the defaults are those of the released code.
 
     Attributes:
-        fusion_layers: number F of the last layers of each encoder that exchange prompts.
-        num_prompts: number n of prompts of each of three kinds: query prompts, whose outputs go to
-            the other modality, and the contexts of the query and of the fusion stage.
+        fusion_layers: F, the last F layers of each encoder.
+        num_prompts: n, number of prompts of each kind. Outputs of the query prompts are passed to
+            the other modality; the other kinds are the contexts of the query and the fusion stage.
+
+    Example:
+        >>> PMF(num_prompts=2).build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
     """
 
     model = PMFModel
