@@ -97,7 +97,7 @@ def open_study(search: Search) -> optuna.Study:
         for trial in study.trials:  # refuse unknown options, which could name a class
             fits &= trial.distributions.items() <= search.space.items()
     except Exception as error:  # a damaged file may cause any error
-        raise ConfigError(f"{file}: {first_line(error)}. Give --output another folder.") from error
+        raise ConfigError(f"{file}: {first_line(error)}; give --output another folder.") from error
     if not fits:
         raise ConfigError(
             f"{search.output} has a search of other options, of another space, or of a table that "
