@@ -1,10 +1,10 @@
-"""``python -m epic_pl``, which is ``epic-pl``."""
+"""The entry point of ``python -m epic_pl`` and ``epic-pl``."""
 
 import sys
 
 
 def start() -> None:
-    """Run the command line; where Ctrl-C interrupts it, one line and exit code 130 are left."""
+    """Run the command line; Ctrl-C prints one line and exits with code 130."""
     try:
         from epic_pl.cli.main import main
 

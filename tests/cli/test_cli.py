@@ -226,7 +226,7 @@ def test_other_preprocessing_than_the_checkpoints_is_refused_with_both_values(
     args = [command, "--config", config, "--ckpt_path", best, "--data.max_text_tokens=4"]
     more = ["--int8", "--format=onnx"] if command == "export" else []
     said = _refused([*args, *more], capsys)
-    assert "trained with data.max_text_tokens 64, and this data has 4" in said
+    assert "trained with data.max_text_tokens 64, but this data has 4" in said
 
 
 @pytest.mark.parametrize("option", ["resize=pad", "clean_text=true"])

@@ -40,7 +40,7 @@ def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, 
     content = json.loads((report / "report.json").read_text())
     content["weights"] = "those of another run on the same table"
     (other / "report.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match="the report on another model"):
+    with pytest.raises(DataError, match="a report on another model"):
         classifier.save_pretrained(tmp_path / "other", report=other)
     for damaged in ({}, {"weights": ""}, {"weights": "", "metrics": {"test/accuracy": "high"}}):
         (other / "report.json").write_text(json.dumps(damaged))

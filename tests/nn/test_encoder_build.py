@@ -198,8 +198,8 @@ def test_equal_weights_in_another_configuration_have_another_fingerprint(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("vit_base_patch16_225", r"(?s)names alike.*Supported image encoders"),
-        ("no_such_model", r"(?s)names alike.*Supported image encoders"),
+        ("vit_base_patch16_225", r"(?s)similar: .*Supported image encoders"),
+        ("no_such_model", r"(?s)similar: .*Supported image encoders"),
         ("vit_tiny_patch16", "vit_tiny_patch16_224"),
         ("resnet18", r"'resnet18' is a ResNet.*Supported"),
     ],

@@ -1,1 +1,1 @@
-"""The command line: commands, configs, and the text of errors."""
+"""The command line: its commands, the packaged configs, and the texts of errors."""

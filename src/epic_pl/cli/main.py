@@ -1,4 +1,4 @@
-"""The ``epic-pl`` command: a table of commands, and no torch before one of them runs."""
+"""The ``epic-pl`` command: the table of commands, which are imported only when they run."""
 
 import gc
 import inspect
@@ -18,10 +18,10 @@ _WRONG_OPTIONS = "epic_pl.cli.wrong_options"
 
 
 class Command(NamedTuple):
-    """A command: its line of the help, and the module with the function of its (last) name.
+    """A command: its line in the help, and the module of its function.
 
-    That imports what is heavy inside. A command of the trainer has none:
-    :mod:`epic_pl.cli.epic_cli` has its parser.
+    The function has the last word of the command's name. Commands of the trainer have no module;
+    :mod:`epic_pl.cli.epic_cli` parses them.
     """
 
     summary: str
@@ -87,7 +87,7 @@ _HELP_OPTIONS = ("-h", "--help")
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run ``epic-pl``; a user's error ends as one paragraph on stderr and exit code 1.
+    """Run ``epic-pl``; an error of the user prints one paragraph on stderr and exits with 1.
 
     Args:
         args: arguments after ``epic-pl``, by default those of the command line.
@@ -130,7 +130,7 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _packages(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The packages that ``--import NAME`` names, and all other arguments."""
+    """The packages that ``--import NAME`` options name, and the other arguments."""
     packages: list[str] = []
     rest: list[str] = []
     words = iter(argv)
@@ -144,7 +144,7 @@ def _packages(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def load(name: str) -> Callable[..., int | None]:
-    """The function of a command that is none of the trainer's."""
+    """Import the function of a command that is not one of the trainer's."""
     function: Callable[..., int | None] = getattr(
         import_module(f"epic_pl.{COMMANDS[name].module}"), name.split()[-1]
     )
@@ -163,7 +163,7 @@ def call(name: str, argv: Sequence[str]) -> int:
 
 
 def _asks_for_help(name: str, argv: Sequence[str]) -> bool:
-    """Also without an argument, where one is required."""
+    """Whether to print the help: if it is requested, or required arguments are missing."""
     parameters = inspect.signature(load(name)).parameters.values()
     required = any(parameter.default is parameter.empty for parameter in parameters)
     return (required and not argv) or any(arg in _HELP_OPTIONS for arg in argv)

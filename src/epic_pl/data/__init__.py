@@ -1,4 +1,4 @@
-"""Raw files to batches: tables, images, collation, loaders that resume, one file a dataset."""
+"""DataModules and what they use: tables, images, batches, loaders that resume, datasets."""
 
 from epic_pl.data.datamodule import ImageTextDataModule
 from epic_pl.data.datasets.food101 import Food101DataModule

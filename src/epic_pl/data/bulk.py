@@ -22,43 +22,43 @@ from epic_pl.utils.files import replacing
 from epic_pl.utils.share import Share
 from epic_pl.utils.types import Batch
 
-BATCHES = 64  # in a part
+BATCHES = 64  # batches in a part
 _MADE_BY, _ROWS, _POLICY = b"epic_pl", b"epic_pl.rows", b"epic_pl.on_bad_sample"  # metadata
 
 
 def identity(model: str, rows: str, **options: object) -> bytes:
-    """A short name for all that an output depends on.
+    """A short hash of everything that an output depends on.
 
     Args:
-        model: a digest of it.
-        rows: a digest of them, or their number.
-        **options: everything else, as plain types.
+        model: digest of the model.
+        rows: digest of the rows, or their number.
+        **options: everything else that the output depends on, as plain types.
     """
     text = repr((model, rows, sorted(options.items()))).encode(errors="surrogateescape")
     return hashlib.sha256(text).hexdigest()[:32].encode()
 
 
 class BulkPass:
-    """The parts of a table that a process has to write, a Parquet file for every 64 batches.
+    """The parts of a table that one process has to write, a Parquet file for every 64 batches.
 
-    Parts are of successive rows of the table, and batches do not cross parts. Files appear as a
-    whole, and finished ones are not written again. So any number of processes may write to one
-    folder, and be killed and started again: the files are those of one process, byte by byte. A
-    process looks at its own rows and images alone. Rows that are skipped make a part shorter.
+    A part has successive rows of the table, and batches do not cross parts. Files are written
+    atomically, and finished ones are not written again. So any number of processes can write to one
+    folder, and be killed and started again: the files equal those of one process, byte by byte. A
+    process reads only its own rows and images. Skipped rows make a part shorter.
 
     Args:
-        folder: of the files, ``part-000000.parquet`` and so on.
-        rows: of the whole table, not yet checked.
+        folder: folder of the files ``part-000000.parquet`` and so on.
+        rows: rows of the whole table, not yet checked.
         batch_size: number of rows of a batch.
-        share: of this process.
-        policy: what to do about rows with bad images or with nothing; ``skip`` and ``absent`` may
-            continue what ``error`` has begun.
-        model: a digest of it.
+        share: share of the parts that this process writes.
+        policy: ``on_bad_sample``, for rows with a bad image or without image and text; ``skip``
+            and ``absent`` may continue files that were begun with ``error``.
+        model: digest of the model.
         **options: everything else that the files depend on, see :func:`identity`.
 
     Raises:
-        DataError: the table has no rows, or the folder has files of another model, number of rows
-            or options, or of this share with rows or image files that have changed since.
+        DataError: if the table has no rows, the folder has files of another model, number of rows
+            or other options, or rows or image files of this share have changed since.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class BulkPass:
     ) -> None:
         table, size = rows.table, batch_size * BATCHES
         if not table.num_rows:
-            raise DataError(f"{rows.source} has no rows.")
+            raise DataError(f"{rows.source} has no rows. Check that it was exported whole.")
         self.folder, self.total = folder, -(-table.num_rows // size)
         self._rows, self._batch_size, self._policy = rows, batch_size, policy
         self._made_by = identity(model, str(len(table)), batch_size=batch_size, **options)
@@ -99,15 +99,15 @@ class BulkPass:
         """Check the rows of all parts that are to be written.
 
         Args:
-            read: decodes an image by its path, or raises a DataError.
-            empty: what is written for a part without usable rows, which is done at once.
+            read: function that decodes an image by its path, or raises a DataError.
+            empty: table without rows, which is written at once for parts without usable rows.
 
         Returns:
-            The usable rows, in their order, and a note on the others, as
-            :func:`~epic_pl.data.images.usable_rows` gives them.
+            The usable rows, in their order, and a note on the others; see
+            :func:`~epic_pl.data.images.usable_rows`.
 
         Raises:
-            DataError: a row cannot be used under ``error``, or none of the table can.
+            DataError: if the policy is ``error`` and a row cannot be used, or no row can.
         """
         numbers = pa.field("part", pa.int64())
         none = self._rows.table.slice(0, 0).append_column(numbers, pa.array([], pa.int64()))
@@ -118,7 +118,7 @@ class BulkPass:
         rows = replace(self._rows, table=pa.concat_tables([none, *parts]))
         table, note = usable_rows(rows, self._policy, read, self._states)
         if not len(table) and len(self._todo) == self.total:
-            raise DataError(f"No row of {rows.source} can be used: {note}.")
+            raise DataError(f"No row of {rows.source} can be used: {note}. Correct the rows.")
         lengths = np.bincount(table["part"].to_numpy(), minlength=len(parts)).tolist()
         for path, length in zip(list(self._todo), lengths, strict=True):
             if not length:
@@ -129,19 +129,19 @@ class BulkPass:
     def loader(
         self, dataset: Dataset[Any], collate: Callable[[Any], Batch], **options: Any
     ) -> DataLoader[Batch]:
-        """The batches of the rows that :meth:`check` gave, for :meth:`add`.
+        """A loader of the rows that :meth:`check` returned; :meth:`add` takes its results.
 
         Args:
-            dataset: of these rows.
-            collate: makes a batch of samples.
-            **options: further ones of the DataLoader.
+            dataset: dataset of these rows.
+            collate: function that makes a batch of samples.
+            **options: further options of the DataLoader.
         """
         batches, start = list[range](), 0
         for length in self._lengths:
             rows = range(start, start := start + length)
             batches += [rows[at:][: self._batch_size] for at in range(0, length, self._batch_size)]
         whole = _Batches(dataset, batches, collate)
-        sampler = EvalSampler(whole, num_replicas=1, rank=0)  # ranks have shares of their own
+        sampler = EvalSampler(whole, num_replicas=1, rank=0)  # each rank has its own share
         return DataLoader(
             whole,
             batch_size=None,
@@ -152,7 +152,7 @@ class BulkPass:
         )
 
     def add(self, batch: pa.Table) -> None:
-        """Take the table of the next batch, and write a file if it is complete."""
+        """Add the table of the next batch, and write a file when its part is complete."""
         self._tables.append(batch)
         if sum(map(len, self._tables)) == self._lengths[0]:
             self._write(next(iter(self._todo)), pa.concat_tables(self._tables))
@@ -165,10 +165,10 @@ class BulkPass:
         del self._todo[path]
 
     def _finished(self) -> set[Path]:
-        """The files that are there by now, whoever wrote them."""
+        """The finished files of this process and all others."""
         done = set()
         for path in self.folder.glob("part-*.parquet"):
-            with suppress(OSError, pa.ArrowInvalid):  # damaged: it is written again
+            with suppress(OSError, pa.ArrowInvalid):  # a damaged file is written again
                 found = pq.read_schema(path).metadata or {}
                 rows, policy = found.get(_ROWS), found.get(_POLICY)
                 same = found.get(_MADE_BY) == self._made_by
@@ -189,7 +189,7 @@ class BulkPass:
 
 
 class _Batches(Dataset[Batch]):
-    """Batches of a dataset's rows."""
+    """A dataset whose items are batches of another dataset's rows."""
 
     def __init__(
         self, dataset: Any, batches: Sequence[range], collate: Callable[[Any], Batch]
@@ -201,11 +201,11 @@ class _Batches(Dataset[Batch]):
 
     def __getitem__(self, number: int) -> Batch:
         rows = self._batches[number]
-        if hasattr(self._dataset, "__getitems__"):  # of stored features
+        if hasattr(self._dataset, "__getitems__"):  # a dataset of stored features
             return self._collate(self._dataset.__getitems__([*rows]))
         return self._collate([self._dataset[row] for row in rows])
 
 
 def whole_batch(batch: Any) -> Any:
-    """Collation of a dataset that gives whole batches."""
+    """Collate function for a dataset whose items are whole batches."""
     return batch

@@ -1,11 +1,11 @@
-"""Texts from the web without markup and addresses: an option of every dataset, off by default."""
+"""Removal of markup and addresses from web texts: an option of every dataset, off by default."""
 
 import html
 import re
 
-# a letter must follow, so that "3 < 4" stays; and no < within, so that time grows with length only
+# a letter must follow <, so that "3 < 4" stays; no second <, so that time is linear in the length
 _TAG = re.compile(r"<[a-zA-Z/!][^<>]*>")
-# to the next blank, or letter of Chinese, Japanese or Korean, which may follow without one
+# up to a blank or a Chinese, Japanese or Korean letter, since these scripts need no blank
 _ADDRESS = re.compile(
     r"(?:https?://|(?<![a-z0-9_])www\.)[^\s<>\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]+",
     re.IGNORECASE,
@@ -14,11 +14,11 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 def clean_text(text: str) -> str:
-    """A text as its reader sees it.
+    """A text as a browser would show it.
 
-    HTML tags, web addresses and control characters become blanks, entities such as ``&amp;`` the
-    characters that they stand for, and white space of any kind and length one blank, none at the
-    ends. A text of nothing else is empty afterwards, which is not absent.
+    HTML tags, web addresses and control characters become blanks. Entities such as ``&amp;`` become
+    their characters. Any white space becomes one blank, or none at the ends. A text of nothing
+    else becomes an empty string, which still counts as present.
     """
     text = html.unescape(_TAG.sub(" ", text))
     for pattern in (_ADDRESS, _CONTROL):

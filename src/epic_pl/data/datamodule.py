@@ -1,4 +1,4 @@
-"""The base of all datasets: rows to loaders, preprocessing, training that resumes."""
+"""The base class of all DataModules: it makes loaders of rows, and supports resume."""
 
 import os
 from abc import ABC, abstractmethod
@@ -54,7 +54,7 @@ FeatureProvider = Callable[[ImageTextDataset, Processor], Dataset[Batch]]
 
 
 class ImageTextDataModule(LightningDataModule, ABC):
-    """Base of the datasets: a subclass names its classes and reads the rows of a split.
+    """Base of all DataModules; a subclass names its classes and reads the rows of a split.
 
     :attr:`class_names`, :attr:`num_classes`, :attr:`task` and :attr:`preprocessing` are known right
     after construction, so that a command line can pass them on to the model.
@@ -69,21 +69,21 @@ class ImageTextDataModule(LightningDataModule, ABC):
         image_size: side of the images in pixels; None is the image encoder's own.
         resize: how images become square, see
             :class:`~epic_pl.data.preprocessing.ImagePreprocessing`.
-        max_text_tokens: longer texts are cut.
-        clean_text: clean texts first, see :func:`~epic_pl.data.clean_text.clean_text`.
-        batch_size_per_device: training samples of a step on each device.
+        max_text_tokens: maximum number of tokens of a text; longer texts are cut.
+        clean_text: whether to apply :func:`~epic_pl.data.clean_text.clean_text` to texts.
+        batch_size_per_device: number of training samples per step on each device.
         eval_batch_size_per_device: samples of a batch in validation, test and prediction; None is
             ``batch_size_per_device``.
         num_workers: loader processes of each rank.
         seed: seed of shuffling, augmentation and drawn pairs; None is the run's seed
             (``seed_everything``), or 0. A resumed run keeps the seed that it started with.
-        augment: see :func:`~epic_pl.data.transforms.build_image_transform`.
-        on_bad_sample: what a missing or corrupt image does: ``error``, ``skip`` (the row is left
-            out and counted) or ``absent`` (the row is used without the image). Missing files are
-            noticed at the start. So are corrupt ones, except under ``error``: every image is
-            decoded once, and the cache records which are sound, as ``epic-pl data check`` does in
-            parallel. A row with neither image nor text is refused under ``error``, else left out
-            and counted. Paths out of the image root are always refused.
+        augment: augmentation, see :func:`~epic_pl.data.transforms.build_image_transform`.
+        on_bad_sample: what to do about a missing or corrupt image: ``error``, ``skip`` (leave the
+            row out and count it) or ``absent`` (use the row without the image). Missing files are
+            found at the start. With ``skip`` and ``absent`` corrupt files are, too: every image is
+            decoded once, and the cache records the result. A row with neither image nor text is an
+            error under ``error``, else left out and counted. Paths that lead out of the image root
+            are always an error.
 
     Raises:
         ConfigError: options out of range.
@@ -165,24 +165,24 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def read_split(self, split: Split) -> Rows:
         """The rows of a split; called after :meth:`prepare_data`.
 
-        If reading takes long, :func:`~epic_pl.data.row_cache.cached_rows` keeps the rows.
+        If reading takes long, use :func:`~epic_pl.data.row_cache.cached_rows`.
 
         Args:
-            split: ``"predict"`` only if :attr:`predict_split` is that.
+            split: the split; ``"predict"`` only if :attr:`predict_split` is ``"predict"``.
 
         Raises:
-            DataError: files are missing or broken.
+            DataError: if files are missing or damaged.
         """
 
     def build_dataset(
         self, split: Split, rows: Rows, transform: ImageTransform
     ) -> ImageTextDataset:
-        """The samples of some rows; a subclass may return a dataset that draws texts and labels."""
+        """A dataset of some rows; a subclass may return one that draws texts and labels."""
         return ImageTextDataset(rows.table, rows.image_root, transform, seed=self.seed)
 
     @property
     def task(self) -> Task:
-        """One class a sample, or any number of labels."""
+        """The task: one class per sample, or any number of labels."""
         return "multiclass"
 
     @property
@@ -192,12 +192,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     @property
     def class_frequencies(self) -> list[float] | None:
-        """Share of the training rows that have each class, C numbers; builds the training split.
+        """Share of the training rows that have each class, ``(C,)``; None if labels are drawn.
 
-        None where labels are drawn anew every epoch.
+        The first call builds the training split.
         """
         if "train" not in self._datasets:
-            # this class fetches the tokenizer alone: missing data should be reported before that
+            # missing data is reported before the tokenizer is fetched
             if type(self).prepare_data is not ImageTextDataModule.prepare_data:
                 self.prepare_data()
             self._build("train")
@@ -209,13 +209,13 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     @cached_property
     def image_preprocessing(self) -> ImagePreprocessing:
-        """How images become the image encoder's input."""
+        """Size, normalisation and resizing of images for the image encoder."""
         own = image_preprocessing(self.image_encoder, self.image_size, self.image_encoder_revision)
         return replace(own, resize=self.resize)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """All that a checkpoint needs to treat new data in the same way, as plain types."""
+        """The preprocessing options that a checkpoint stores, as plain types."""
         text = {"max_tokens": self.max_text_tokens, "clean": self.clean_text}
         source = {} if self.text_origin is None else {"source": self.text_origin}
         return {
@@ -227,7 +227,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     @cached_property
     def processor(self) -> Processor:
-        """Samples to batches."""
+        """The processor that turns samples into batches."""
         return Processor(
             self.image_preprocessing,
             TextPreprocessing(self.max_text_tokens, self.clean_text),
@@ -237,7 +237,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         )
 
     def subset_of(self, sample_id: str) -> str | None:
-        """Which of :attr:`subsets` a row belongs to."""
+        """The one of :attr:`subsets` that a row belongs to, if any."""
         return None
 
     def prepare_data(self) -> None:
@@ -247,10 +247,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Build the splits of a stage, and log their sizes.
 
-        Rows to predict are read, and checked by the first call of :meth:`dataset`: a process that
-        predicts a part of them checks no others.
+        Rows to predict are read here, but checked by the first call of :meth:`dataset`, so that a
+        process that predicts a part of them does not check the others.
         """
-        # before workers fork: the tokenizer library warns and falls back if it is set later
+        # set before workers fork, else the tokenizer library warns and uses one thread
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         for split in STAGES[stage]:
             own = self.predict_split if split == "predict" else split
@@ -284,7 +284,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return ImageTextDataset(rows.table, rows.image_root, self._transform(split)).read
 
     def _tell(self, split: Split, rows: Rows, note: str) -> None:
-        """Log how many rows a split has, and what is said of them."""
+        """Log the number of rows of a split, and notes on them."""
         notes = [f"{what}: {count:,}" for what, count in rows.notes.items() if count]
         notes += [note] if note else []
         total = counted(rows.table.num_rows, "rows")
@@ -295,7 +295,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return build_image_transform(self.image_preprocessing, split == "train", self.augment)
 
     def dataset_of_rows(self, split: Split, rows: Rows) -> ImageTextDataset:
-        """The samples of some rows, with the split's transform and texts cleaned if asked for."""
+        """A dataset of some rows, with the split's transform and, if requested, clean texts."""
         dataset = self.build_dataset(split, rows, self._transform(split))
         if self.clean_text:
             dataset.map_texts(clean_text)
@@ -303,11 +303,11 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     @property
     def own_splits(self) -> list[Split]:
-        """The splits with rows of their own; ``predict`` often reads those of another one."""
+        """The splits that have rows of their own; ``predict`` often reads another split's."""
         return list(dict.fromkeys(["train", "val", "test", self.predict_split]))
 
     def dataset(self, split: Split) -> ImageTextDataset:
-        """A split that :meth:`setup` has read."""
+        """The dataset of a split that :meth:`setup` has read."""
         split = self.predict_split if split == "predict" else split
         if split not in self._datasets and split in self._wanted:
             self._build(split)
@@ -330,12 +330,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return {"seed": self.seed, "rows": self.digests()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the seed of the run that is resumed.
+        """Restore the seed of the run that is resumed.
 
         Raises:
-            CheckpointError: training would continue on other rows than that run's.
+            CheckpointError: if the training rows differ from those of that run.
         """
-        if self.trainer is not None and self.trainer.training:  # a test may be on any rows
+        if self.trainer is not None and self.trainer.training:  # a test may use any rows
             here: dict[Any, str] = self.digests()
             saved = state_dict.get("rows", here)
             if changed := [part for part in ("train", "val") if saved.get(part) != here.get(part)]:
@@ -349,23 +349,23 @@ class ImageTextDataModule(LightningDataModule, ABC):
             dataset.seed = self.seed
 
     def use_features(self, provider: FeatureProvider | None) -> None:
-        """Let the loaders give stored features in place of images and token ids."""
+        """Let the loaders yield stored features instead of images and token ids; None undoes it."""
         self._features = provider
 
     def predict_in_parts(
         self, open_pass: Callable[[Rows], tuple[BulkPass, pa.Table]] | None
     ) -> None:
-        """Let ``predict`` read the rows that this process has to write.
+        """Restrict ``predict`` to the rows that this process has to write.
 
         Args:
-            open_pass: gives the pass over all rows, and an empty table of what it writes; None
-                for all rows.
+            open_pass: function that opens the pass over the rows, and returns it with a table
+                without rows of what it writes; None reads all rows.
         """
         self._open_pass = open_pass
         self.allow_zero_length_dataloader_with_multiple_devices = open_pass is not None
 
     def train_dataloader(self) -> ResumableDataLoader:
-        """Batches in an order that is new every epoch; a restart continues in mid-epoch."""
+        """Batches in an order that is new every epoch; a resumed run continues within an epoch."""
         dataset, collate = self._loader_input("train")
         return ResumableDataLoader(
             dataset,
@@ -409,19 +409,19 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return self.loader(dataset, collate_fn=collate, sampler=sampler)
 
     def loader(self, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
-        """Batches of evaluation's size, in order, with more options of a DataLoader."""
+        """Batches of ``dataset`` in order, of the evaluation's size; options are DataLoader's."""
         return DataLoader(
             dataset,
             batch_size=self.eval_batch_size_per_device,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=init_worker,
-            generator=torch.Generator(),  # its own: the global random state stays as it is
+            generator=torch.Generator(),  # leaves the global random state as it is
             **options,
         )
 
     def _loader_input(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
-        """The dataset that a loader of ``split`` reads, and its collate function."""
+        """The dataset and the collate function of a loader of ``split``."""
         return self._served(self.dataset(split))
 
     def _served(self, dataset: ImageTextDataset) -> tuple[Dataset[Any], Callable[[Any], Any]]:

@@ -1,4 +1,4 @@
-"""Rows of a sample table as samples."""
+"""The dataset of the rows of a sample table."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -22,28 +22,28 @@ from epic_pl.utils.types import Reference, Sample
 
 @contextmanager
 def seeded(*numbers: int) -> Iterator[None]:
-    """Run a block with CPU random states that depend on ``numbers`` only, then restore them."""
+    """Seed the CPU's random generators by ``numbers`` in a block, and restore them after it."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     with isolate_rng(include_cuda=False):
-        # torch.manual_seed would reseed the accelerators too, and with them the model's dropout
+        # torch.manual_seed would also reseed accelerators, and so change the model's dropout
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
-        np.random.seed(seed)  # noqa: NPY002 - transforms of others draw from it
+        np.random.seed(seed)  # noqa: NPY002 - users' transforms draw from it
         yield
 
 
 class ImageTextDataset(Dataset[Sample]):
-    """Samples of a table, images read and transformed on access.
+    """Samples of a table; an image is read and transformed when its sample is.
 
-    A transform may have two attributes: ``random`` (False saves the seeding; True if missing) and
-    ``min_size`` (see :func:`~epic_pl.data.images.read_image`). Random numbers of a transform depend
-    on (seed, epoch, row) only, so its result is the same with any number of workers, on any rank,
-    and after a restart.
+    A transform may have two attributes: ``random`` (default True; False saves the seeding) and
+    ``min_size`` (see :func:`~epic_pl.data.images.read_image`). Its random numbers depend on (seed,
+    epoch, row) only, so its result is the same with any number of workers, on any rank, and after a
+    restart.
 
     Args:
-        table: as made by :func:`~epic_pl.data.rows.sample_table`.
+        table: rows, as made by :func:`~epic_pl.data.rows.sample_table`.
         image_root: folder that image paths are relative to and may not leave.
-        transform: RGB image to ``(3, H, W)`` float32.
+        transform: function from an RGB image to a tensor ``(3, H, W)`` float32.
         seed: seed of the transform's random numbers.
     """
 
@@ -62,7 +62,7 @@ class ImageTextDataset(Dataset[Sample]):
         self.transform = transform
         self.seed = seed
         self.epoch = 0
-        # one buffer a column: a row of a chunked one costs a search
+        # one buffer per column, since each access to a chunked column costs a search
         table = table.combine_chunks()
         self._columns = {name: table[name] for name in ("sample_id", "image", "text", "label")}
 
@@ -71,7 +71,7 @@ class ImageTextDataset(Dataset[Sample]):
 
     @property
     def table(self) -> pa.Table:
-        """All rows as :func:`~epic_pl.data.rows.table_schema` says; no copy."""
+        """All rows, with the columns of :func:`~epic_pl.data.rows.table_schema`, without a copy."""
         return pa.table(self._columns)
 
     def digest(self) -> str:
@@ -79,17 +79,17 @@ class ImageTextDataset(Dataset[Sample]):
         return rows_digest(self.table)
 
     def map_texts(self, change: Callable[[str], str]) -> None:
-        """Replace every text, each distinct one once; absent texts stay absent."""
+        """Replace texts by ``change`` of them, called once per distinct text; absent ones stay."""
         coded = self._columns["text"].combine_chunks().dictionary_encode()
         changed = pa.array([change(text) for text in coded.dictionary.to_pylist()], pa.string())
         self._columns["text"] = pa.chunked_array([changed.take(coded.indices)])
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose augmentations are drawn."""
+        """Set the epoch, which determines the augmentations."""
         self.epoch = epoch
 
     def reference(self, index: int) -> Reference:
-        """A row without reading its image."""
+        """The row ``index`` with its image path instead of its image."""
         row = {name: column[index].as_py() for name, column in self._columns.items()}
         return cast(Reference, row)
 
@@ -107,11 +107,11 @@ class ImageTextDataset(Dataset[Sample]):
         return cast(Sample, {**row, "image": pixels, "image_path": row["image"]})
 
     def image(self, path: str) -> Tensor:
-        """An image by its path, transformed ``(3, H, W)``, without augmentation."""
+        """The transformed image ``(3, H, W)`` at a path."""
         return self._transformed(self._usable(path), 0)
 
     def read(self, path: str) -> Image:
-        """An image as read from disk."""
+        """The image at a path, as read from disk."""
         return read_image(
             Path(path), getattr(self.transform, "min_size", None), root=self.image_root
         )

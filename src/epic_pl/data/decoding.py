@@ -1,6 +1,6 @@
-"""Image files as upright 8-bit RGB.
+"""Decoding of image files to upright 8-bit RGB.
 
-It needs Pillow and numpy alone, since a copy of this file serves a model that was exported.
+This file uses only Pillow and numpy, since exported models come with a copy of it.
 """
 
 import contextlib
@@ -10,12 +10,12 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# without the rarely audited decoders; Pillow opens MPO, JPEGs of phones with several views, as JPEG
+# rarely audited decoders are left out; "JPEG" covers MPO, the JPEGs of phones with several views
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# about 8,000 x 8,000, 200 MB when decoded; Pillow itself only warns, from 89 million
+# about 8,000 x 8,000 pixels, 200 MB when decoded; Pillow itself only warns, from 89 million on
 MAX_PIXELS = 64_000_000
 
-# what Pillow's parsers let through on broken bytes
+# exceptions that Pillow's parsers raise on damaged bytes
 BROKEN = (
     *(OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError),
     struct.error,
@@ -25,7 +25,7 @@ BROKEN = (
 def decode(
     file: BinaryIO, min_size: int | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """An open file's image as upright 8-bit RGB, see :func:`~epic_pl.data.images.read_image`."""
+    """Decode an open image file; see :func:`~epic_pl.data.images.read_image`."""
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
@@ -42,16 +42,16 @@ def decode(
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
-    """A decoded image as :func:`read_image` gives it.
+    """Convert a decoded image to upright 8-bit RGB.
 
     Raises:
-        ValueError: its pixels are floats.
+        ValueError: if its pixels are floats.
     """
-    # the pixels are sound: a broken EXIF block is no reason to lose the image
+    # a damaged EXIF block is ignored, since the pixels are sound
     with contextlib.suppress(*BROKEN):
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255, which makes nearly every pixel white
+        # Pillow's own conversion clips at 255, so nearly every pixel would be white
         deep = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
         return Image.fromarray(((deep + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
@@ -60,5 +60,5 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    # converting RGB would copy it
+    # convert() would copy an image that is RGB already
     return image if image.mode == "RGB" else image.convert("RGB")

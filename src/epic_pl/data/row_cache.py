@@ -1,6 +1,6 @@
-"""Rows and results of image checks in the cache folder, for later starts and other ranks.
+"""Cache of rows and of image checks, for later runs and other ranks.
 
-MM-IMDB has a file for each of 26,000 films, and SNLI-VE half a million rows: reading them takes
+MM-IMDB has a file for each of 26,000 films, and SNLI-VE half a million rows. Reading them takes
 much longer than checking that they are unchanged. Rows are stored as an uncompressed Arrow IPC
 file, so that all ranks and workers of a machine share one memory map.
 """
@@ -30,15 +30,15 @@ from epic_pl.utils.validate import fits
 _VERSION = 3
 """Incremented when the same files are read as other rows."""
 _KEY = b"epic_pl"
-_THREADS = 16  # disks answer several requests at once
-_CHUNK = 256  # paths of one of them
+_THREADS = 16  # threads that look at files, since disks answer several requests at once
+_CHUNK = 256  # number of paths that a thread takes at a time
 _SAMPLES = [table_schema(multilabel) for multilabel in (False, True)]
 _ROWS = [*_SAMPLES, *(schema.append(pa.field("split", pa.string())) for schema in _SAMPLES)]
 _IMAGES = pa.schema({"image": pa.string(), "problem": pa.string()})
 
 
 class _Facts(TypedDict):
-    """What is stored beside the table of :class:`~epic_pl.data.rows.Rows`."""
+    """The fields of :class:`~epic_pl.data.rows.Rows` that are stored beside its table."""
 
     source: str
     image_root: str
@@ -51,18 +51,18 @@ def cached_rows(
 ) -> Rows:
     """Rows from the cache if their files are unchanged; else they are read and stored.
 
-    If several processes of a machine start at once, one reads and the others wait for it.
+    If several processes of a machine start together, one reads and the others wait for it.
 
     Args:
         name: beginning of the cache file's name.
-        sources: files that the rows are read from, and folders of them. A folder is unchanged if
-            its file names are, and size and time of change of its .json and .txt files.
+        sources: files that the rows are read from, and folders of such files. A folder is unchanged
+            if its file names, and size and time of change of its .json and .txt files, are.
         options: everything else that the rows depend on, as plain types.
-        read: reads the rows.
+        read: function that reads the rows.
     """
     try:
         path = _cache_path(name, sources, options)
-    except OSError:  # a file is gone: the reader has the better message
+    except OSError:  # a file is missing; the reader has the better message
         return read()
     with _locked(path):
         table, facts = _read_arrow(path, *_ROWS)
@@ -82,9 +82,9 @@ def cached_rows(
 
 
 def image_states(paths: Sequence[str], root: Path) -> dict[str, str | None]:
-    """Size and time of change of each image file below ``root``; None where there is no file.
+    """Size and time of change of each image file below ``root``; None if there is no such file.
 
-    This is the one look at an image's path before it is read.
+    Nothing else looks at an image file before it is read.
     """
 
     def states(part: Sequence[str]) -> list[str | None]:
@@ -97,7 +97,7 @@ def image_states(paths: Sequence[str], root: Path) -> dict[str, str | None]:
 
 
 def _image_state(path: str) -> str | None:
-    with contextlib.suppress(OSError, ValueError):  # missing, or no name of a file
+    with contextlib.suppress(OSError, ValueError):  # missing, or an invalid file name
         found = os.stat(path)
         if stat.S_ISREG(found.st_mode):
             return f"{found.st_size} {found.st_mtime_ns}"
@@ -105,35 +105,35 @@ def _image_state(path: str) -> str | None:
 
 
 class ImageRecord:
-    """Which images below a folder were decoded, and which of them failed."""
+    """A record of the images below a folder that were decoded, and of those that failed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root = root.resolve()
         self.path = _cache_path("images", (), {"images_of": str(root)})
 
     def key(self, path: str) -> str:
-        """Path, size and time of change of an image: a replaced image has another key."""
+        """Path, size and time of change of an image, so that a replaced image has another key."""
         return f"{path} {_image_state(os.path.join(self.root, path))}"
 
     def read(self) -> dict[str, str | None]:
-        """The problem of each key, None if the image is sound; empty if nothing is recorded."""
+        """The recorded problem of each key; None if the image is sound."""
         table, _ = _read_arrow(self.path, _IMAGES)
         return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def add(self, problems: Mapping[str, str | None]) -> None:
-        """Record images that were decoded, by the keys from before that."""
+        """Record decoded images under the keys that they had before decoding."""
         facts = {**self.read(), **problems}
         columns = [list(facts), list(facts.values())]
         _write_arrow(self.path, pa.table(columns, schema=_IMAGES), {})
 
     def unreadable(self, states: Mapping[str, str], read: Callable[[str], Any]) -> dict[str, str]:
-        """Paths that cannot be decoded, with the problem: ``read`` raises a DataError.
+        """Paths of images for which ``read`` raises a DataError, with the problem.
 
         Images that are recorded as sound are not decoded again.
 
         Args:
-            states: of the images, by their paths, see :func:`image_states`.
-            read: decodes an image.
+            states: states of the images by path, see :func:`image_states`.
+            read: function that decodes an image.
         """
 
         def problem(path: str) -> str | None:
@@ -154,7 +154,7 @@ class ImageRecord:
 
 
 def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) -> Path:
-    """A name that depends on the state of the sources, so that a stale file is never read."""
+    """Path of a cache file; it depends on the state of the sources, so no stale file is read."""
     with ThreadPoolExecutor(_THREADS) as pool:
         states = list(pool.map(_state, sources))
     key = json.dumps([_VERSION, states, dict(options)], sort_keys=True)
@@ -163,7 +163,7 @@ def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) 
 
 
 def _state(path: Path) -> list[Any]:
-    """What tells whether a source has changed.
+    """The state of a source, which changes when the source does.
 
     For a file: path, size and time of change. For a folder: the same of its .json and .txt files,
     and the names of the others.
@@ -179,7 +179,7 @@ def _state(path: Path) -> list[Any]:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """One process at a time, or no lock if the cache cannot be written."""
+    """Let one process enter at a time; without a lock if the cache cannot be written."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -188,26 +188,26 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write_arrow(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
-    """Write a table and facts to a file that appears whole, by a rename."""
+    """Write a table and facts to a file atomically, by a rename."""
     table = table.replace_schema_metadata({_KEY: json.dumps(dict(facts))}).combine_chunks()
     try:
-        # one batch: then a split is a slice, and reading a row needs no search
+        # as one batch, so that a split is a slice and reading a row needs no search
         with (
             replacing(path) as partial,
-            pa.OSFile(str(partial), "wb") as sink,  # closed before the rename, for Windows
+            pa.OSFile(str(partial), "wb") as sink,  # Windows needs it closed before the rename
             pa.ipc.new_file(sink, table.schema) as writer,
         ):
             writer.write_table(table, max_chunksize=max(table.num_rows, 1))
     except OSError as error:
-        rank_zero_info(f"Files are read again at the next start: {path} is not written: {error}")
+        rank_zero_info(f"{path} cannot be written ({error}), so the next start reads files again")
 
 
 def _read_arrow(path: Path, *schemas: pa.Schema) -> tuple[pa.Table, Any]:
-    """A memory-mapped table and its facts; without a sound file of a schema an empty one, None."""
+    """A memory-mapped table and its facts; an empty table and None if there is no sound file."""
     with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError, TypeError):
         require_regular(path)
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        table.validate(full=True)  # else an offset beyond the file is read from other memory
+        table.validate(full=True)  # else a damaged offset would read other memory
         if any(table.schema.equals(schema) for schema in schemas):
             return table, json.loads(table.schema.metadata[_KEY])
     return schemas[0].empty_table(), None

@@ -1,4 +1,4 @@
-"""Rows of a dataset as an Arrow table, checked once.
+"""The rows of a dataset as an Arrow table, which is checked once.
 
 Arrow stores rows in flat buffers without a Python object per row, so forked loader workers share
 the table's memory. Messages count rows from 0.
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.types import Task
 
-_SHOWN = 5  # rows named in a message
+_SHOWN = 5  # number of rows that a message names
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Rows:
     """Rows of one split, or of all splits of a table.
 
     Attributes:
-        table: as :func:`sample_table` makes it.
-        image_root: folder of the images.
-        source: file or folder that the rows were read from; named in messages.
+        table: table of the rows, made by :func:`sample_table`.
+        image_root: folder that image paths are relative to.
+        source: file or folder that the rows were read from; messages name it.
         classes: class names.
         notes: counts to log, such as ``{"rows without a text": 3}``.
     """
@@ -41,7 +41,7 @@ class Rows:
 
 
 def table_schema(multilabel: bool = False) -> pa.Schema:
-    """The columns of a sample table, as :func:`sample_table` describes them."""
+    """The schema of the tables that :func:`sample_table` makes."""
     return pa.schema(
         [
             pa.field("sample_id", pa.string(), nullable=False),
@@ -63,13 +63,13 @@ def sample_table(
 
     Args:
         sample_ids: ids of the rows, unique within a split.
-        images: paths relative to the image root, None if the image is absent.
-        texts: texts, None if absent; an empty string is a text that is present.
-        labels: class indices, or lists of them if ``multilabel``; None if unknown.
-        multilabel: whether a label is a list.
+        images: paths relative to the image root; None for a missing image.
+        texts: texts; None for a missing text. An empty string counts as present.
+        labels: class indices, or lists of them if ``multilabel``; None for an unknown label.
+        multilabel: whether labels are lists.
 
     Raises:
-        DataError: columns of different lengths or wrong types, or duplicate ids.
+        DataError: if columns differ in length, have a wrong type, or ids are repeated.
     """
     columns = {"sample_id": sample_ids, "image": images, "text": texts, "label": labels}
     lengths = {name: len(column) for name, column in columns.items()}
@@ -83,7 +83,7 @@ def sample_table(
 
 
 def rows_digest(table: pa.Table) -> str:
-    """SHA-256 of rows: ids, paths, texts and labels."""
+    """SHA-256 of ids, paths, texts and labels of the rows."""
     digest = hashlib.sha256(str(len(table)).encode())
     for batch in table.combine_chunks().to_batches(max_chunksize=10_000):
         digest.update(repr(batch.to_pydict()).encode())
@@ -96,7 +96,7 @@ def empty_rows(table: pa.Table) -> pa.ChunkedArray:
 
 
 def describe_rows(mask: Any, values: Any = None) -> str:
-    """Where a mask is true, such as ``row 3`` or ``rows 3 ('cat'), 8 ('dog') and 4 more``."""
+    """The rows of a mask in words: ``row 3``, or ``rows 3 ('cat'), 8 ('dog') and 4 more``."""
     rows = true_rows(mask)
     named = [
         f"{row}" if values is None else f"{row} ({values[int(row)].as_py()!r})"
@@ -107,7 +107,7 @@ def describe_rows(mask: Any, values: Any = None) -> str:
 
 
 def true_rows(mask: Any) -> npt.NDArray[np.int64]:
-    """Indices where an Arrow or numpy mask is true; null counts as false."""
+    """Indices of the true entries of an Arrow or numpy mask; null counts as false."""
     mask = mask if isinstance(mask, pa.Array | pa.ChunkedArray) else pa.array(mask)
     return np.flatnonzero(np.asarray(pc.fill_null(mask, False)))
 
@@ -118,7 +118,7 @@ def _column(field: pa.Field, values: Any) -> pa.Array:
     try:
         if field.name != "label" and not isinstance(values, pa.Array):
             return pa.array(values, type=field.type)
-        # given the type, Arrow would cut 1.5 to 1; a checked cast does not
+        # construction with a type would cut 1.5 to 1; a checked cast refuses it
         array = values if isinstance(values, pa.Array) else pa.array(values)
         if field.name == "label" and "string" in str(array.type):
             raise pa.ArrowInvalid(f"labels are class indices, not {array.type}")
@@ -148,15 +148,15 @@ def check_labels(rows: Rows, num_classes: int, task: Task) -> None:
     """Check the labels of a split, once for all batches.
 
     Raises:
-        DataError: labels are lists in a multiclass task or none in a multilabel one, a list holds a
-            null, or a label is none of the classes.
+        DataError: if labels are lists in a multiclass task or no lists in a multilabel one, a list
+            has a null, or a label is no class index.
     """
     label = rows.table["label"].combine_chunks()
     values, ids = label, rows.table["sample_id"]
     if several := pa.types.is_list(label.type):
         values, ids = pc.list_flatten(label), ids.take(pc.list_parent_indices(label))
     out = pc.or_(pc.less(values, 0), pc.greater_equal(values, num_classes))
-    at = true_rows(pc.fill_null(out, several))  # a list has no unknown label
+    at = true_rows(pc.fill_null(out, several))  # null is an error within lists only
     if several != (task == "multilabel") and len(label) > label.null_count:
         at = np.arange(len(values))
     if at.size:
@@ -170,6 +170,6 @@ def check_labels(rows: Rows, num_classes: int, task: Task) -> None:
 
 
 def class_counts(labels: pa.ChunkedArray, num_classes: int) -> npt.NDArray[np.int64]:
-    """Rows of each class ``(C,)``; a multilabel row counts for each of its classes."""
+    """Number of rows of each class ``(C,)``; a multilabel row counts for each of its classes."""
     flat = pc.list_flatten(labels) if pa.types.is_list(labels.type) else labels.drop_null()
     return np.bincount(flat.to_numpy().astype(np.int64), minlength=num_classes)

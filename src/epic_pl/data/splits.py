@@ -1,6 +1,6 @@
-"""Seeded, stratified splits: every class in every part, rows of one image together.
+"""Seeded, stratified splits, which keep rows of one image together.
 
-Rows of one image in training and validation would make validation look better than it is.
+Rows of one image in both training and validation would make validation scores too high.
 """
 
 from collections import Counter
@@ -19,18 +19,18 @@ Sizes = Mapping[str, int | float]
 def stratified_split(
     labels: Sequence[int] | Indices, sizes: Sizes, seed: int
 ) -> dict[str, Indices]:
-    """Divide rows so that every part has the class mix of the whole.
+    """Divide rows so that every part has the class frequencies of the whole.
 
-    Rows are shuffled within their class and put in a line, class after class; the parts take rows
-    from this line in turns, in proportion to their sizes. Sizes are exact, class counts nearly so.
+    Rows are shuffled within their class and concatenated, class after class. The parts take rows
+    of this sequence in turns, in proportion to their sizes. Sizes are exact, class counts nearly.
 
     Args:
         labels: ``(N,)`` class indices.
-        sizes: sizes of the parts; the remaining rows belong to none.
+        sizes: sizes of the parts; the remaining rows belong to no part.
         seed: seed of the shuffle.
 
     Returns:
-        Row indices of each part, ascending, disjoint.
+        Row indices of each part, in ascending order; parts are disjoint.
     """
     classes = np.asarray(labels, dtype=np.int64)
     total = classes.size
@@ -38,14 +38,14 @@ def stratified_split(
     taken = np.array([*counts.values(), total - sum(counts.values())], dtype=np.int64)
     shuffled = np.random.default_rng(seed).permutation(total)
     line = shuffled[np.argsort(classes[shuffled], kind="stable")]
-    # the ideal place of row j of n in a part is (j + 1/2) N / n
+    # the ideal position of row j of n in a part is (j + 1/2) N / n
     place = np.concatenate([(np.arange(n) + 0.5) * (total / max(n, 1)) for n in taken])
     owner = np.repeat(np.arange(taken.size), taken)[np.argsort(place, kind="stable")]
     return {name: np.sort(line[owner == part]) for part, name in enumerate(counts)}
 
 
 def _part_sizes(sizes: Sizes, total: int) -> dict[str, int]:
-    """Rows of each part; sums of shares are rounded, so that shares of 1 in all use all rows."""
+    """Number of rows of each part; sums are rounded, so that shares with sum 1 use all rows."""
     counts: dict[str, int] = {}
     share, used = 0.0, 0
     for name, size in sizes.items():
@@ -65,11 +65,11 @@ def _part_sizes(sizes: Sizes, total: int) -> dict[str, int]:
 def grouped_split(
     labels: Sequence[Sequence[int]], groups: Indices, sizes: Sizes, seed: int
 ) -> Indices:
-    """Part number of each row: 0 is training, 1 and above the parts of ``sizes``, in order.
+    """Part number of each row: 0 is training, 1, 2, ... are the parts of ``sizes`` in order.
 
-    Rows of a group stay together, so sizes refer to groups. Rows with several labels are stratified
-    by their rarest label, then by the next one. If training had no row of a class, one group with
-    that class is moved to it.
+    Rows of a group stay together, so sizes count groups. Rows with several labels are stratified by
+    their rarest label, then by the next one. If training has no row of a class, one group with that
+    class is moved to it.
     """
     total = len(labels)
     shares = {k: float(v) if isinstance(v, float) else v / total for k, v in sizes.items()}
@@ -95,13 +95,13 @@ def grouped_split(
     part = of_group[inverse]
     flat = np.array([c for row in labels for c in row], dtype=np.int64)
     rows = np.repeat(np.arange(total), [len(row) for row in labels])
-    for label in np.setdiff1d(flat, flat[part[rows] == 0]):  # classes that training lacks
+    for label in np.setdiff1d(flat, flat[part[rows] == 0]):  # classes without a training row
         part[inverse == inverse[rows[flat == label][0]]] = 0
     return part
 
 
 def _strata(labels: Sequence[Sequence[int]]) -> list[int]:
-    """A number for each set of labels, next to those of sets with the same rarest labels."""
+    """A number for each row's set of labels; sets with the same rarest labels are neighbours."""
     count = Counter(label for row in labels for label in row)
     keys = [tuple(sorted(row, key=lambda label: (count[label], label))) for row in labels]
     number = {key: index for index, key in enumerate(sorted(set(keys)))}

@@ -1,4 +1,4 @@
-"""Images to tensors: the encoder's own geometry and normalisation, and augmentation."""
+"""Transforms of images to tensors: size and normalisation of the encoder, and augmentation."""
 
 from functools import partial
 from typing import Any, get_args
@@ -13,20 +13,20 @@ from epic_pl.data.preprocessing import ImagePreprocessing, Resize
 from epic_pl.utils.errors import ConfigError
 
 AUGMENTATIONS = ("none", "flip", "crop", "randaugment", "randaugment_only")
-_MAX_ASPECT = 4  # longer images are trimmed before they are resized
+_MAX_ASPECT = 4  # images with a higher ratio of sides are trimmed before they are resized
 
 
 class ImageTransform:
-    """RGB image to normalised ``(3, size, size)`` float32.
+    """Transforms an RGB image to a normalised tensor ``(3, size, size)`` float32.
 
     Attributes:
-        random: whether two calls may differ.
+        random: whether two calls with one image may differ.
         min_size: shorter side in pixels to which an image may be shrunk when it is decoded.
     """
 
     def __init__(self, geometry: list[Any], p: ImagePreprocessing, *, random: bool) -> None:
         self.random = random
-        # twice the resized side: halving before resampling makes no visible difference
+        # twice the resized side, since shrinking to that before resampling is not visible
         self.min_size = 2 * p.resized
         self._trims = p.resize == "crop"
         self._geometry = v2.Compose(geometry)
@@ -35,10 +35,10 @@ class ImageTransform:
         self._shift = -torch.tensor(p.mean)[:, None, None] / std
 
     def __call__(self, image: Image.Image) -> Tensor:
-        """Transform an image."""
+        """The transformed image ``(3, size, size)``."""
         image = _trimmed(image) if self._trims else image
         pixels = torch.from_numpy(np.array(self._geometry(image)))  # (H, W, 3) uint8
-        # two passes over the pixels instead of six
+        # written so that it takes two passes over the pixels instead of six
         return (pixels.permute(2, 0, 1).contiguous() * self._scale).add_(self._shift)
 
 
@@ -55,17 +55,17 @@ def _trimmed(image: Image.Image) -> Image.Image:
 def build_image_transform(
     p: ImagePreprocessing, train: bool, augment: str = "none"
 ) -> ImageTransform:
-    """The transform of a split.
+    """Build the transform of a split.
 
     Args:
-        p: the encoder's preprocessing.
-        train: whether to augment.
+        p: preprocessing of the encoder.
+        train: whether the split is for training, so that images are augmented.
         augment: ``none``; ``flip`` (mirrored half of the time); ``crop`` (flip, and a random 80 to
             100% of the area); ``randaugment`` (crop, then RandAugment of Cubuk et al., arXiv
             1909.13719); ``randaugment_only`` (without mirroring or cropping).
 
     Raises:
-        ConfigError: unknown ``augment`` or ``resize``.
+        ConfigError: if ``augment`` or ``resize`` is unknown.
     """
     if augment not in AUGMENTATIONS:
         raise ConfigError(f"augment must be one of {', '.join(AUGMENTATIONS)}; got {augment!r}.")
@@ -75,7 +75,7 @@ def build_image_transform(
     steps: list[Any] = [v2.Resize(p.resized, interpolation=mode), v2.CenterCrop(p.size)]
     if p.resize == "squash":
         steps = [v2.Resize((p.size, p.size), interpolation=mode)]
-    elif p.resize == "pad":  # in the middle of a square of the mean colour
+    elif p.resize == "pad":  # centre the image on a square of the mean colour
         resampling = Image.Resampling[p.interpolation.upper()]
         colour = tuple(round(255 * mean) for mean in p.mean)
         steps = [partial(ImageOps.pad, size=(p.size, p.size), method=resampling, color=colour)]

@@ -1,5 +1,5 @@
-"""Many runs of ``fit``: ``epic-pl compare`` and ``epic-pl tune``.
+"""Commands that train many times: ``epic-pl compare`` and ``epic-pl tune``.
 
-``options`` parses and builds a ``fit``, ``runs`` does each run of a list once, and ``training``
-trains and tests one of them.
+``options`` parses and builds a ``fit``, ``runs`` executes a list of runs, and ``training`` trains
+and tests one of them.
 """

@@ -1,4 +1,4 @@
-"""Options of ``fit`` that comparison and search pass on: parsed, built, and hashed."""
+"""Functions that parse, build and hash options of ``fit``, for comparison and search."""
 
 import gc
 import hashlib
@@ -19,7 +19,7 @@ ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strateg
 
 
 def parse_fit(options: Sequence[str]) -> dict[str, Any]:
-    """All options of a ``fit``, defaults and configs included.
+    """Parse options of ``fit`` to all its options, with defaults and configs.
 
     Raises:
         ArgumentError: if ``fit`` does not know an option.
@@ -29,7 +29,7 @@ def parse_fit(options: Sequence[str]) -> dict[str, Any]:
 
 
 def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None:
-    """Raise ConfigError for the first of the options that a command sets itself in every run."""
+    """Raise ConfigError if one of ``options`` is one that the command sets itself (``own``)."""
     for option in options:
         name = option.removeprefix("--").split("=")[0]
         if option.startswith("--") and name in own:
@@ -53,17 +53,17 @@ def use_stored_features(built: Built) -> str:
 
 
 def free_memory() -> None:
-    """Free what trainer and model held, which refer to each other."""
+    """Free the memory of trainer and model, which refer to each other."""
     gc.collect()
     torch.cuda.empty_cache()
 
 
 def options_key(parsed: Mapping[str, Any], *others: Any) -> str:
-    """Hash of all options, of files that options of the data name, and of other plain values."""
+    """Hash of all options, of the files that options of the data name, and of ``others``."""
     hashes = {}
     for name, value in parsed["data"].get("init_args", {}).items():
-        with suppress(OSError):  # a text too long for a path, among others
-            # rows to predict change no result
+        with suppress(OSError):  # for example, a text that is too long for a path
+            # rows to predict do not change results
             if isinstance(value, str) and name != "predict_table" and Path(value).is_file():
                 with open(value, "rb") as file:
                     hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,6 @@
-"""A list of runs, each done once, one after another, in a process of its own.
+"""Execution of a list of runs, one after another, each in its own process.
 
-A process of its own measures the memory of this run alone, and may end in any way without ending
-the others.
+So the memory of a run can be measured, and a crash does not end the others.
 """
 
 import multiprocessing
@@ -21,7 +20,7 @@ from filelock import FileLock, Timeout
 from epic_pl.utils.files import try_read_json, write_json
 from epic_pl.utils.plugins import IMPORTED, import_packages
 
-_WAIT_S = 10  # the process of a comparison that was killed needs some time to end
+_WAIT_S = 10  # a run's process needs some time to end after its comparison was killed
 
 
 @dataclass
@@ -30,11 +29,11 @@ class Run:
 
     Attributes:
         name: line of the comparison.
-        seed: of the training.
-        options: of ``fit``, the seed's included.
-        folder: for all files.
-        result: content of ``result.json``, once the run is finished.
-        failure: why it ended without a result.
+        seed: seed of the training.
+        options: options of ``fit``, with the seed.
+        folder: folder of all files.
+        result: content of ``result.json``; None until the run is finished.
+        failure: reason why it ended without a result.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Run:
         return self.result is not None or bool(self.failure)
 
     def __str__(self) -> str:
-        """A line printed when the run has ended."""
+        """A line to print when the run has ended."""
         if self.failure:
             return f"{self.name}, seed {self.seed} failed: {self.failure}"
         metrics = (self.result or {}).get("metrics", {})
@@ -64,23 +63,23 @@ Work = Callable[[Sequence[str], Path], dict[str, Any]]
 
 
 def execute(runs: Sequence[Run], work: Work, report: Callable[[], object] = lambda: None) -> None:
-    """Do the runs that are not finished, and note in each what has come out.
+    """Execute the runs that are not finished, and store result or failure in each.
 
     Args:
         runs: all runs, in order.
-        work: a function of a module, which a new process can import.
-        report: called whenever some runs have ended and others have not.
+        work: function of a module that a new process can import.
+        report: function that is called after each run but the last.
 
     Raises:
-        KeyboardInterrupt: as it is, after a last report. The run's process is killed: it continues
-            from its last checkpoint.
+        KeyboardInterrupt: after Ctrl-C and a last report. The run's process is killed; the same
+            command continues from its last checkpoint.
     """
     for run in runs:
         run.result = try_read_json(run.folder / "result.json")
     pending = [run for run in runs if not run.ended]
     print(f"{len(runs)} runs, {len(runs) - len(pending)} finished before", file=sys.stderr)
     if 0 < len(pending) < len(runs):
-        report()  # a damaged result ends this before new runs
+        report()  # raises an error about damaged results before new runs start
     for number, run in enumerate(pending, 1):
         try:
             _in_new_process(run, work)
@@ -101,7 +100,7 @@ def _in_new_process(run: Run, work: Work) -> None:
     sender.close()
     failure = "the process was killed, as when memory runs out"
     try:
-        with suppress(EOFError):  # it has ended without a word
+        with suppress(EOFError):  # the process has ended without a message
             failure = receiver.recv()
     except BaseException:
         process.kill()
@@ -123,7 +122,7 @@ def _main(run: Run, work: Work, sender: Connection, packages: Sequence[str]) -> 
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent has ended, even if that was killed."""
+    """End this process when its parent ends, even if the parent was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -131,14 +130,14 @@ def _end_with_parent() -> None:
 
 
 def attempt(run: Run, work: Work) -> str:
-    """Do a run in this process and write its result; returns why it failed, or an empty text."""
+    """Execute a run in this process and write its result; return the failure, or an empty text."""
     try:
         with FileLock(run.folder / ".lock", timeout=_WAIT_S):
             known = {"name": run.name, "seed": run.seed, "options": run.options}
             write_json(run.folder / "result.json", known | work(run.options, run.folder))
     except Timeout:
         return "another process is training in this folder: wait for it"
-    except Exception as error:  # a run may fail in any way; the others continue
+    except Exception as error:  # whatever fails, the other runs continue
         from epic_pl.cli.error_text import message_of
 
         traceback.print_exc()

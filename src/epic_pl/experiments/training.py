@@ -1,4 +1,4 @@
-"""One run of ``fit``: trained, unless that is done, and tested with what it kept."""
+"""Training and test of one run of a comparison."""
 
 import platform
 import statistics
@@ -29,14 +29,14 @@ _WARMUP_CALLS, _TIMED_CALLS = 3, 20
 def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
     """Train with options of ``fit`` in a folder, or continue there, and test.
 
-    Writes ``predictions.parquet`` of the test, and ``fit.json``, after which it is not trained
-    again.
+    It writes ``predictions.parquet`` of the test, and ``fit.json``, which says that training is
+    finished.
 
     Returns:
-        Metrics of the test, cost, and circumstances.
+        Metrics of the test, cost, and settings such as the cache level.
 
     Raises:
-        EpicError: from ``fit`` and ``test``.
+        EpicError: if ``fit`` or ``test`` fails.
     """
     checkpoints = folder / "checkpoints"
     places = [
@@ -55,7 +55,7 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
     cache_level = use_stored_features(built)
     if fitted is None:
         start = time.monotonic()
-        if cache_level != "off":  # before the training is timed
+        if cache_level != "off":  # store features before training is timed
             feature_cache(trainer).build_stores(trainer, module, data)
         storing_s = 0.0 if cache_level == "off" else time.monotonic() - start
         cli.execute()
@@ -92,7 +92,7 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
 
 
 def _fitted(folder: Path) -> dict[str, Any] | None:
-    """Content of ``fit.json``, if the checkpoint that it names lies in this run's own folder."""
+    """Content of ``fit.json``, if the checkpoint that it names is in this run's folder."""
     fitted = try_read_json(folder / "fit.json") or {}
     best = folder / "checkpoints" / Path(str(fitted.get("best"))).name
     return fitted | {"best": str(best)} if best.is_file() else None
@@ -120,7 +120,7 @@ def _write_predictions(module: EPICModule, path: Path) -> None:
 
 
 def _latency_ms(module: EPICModule, dataset: ImageTextDataset, device: torch.device) -> float:
-    """Median milliseconds of a ``Classifier``'s call with the first row, a complete one if any."""
+    """Median time in ms of a ``Classifier`` call with one row, if possible a complete one."""
     rows = map(dataset.reference, range(len(dataset)))
     complete = (row for row in rows if None not in (row["image"], row["text"]))
     row = next(complete, dataset.reference(0))

@@ -1,6 +1,6 @@
 """Frozen features on disk: each distinct image and text is encoded once.
 
-`epic_pl.features.store` writes stores and reads batches from them; the other modules say what the
-items of a run are, and give its batches from stores. A store's folder is named by everything that
-its numbers depend on, so another encoder, layer or preprocessing never meets it.
+`epic_pl.features.store` writes and reads stores. The other modules determine the images and texts
+of a run, and make its batches from stores. The name of a store's folder is a hash of everything
+that its numbers depend on, so another encoder, layer or preprocessing uses another store.
 """

@@ -1,4 +1,4 @@
-"""Batches of stored features for a dataset's rows; no image is decoded."""
+"""The dataset that reads stored features instead of decoding images."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
@@ -14,19 +14,19 @@ from epic_pl.utils.types import Batch, Features
 
 
 class ImageKey(NamedTuple):
-    """An image by the folder of its split and its path there."""
+    """An image, named by the image folder of its split and its path in it."""
 
     root: str
     path: str
 
 
 class StoredItems:
-    """One modality's items in their store.
+    """The images or texts of a run in their store.
 
     Args:
-        store: has them all.
-        keys: of the items.
-        hashes: by which the store knows them.
+        store: store that has all of them.
+        keys: keys of the items, which :meth:`gather` takes.
+        hashes: hash of each item, which the store uses.
         in_place: fields that the model can read where they are stored.
     """
 
@@ -41,9 +41,9 @@ class StoredItems:
         self._rows = dict(zip(keys, store.rows(hashes).tolist(), strict=True))
 
     def gather(self, keys: Sequence[Any]) -> Features:
-        """Fields of items, batch first; zeros where the key is None."""
+        """Fields of items, with the batch axis first; zeros where the key is None."""
         rows = np.array([-1 if key is None else self._rows[key] for key in keys], np.int64)
-        # from a loader's worker a batch travels as tensors
+        # a loader's worker sends tensors, so memory-mapped lists are for the main process only
         in_place = self._in_place if get_worker_info() is None else ()
         return self._store.gather(rows, in_place)
 
@@ -51,13 +51,13 @@ class StoredItems:
 class CachedDataset(Dataset[Batch]):
     """Whole batches of stored features for a dataset's rows.
 
-    A loader asks it for all rows of a batch at once, so there is nothing left to collate.
+    A loader requests all rows of a batch at once, so nothing has to be collated.
 
     Args:
-        dataset: names the image and text of each row.
-        images: that are stored, by :class:`ImageKey`.
-        texts: that are stored.
-        processor: makes the labels.
+        dataset: dataset that names the image and text of each row.
+        images: stored images, with :class:`ImageKey` as keys.
+        texts: stored texts.
+        processor: processor that makes the labels.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class CachedDataset(Dataset[Batch]):
         return len(self.dataset)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose pairs are drawn."""
+        """Set the epoch, which determines the pairs that are drawn."""
         self.dataset.set_epoch(epoch)
 
     def __getitems__(self, indices: list[int]) -> Batch:
@@ -86,7 +86,7 @@ class CachedDataset(Dataset[Batch]):
         batch: Batch = {
             "image_features": self._images.gather(keys),
             "text_features": text_features,
-            # pooled features have no tokens: one position represents the text
+            # pooled features have no tokens, so one position represents the text
             "attention_mask": text_features.pop("mask", torch.ones(len(rows), 1)),
             "sample_id": [row["sample_id"] for row in rows],
             "image_path": [row["image"] or "" for row in rows],

@@ -1,4 +1,4 @@
-"""Digests by which images, texts and tokenizers are identified."""
+"""Digests that identify images, texts and tokenizers."""
 
 import hashlib
 import json
@@ -13,15 +13,15 @@ from epic_pl.utils.files import write_json
 def image_digests(
     names: Iterable[tuple[str, str]], digest_file: Path
 ) -> dict[tuple[str, str], str]:
-    """SHA-256 of images' bytes.
+    """SHA-256 of the bytes of images.
 
     Args:
         names: (root, path) of each image.
-        digest_file: JSON file that remembers digests by path, size and time of change; replaced if
-            it is damaged.
+        digest_file: JSON file that stores digests by path, size and time of change; it is replaced
+            if it is damaged.
     """
     known: Any = {}
-    with suppress(OSError, ValueError):  # nothing remembered yet
+    with suppress(OSError, ValueError):  # the file does not exist yet, or is damaged
         known = json.loads(digest_file.read_text(encoding="utf-8"))
     known = known if isinstance(known, dict) else {}
     known = {state: digest for state, digest in known.items() if isinstance(digest, str)}
@@ -40,11 +40,11 @@ def image_digests(
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 of everything that tokens depend on, whatever the tokenizer's name or folder."""
+    """SHA-256 of everything that tokens depend on, but not the tokenizer's name or folder."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state: dict[str, Any] = {"class": type(tokenizer).__name__, "words": tokenizer.get_vocab()}
     if backend is not None:
-        # truncation and padding are left from the last call, and part of the key by themselves
+        # leave out truncation and padding of the last call; a store's key has them elsewhere
         state |= json.loads(backend.to_str()) | {"truncation": None, "padding": None}
     return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Images and texts as items of a feature store: their hashes, and what an encoder makes of them.
+"""The images and texts of a feature store: their hashes, and their encoding.
 
 Shape legend: B batch, N tokens.
 """
@@ -29,7 +29,7 @@ FEATURES_VERSION = 6
 """Part of every feature store's key: raised whenever an image's transform, a text's tokens or a
 field that a tower stores changes its meaning, so that stores of before are not read."""
 
-# which axis of a field counts tokens, without the batch axis
+# axis of a field that counts tokens, without the batch axis
 _TOKEN_AXES = {"memory": 3, "tokens": 0}
 
 
@@ -38,11 +38,11 @@ class Items(ABC, Generic[Key]):
     """The distinct images, or texts, of some splits, and their features.
 
     Attributes:
-        tower: the method's tower, which encodes them.
+        tower: tower of the method, which encodes them.
         device: device of the encoder.
-        data: gives preprocessing and tokenizer.
-        datasets: the splits; images are read without augmentation.
-        level: level of the cache.
+        data: DataModule with preprocessing and tokenizer.
+        datasets: datasets of the splits; images are read without augmentation.
+        level: level of the feature cache.
         dtype: data type of the stored numbers.
     """
 
@@ -63,7 +63,7 @@ class Items(ABC, Generic[Key]):
         return list(dict.fromkeys(self._named())) or [self.blank]
 
     def request(self) -> StoreRequest:
-        """What :func:`fill_stores` needs for these items; encodes the blank one for its shapes.
+        """The request to :func:`fill_stores`; a blank item is encoded to find out shapes.
 
         Raises:
             ConfigError: the method cannot be trained from features of this level.
@@ -78,12 +78,12 @@ class Items(ABC, Generic[Key]):
         identity |= {
             "version": FEATURES_VERSION,
             "level": self.level,
-            # the tokens that enter the first layer do not depend on later ones
+            # the tokens that enter the first layer do not depend on later layers
             "layers": self.tower.layers[:1] if self.level == "boundary" else self.tower.layers,
         }
         name = getattr(self.data, f"{self.modality}_encoder")
         spec = StoreSpec(self.modality, identity, tuple(fields), self.dtype, name)
-        # where torch takes every core, decoding beside it would slow it by more than is won
+        # if torch uses every core, decoding in parallel would slow it down by more than it saves
         busy = self.device.type == "cpu" and torch.get_num_threads() >= (os.cpu_count() or 1)
         return StoreRequest(
             spec,
@@ -100,10 +100,10 @@ class Items(ABC, Generic[Key]):
     def encode(
         self, inputs: tuple[Tensor, Tensor | None]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Run the encoder: fields ``(B, ...)``, and of texts the number of tokens ``(B,)``.
+        """Run the encoder; return fields ``(B, ...)`` and, for texts, numbers of tokens ``(B,)``.
 
         Args:
-            inputs: of the encoder ``(B, ...)``, and their mask ``(B, N)``.
+            inputs: inputs of the encoder ``(B, ...)``, and their mask ``(B, N)``.
 
         Raises:
             ConfigError: the method cannot be trained from features of this level.
@@ -117,32 +117,32 @@ class Items(ABC, Generic[Key]):
 
     @abstractmethod
     def _named(self) -> Iterable[Key]:
-        """The items of all splits, some perhaps twice."""
+        """The items of all splits; some may occur twice."""
 
     @abstractmethod
     def _hashes(self) -> list[str]:
-        """Strings that change with the items' content."""
+        """A string for each item that changes with the item's content."""
 
     @abstractmethod
     def _inputs(self, keys: Sequence[Key]) -> tuple[Tensor, Tensor | None]:
-        """The encoder's inputs ``(B, ...)`` and their mask ``(B, N)``."""
+        """Inputs of the encoder ``(B, ...)`` and their mask ``(B, N)``."""
 
     @abstractmethod
     def _preparation(self) -> dict[str, Any]:
-        """Plain values that the encoder's inputs depend on, beside the item."""
+        """Plain values that the encoder's inputs depend on besides the item."""
 
     def _mean_tokens(self) -> float | None:
-        """Mean number of tokens of a sample of texts."""
+        """Mean number of tokens, estimated from some texts; None for images."""
         return None
 
 
 @dataclass
 class Images(Items[ImageKey]):
-    """The images of splits, as evaluation sees them.
+    """The images of splits, without augmentation.
 
     Attributes:
-        threads: that decode images.
-        digest_file: file that remembers the images' digests.
+        threads: number of threads that decode images.
+        digest_file: file that stores the images' digests.
     """
 
     modality = "image"
@@ -177,14 +177,14 @@ class Images(Items[ImageKey]):
 
 
 class Texts(Items[str]):
-    """Texts, tokenised."""
+    """The texts of splits."""
 
     modality = "text"
     blank = ""
 
     def _named(self) -> Iterable[str]:
         texts = (text for dataset in self.datasets for text in dataset.distinct()[1])
-        return sorted(texts, key=len)  # batches of like lengths have little padding
+        return sorted(texts, key=len)  # batches of similar lengths have little padding
 
     def _hashes(self) -> list[str]:
         return [text_digest(text) for text in self.keys]

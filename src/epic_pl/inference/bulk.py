@@ -1,4 +1,4 @@
-"""Tables that a classifier predicts or encodes, in memory or part by part."""
+"""Reading of the tables that a classifier predicts or encodes, and writing of results by parts."""
 
 import re
 from collections.abc import Callable
@@ -31,12 +31,12 @@ def read_source(
     id: str | None = None,
     image_root: str | Path | None = None,
 ) -> Rows:
-    """The rows of a table or a folder of images, not yet checked.
+    """Read the rows of a table or a folder of images, without checking them.
 
     Arguments are as in :meth:`~epic_pl.Classifier.predict_table`.
 
     Raises:
-        DataError: the table, or a row of it, cannot be used.
+        DataError: if the table, or a row of it, cannot be used.
     """
     frame: Any = table
     index = getattr(frame, "index", None)
@@ -53,12 +53,12 @@ def read_source(
         raise DataError(f"{source} does not exist: give a table or a folder of images.")
     if image_root is None:
         image_root = table_folder(source) if isinstance(source, Path) else Path.cwd()
-    options = RowOptions()  # of a folder
+    options = RowOptions()  # options of a folder
     try:
         if not (isinstance(source, Path) and is_image_folder(source)):
             options = RowOptions(image_column=image, text_columns=text, id_column=id)
         return read_unlabelled(source, Path(image_root).resolve(), options)
-    except EpicError as error:  # names arguments of TableDataModule
+    except EpicError as error:  # its message names arguments of TableDataModule
         said = re.sub(r"(?<!['\w])(image|text|id)_columns?\b", r"\1", str(error))
         raise type(error)(said) from error
 
@@ -66,11 +66,11 @@ def read_source(
 def checked_dataset(
     rows: Rows, on_bad_sample: BadSamplePolicy, processor: Processor
 ) -> ImageTextDataset:
-    """The usable rows of a table as samples.
+    """The dataset of the usable rows of a table.
 
     Raises:
-        ConfigError: ``on_bad_sample`` is none of the three.
-        DataError: a row cannot be used.
+        ConfigError: if ``on_bad_sample`` is none of the three.
+        DataError: if a row cannot be used.
     """
     check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
     read = ImageTextDataset(rows.table, rows.image_root, processor.transform).read
@@ -94,29 +94,29 @@ def write_parts(
     title: str = "Predicting",
     **options: object,
 ) -> BulkPass:
-    """Write what a model makes of a table, a Parquet file for every 64 batches.
+    """Write a model's results for a table, a Parquet file for every 64 batches.
 
-    A call that was killed is made again and continues with the first file that is missing.
+    If a call was killed, the same call continues with the first file that is missing.
 
     Args:
-        rows: of the whole table, as :func:`read_source` gives them.
-        output: the folder.
-        processor: makes the batches.
-        make: makes a table of a batch; of None, the same columns without rows.
-        model: a digest of the model and of how this device computes.
+        rows: rows of the whole table, from :func:`read_source`.
+        output: folder of the files.
+        processor: processor that makes the batches.
+        make: function that makes a table of a batch; of None, a table without rows.
+        model: digest of the model and of how this device computes.
         batch_size: number of rows at a time.
-        share: of this process.
+        share: share of the parts that this process writes.
         on_bad_sample: ``error``, ``skip`` or ``absent``, for images that cannot be used.
         num_workers: number of processes that read images.
-        title: of the progress bar.
+        title: title of the progress bar.
         **options: everything else that the files depend on.
 
     Returns:
-        The pass; as a string it says how many files there are.
+        The pass, whose string says how many files there are.
 
     Raises:
-        ConfigError: an option is out of its range.
-        DataError: a row cannot be used, or the folder has files of something else.
+        ConfigError: if an option is out of its range.
+        DataError: if a row cannot be used, or the folder has files with other results.
     """
     check_at_least(1, batch_size=batch_size)
     check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)

@@ -1,4 +1,4 @@
-"""``model.json`` of an exported model, checked alike where it is written and where it is read."""
+"""``model.json``, the description of an exported model, which writer and reader both check."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,27 +19,27 @@ INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_
 
 @dataclass(frozen=True)
 class Description:
-    """What the user of an exported model needs to know; plain types only.
+    """The description of an exported model for its users, in plain types.
 
     Attributes:
-        format_version: of the file.
+        format_version: version of the file's format.
         task: "multiclass" or "multilabel".
-        class_names: of the C classes.
+        class_names: names of the C classes.
         thresholds: C minimum probabilities of a multilabel task, else None.
-        temperature: that divides the logits.
-        method: its name.
-        never_missing: modalities that no training sample lacked.
-        inputs: shape and type of each of :data:`INPUTS`, as :func:`model_inputs` gives them.
-        preprocessing: as :class:`~epic_pl.data.preprocessing.Preprocessing` reads it; None if the
-            training batches were of another pipeline.
-        tokenizer: its folder; None without one.
-        image_encoder: its identity.
-        text_encoder: likewise.
-        versions: of the packages that wrote it.
-        own_preprocessing: what another pipeline told :class:`~epic_pl.module.EPICModule`.
+        temperature: number that divides the logits.
+        method: name of the method.
+        never_missing: modalities that every training sample had.
+        inputs: shape and type of each of :data:`INPUTS`, from :func:`model_inputs`.
+        preprocessing: input of :class:`~epic_pl.data.preprocessing.Preprocessing`; None if another
+            pipeline made the training batches.
+        tokenizer: folder of the tokenizer; None without one.
+        image_encoder: identity of the image encoder.
+        text_encoder: identity of the text encoder.
+        versions: versions of the packages that wrote the model.
+        own_preprocessing: preprocessing that another pipeline passed to EPICModule.
 
     Raises:
-        ConfigError: a value cannot be; the message names it.
+        ConfigError: if a value is invalid; the message names it.
     """
 
     format_version: Literal[1]
@@ -95,7 +95,7 @@ class Description:
         """Read the description of an exported model.
 
         Raises:
-            CheckpointError: it is missing or damaged; the message names the file and the entry.
+            CheckpointError: if it is missing or damaged; the message names file and entry.
         """
         path = folder / DESCRIPTION
         try:
@@ -105,7 +105,7 @@ class Description:
             raise CheckpointError(f"{path}: {said}. Export the model again.") from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types, as JSON takes them."""
+        """The description as plain types for JSON."""
         return asdict(self)
 
 

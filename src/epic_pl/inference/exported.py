@@ -1,4 +1,4 @@
-"""Models in folders that ``epic-pl export`` wrote.
+"""Models in folders that ``epic-pl export`` wrote, for inference.
 
 Shape legend: B batch, C classes.
 """
@@ -21,17 +21,17 @@ from epic_pl.utils.errors import CheckpointError, ConfigError, first_line
 from epic_pl.utils.types import Batch
 
 PROGRAM, ONNX, ONNX_INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
-_SAFE = "1.24.1"  # of onnxruntime; earlier ones follow paths and links out of a model's folder
+_SAFE = "1.24.1"  # earlier versions of onnxruntime follow paths and links out of a model's folder
 Program = Callable[..., Tensor]
 """A function of the inputs of an exported model to probabilities ``(B, C)``."""
 
 
 def load_program(path: Path) -> Program:
-    """An exported file as a function; a ``.pt2`` file can run code.
+    """Load an exported file as a function; a ``.pt2`` file can run code.
 
     Raises:
-        ConfigError: onnxruntime is not installed, or too old to be safe.
-        CheckpointError: the file cannot be read.
+        ConfigError: if onnxruntime is not installed, or too old to be safe.
+        CheckpointError: if the file cannot be read.
     """
     try:
         if path.name == PROGRAM:
@@ -44,7 +44,7 @@ def load_program(path: Path) -> Program:
     except ConfigError:
         raise
     except Exception as error:  # damaged files cause errors of any class
-        raise CheckpointError(f"{path} cannot be read as an exported model: {error}.") from error
+        raise CheckpointError(f"{path} is damaged: {error}. Export the model again.") from error
 
 
 def _load_onnx(path: Path) -> Program:
@@ -71,15 +71,15 @@ def run_batch(program: Program, batch: Batch) -> Tensor:
 
 
 class ExportedModel:
-    """A folder that ``epic-pl export`` wrote, run on the CPU.
+    """A model in a folder that ``epic-pl export`` wrote; it runs on the CPU.
 
     Args:
-        folder: the folder. Of several models the ONNX one is loaded, else the quantised one.
-        programs: prefer the program for ``torch.export.load``, which can run code.
+        folder: the folder. Of several models in it, the ONNX one is preferred to the quantised one.
+        programs: whether to prefer the program of ``torch.export.load``, which can run code.
 
     Raises:
-        CheckpointError: a file is missing or damaged.
-        ConfigError: onnxruntime is needed and not installed, or ``programs`` is needed.
+        CheckpointError: if a file is missing or damaged.
+        ConfigError: if onnxruntime is needed but not installed, or ``programs`` is needed.
     """
 
     def __init__(self, folder: Path, programs: bool = False) -> None:
@@ -118,13 +118,13 @@ class ExportedModel:
         return whole.hexdigest()
 
     def processor(self) -> Processor:
-        """Images and texts to batches, as in training."""
+        """The processor that makes batches as in training."""
         image, text = Preprocessing.from_dict(self._preprocessing)
         tokenizer = load_tokenizer(str(self.folder / TOKENIZER))
         return Processor(image, text, tokenizer, self.task, len(self.class_names))
 
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Probabilities ``(B, C)`` of a batch; warns as :func:`warn_of_absence` says."""
+        """Probabilities ``(B, C)`` of a batch; a warning says if a modality was never missing."""
         warned, never = self._warned_of, self.never_missing
         warned |= warn_of_absence(batch, self.class_names, lambda: never, warned)
         return self._run(batch)

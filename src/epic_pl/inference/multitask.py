@@ -29,13 +29,13 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
     memory is freed.
 
     Args:
-        tasks: names of tasks and their loaded classifiers, at least one; a mapping or pairs. The
-            classifiers are changed: they have the first one's encoders from then on.
+        tasks: a mapping, or pairs, of task names and loaded classifiers, at least one. The
+            classifiers are changed: all of them then have the encoders of the first.
 
     Attributes:
         tasks: the classifiers by name.
         class_names: names of the C classes of each task.
-        task: "multiclass" or "multilabel", by name.
+        task: "multiclass" or "multilabel" for each name.
 
     Raises:
         ConfigError: two tasks cannot share the encoders; the message names the difference.
@@ -83,14 +83,14 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
         """Load models one after another; only the encoders of the first stay in memory.
 
         Args:
-            paths: a model for each name of a task; see :meth:`Classifier.load
+            paths: a model for each task name; see :meth:`Classifier.load
                 <epic_pl.Classifier.load>`.
-            **options: further arguments of that method, the same for all.
+            **options: further arguments of that method, the same for all models.
 
         Raises:
-            ConfigError: as for the class.
-            CheckpointError: as in that method.
-            AssetError: likewise.
+            ConfigError: if two tasks cannot share encoders.
+            CheckpointError: if a model cannot be loaded.
+            AssetError: if a model or an encoder cannot be fetched.
         """
         if not isinstance(paths, Mapping):
             raise ConfigError(_UNNAMED)
@@ -99,7 +99,7 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
     def labels(
         self, scores: Mapping[str, Floats], top_k: int | None = None
     ) -> list[dict[str, list[Label]]]:
-        """Labels of N items by the probabilities ``(N, C)`` of each task."""
+        """Labels of N items in each task, from probabilities ``(N, C)``."""
         labels = [clf.labels(scores[name], top_k) for name, clf in self.tasks.items()]
         return [dict(zip(self.tasks, answer, strict=True)) for answer in zip(*labels, strict=True)]
 
@@ -112,7 +112,7 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
 
     @torch.inference_mode()
     def _encoded(self, batch: Batch) -> list[Batch]:
-        """A batch for each task, with features in place of the images and texts."""
+        """A batch for each task, with stored features instead of images and texts."""
         modules = [clf.module for clf in self.tasks.values()]
         batch = modules[0].transfer_batch_to_device(batch, modules[0].device, 0)
         image, text = zip(*(module.model.towers for module in modules), strict=True)
@@ -125,7 +125,7 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
 
 
 def _settings(classifier: Classifier, tasks: str) -> dict[str, Any]:
-    """What the features of an item depend on; ConfigError, naming ``tasks``, if on the method."""
+    """Settings that an item's features depend on; ConfigError if they depend on the method."""
     try:
         module = classifier.module
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Predict a table on a Ray cluster (extra ``ray``), which repeats the shards of a lost node."""
+"""Prediction of a table on a Ray cluster (extra ``ray``), also if nodes are lost."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from epic_pl.utils.validate import check_at_least, check_word
 
 
 class Predictor:
-    """An actor, which loads the model and reads the table once."""
+    """An actor that loads the model and reads the table once."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Predictor:
         self.make = partial(self.classifier.prediction_table, top_k=top_k)
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
-        """Write what is missing of one shard."""
+        """Write the missing files of one shard."""
         model = self.classifier.processor, self.make, self.classifier.digest
         write_parts(self.rows, self.output, *model, share=Share(**shard), **self.options)
         return shard
@@ -52,22 +52,23 @@ def predict_on_ray(
 ) -> None:
     """Predict a table on a Ray cluster, and write a folder of Parquet files.
 
-    The files are those of one process; a call that was ended is made again and continues.
+    The files equal those of one process. If a call was ended, the same call continues. Ray repeats
+    the shards of a lost node. All nodes must be able to read model, table and output.
 
     Args:
-        model: as for :meth:`~epic_pl.Classifier.load`. All nodes see it, as the next two.
+        model: a model for :meth:`~epic_pl.Classifier.load`.
         table: a table, or a folder of images.
-        output: the folder.
-        actors: largest number of models at a time.
-        gpus: of each, or a part of one.
+        output: folder of the files.
+        actors: maximum number of models at a time.
+        gpus: number of GPUs of each model; it may be a fraction.
         top_k: as for :meth:`~epic_pl.Classifier.predict_table`.
-        batch_size: number of rows at a time; 64 batches are written at once.
+        batch_size: number of rows in a batch; 64 batches make a file.
         on_bad_sample: as for :meth:`~epic_pl.Classifier.predict_table`.
         trust: as for :meth:`~epic_pl.Classifier.load`.
         **columns: ``image``, ``text``, ``id`` and ``image_root`` of that method.
 
     Raises:
-        EpicError: as in that method, or Ray is not installed.
+        EpicError: if the model or the table cannot be used, or Ray is not installed.
     """
     try:
         import ray
@@ -76,10 +77,10 @@ def predict_on_ray(
     source = {"table": Path(table).resolve(), **columns}
     check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
     check_at_least(1, batch_size=batch_size, actors=actors, top_k=top_k)
-    read_source(**source)  # its mistakes are told before anything is started
-    count = 4 * actors  # a fast one takes more
+    read_source(**source)  # reports errors in the table before anything is started
+    count = 4 * actors  # more shards than actors, so that a fast actor takes more of them
     shards = [{"index": index, "count": count} for index in range(count)]
-    named = str(Path(model).resolve()) if Path(model).exists() else str(model)  # or on a hub
+    named = str(Path(model).resolve()) if Path(model).exists() else str(model)  # else a hub's
     given = {"model": named, "source": source, "output": Path(output).resolve(), "top_k": top_k}
     given |= {"batch_size": batch_size, "on_bad_sample": on_bad_sample, "trust": list(trust)}
     ray.data.from_items(shards, override_num_blocks=len(shards)).map(

@@ -1,4 +1,4 @@
-"""A trained model as a folder to share: safetensors and JSON, here or on a hub."""
+"""Saving of trained models to a folder of safetensors and JSON, and sharing on a hub."""
 
 import hashlib
 import re
@@ -31,9 +31,9 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
 def write_model(module: EPICModule, folder: Path) -> None:
-    """Write the trained weights, their hash, the options, and the identity of the encoders.
+    """Write trained weights, their hash, the options, and the identity of the encoders.
 
-    Encoders that were named without a revision are pinned to the commit in this machine's cache.
+    Encoders without a revision are pinned to the commit in this machine's cache.
     """
     module.require_options()
     options: dict[str, Any] = deepcopy(dict(module.hparams))
@@ -56,7 +56,7 @@ def write_model(module: EPICModule, folder: Path) -> None:
         "options": options,
         CHECKPOINT_KEY: info,
     }
-    # a kill between the two leaves weights that the older description has another hash of
+    # after a kill between the two writes the hash in the old description does not match
     write_bytes(folder / WEIGHTS, weights)
     write_json(folder / CONFIG, content)
 
@@ -64,11 +64,11 @@ def write_model(module: EPICModule, folder: Path) -> None:
 def read_model(
     folder: Path, image_encoder: str | None = None, text_encoder: str | None = None
 ) -> EPICModule:
-    """The module that :func:`write_model` wrote, on the CPU, in evaluation mode.
+    """Read the module that :func:`write_model` wrote, on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: the folder is damaged or of another version, its two files are not of one
-            model, or an encoder differs.
+        CheckpointError: if the folder is damaged or of another version, its two files belong to
+            different models, or an encoder differs.
     """
     path, weights = folder / CONFIG, folder / WEIGHTS
     try:
@@ -77,9 +77,9 @@ def read_model(
         raise CheckpointError(str(error)) from error
     if content.get("library_name") != "epic_pl" or content.get("format_version") != _FORMAT:
         raise CheckpointError(
-            f"{path} does not describe a model that this version of epic_pl has saved "
-            f"(format_version {_FORMAT}): it says {content.get('library_name')!r}, version "
-            f"{content.get('format_version')!r}."
+            f"{path} describes a model of {content.get('library_name')!r}, format_version "
+            f"{content.get('format_version')!r}, but this version of epic_pl reads format_version "
+            f"{_FORMAT} only: use the version that saved it, or save the model again."
         )
     try:
         require_regular(weights)
@@ -116,11 +116,11 @@ def read_model(
 def find_model(
     path: str | Path, revision: str | None = None, token: str | None = None, offline: bool = False
 ) -> Path:
-    """The checkpoint or folder of a model; arguments as in ``Classifier.load``.
+    """Find the checkpoint or folder of a model; arguments as in ``Classifier.load``.
 
     Raises:
-        CheckpointError: there is none.
-        AssetError: it cannot be fetched.
+        CheckpointError: if there is none.
+        AssetError: if it cannot be fetched.
     """
     place = Path(local_path(str(path)))
     if not place.exists() and _HUB_NAME.fullmatch(str(path)):
@@ -130,10 +130,10 @@ def find_model(
 
 
 def _fetch_model(name: str, revision: str | None, token: str | None, offline: bool) -> Path:
-    """The local folder of a hub's model; only weights and config are downloaded.
+    """Download weights and config of a hub's model to a local folder, and return it.
 
     Raises:
-        AssetError: it cannot be downloaded, or with ``offline`` is not on this machine.
+        AssetError: if it cannot be downloaded or, with ``offline``, is not on this machine.
     """
     repo, _, pinned = name.partition("@")
     try:
@@ -156,7 +156,7 @@ def _fetch_model(name: str, revision: str | None, token: str | None, offline: bo
 def push_model(
     folder: Path, name: str, revision: str | None, private: bool | None, token: str | None
 ) -> str:
-    """Upload a saved folder, except a card that the repository has; return the commit's URL."""
+    """Upload a saved folder, but no card if the repository has one; return the commit's URL."""
     api = HfApi(token=token)
     name = api.create_repo(name, private=private, exist_ok=True).repo_id
     if revision is not None:

@@ -45,7 +45,7 @@ class EncoderIdentity(TypedDict):
 
 
 class CheckpointInfo(TypedDict):
-    """Metadata of a checkpoint; plain types only."""
+    """Metadata of a checkpoint, as plain types."""
 
     format_version: int
     module: str
@@ -57,7 +57,7 @@ class CheckpointInfo(TypedDict):
 
 
 def frozen_keys(module: nn.Module) -> set[str]:
-    """Names in ``module.state_dict()`` of the encoders' frozen tensors."""
+    """Keys of the encoders' frozen tensors in ``module.state_dict()``."""
     prefixes = tuple(
         f"{name}." for name, child in module.named_modules() if isinstance(child, Encoder)
     )
@@ -66,7 +66,7 @@ def frozen_keys(module: nn.Module) -> set[str]:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 of all that a checkpoint's ``state_dict`` holds."""
+    """SHA-256 of the weights that a checkpoint stores, without the frozen encoders."""
     digest, frozen = hashlib.sha256(), frozen_keys(module)
     for name, tensor in sorted(module.state_dict().items()):
         if name not in frozen:
@@ -82,7 +82,7 @@ def adapter_state(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tens
 
 
 def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The adapter's state with ``module``'s own frozen encoders added, for a strict load.
+    """``adapter`` with the frozen encoders of ``module`` added, for a strict load.
 
     Raises:
         CheckpointError: if a key is missing, unknown, or of another shape, or a value not finite.
@@ -95,7 +95,7 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
         parts = [f"it lacks {_abridged(missing)}"] if missing else []
         parts += [f"it has {_abridged(unknown)}, unknown here"] if unknown else []
         raise CheckpointError(
-            f"The checkpoint does not fit this model: {' and '.join(parts)}. It was written for "
+            f"The checkpoint does not fit this model: {' and '.join(parts)}. It was written with "
             "other options or another version; use the config that was saved beside it."
         )
     for key in sorted(expected):
@@ -132,13 +132,13 @@ def check_encoder(role: str, saved: EncoderIdentity, here: EncoderIdentity) -> N
 
 
 def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
-    """Refuse data that names other classes, or the same in another order, than the checkpoint.
+    """Refuse data whose classes differ from the checkpoint's, or have another order.
 
     Raises:
-        CheckpointError: naming the first class that differs. Without names there is no check.
+        CheckpointError: if a class differs, naming the first. Without names there is no check.
     """
     if saved is None or here is None or saved == here or len(saved) != len(here):
-        return  # the check of the head's shape covers other lengths
+        return  # if the lengths differ, the check of the head's shape fails
     at = next(i for i, names in enumerate(zip(saved, here, strict=True)) if len(set(names)) > 1)
     raise CheckpointError(
         f"The checkpoint's class {at} is {saved[at]!r}, the data's is {here[at]!r}, so every "
@@ -149,28 +149,28 @@ def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
 
 
 def check_preprocessing(saved: Any, here: Any) -> None:
-    """Refuse data that is prepared in another way than the checkpoint's was.
+    """Refuse data that is preprocessed in another way than the checkpoint's training data.
 
     Raises:
-        CheckpointError: naming the option. Where either side is unknown there is no check.
+        CheckpointError: naming the option that differs. Without both sides there is no check.
     """
     theirs, ours = input_options(saved), input_options(here)
     for name in sorted(theirs.keys() | ours.keys()) if theirs and ours else ():
         if theirs.get(name) != ours.get(name):
             raise CheckpointError(
-                f"The checkpoint was trained with {name} {theirs.get(name)!r}, and this data has "
+                f"The checkpoint was trained with {name} {theirs.get(name)!r}, but this data has "
                 f"{ours.get(name)!r}, which would change its probabilities: leave that option out, "
                 "or train anew, from the checkpoint's weights with model.warm_start if you like."
             )
 
 
 def input_options(preprocessing: Any) -> dict[str, Any]:
-    """Options of the data, by name, that inputs depend on beside rows and encoders."""
+    """Options of the data, by name, that change an encoder's inputs for the same rows."""
     known, options = preprocessing if isinstance(preprocessing, dict) else {}, {}
     for side in ("image", "text"):
         values = known.get(side)
         for name, value in values.items() if isinstance(values, dict) else ():
-            if name != "source":  # which texts there are
+            if name != "source":  # it says where the texts come from
                 options[f"data.{_DATA_OPTIONS.get((side, name), f'{side}.{name}')}"] = value
     return options
 
@@ -200,7 +200,7 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
 
 
 def _form(value: object) -> str:
-    """Type of numbers and shape, in which a stored value and this model's must agree."""
+    """Kind of numbers and shape of a stored value, which must equal those of the model's."""
     if not isinstance(value, Tensor):
         return f"{value!r:.40}"
     if value.is_meta or value.is_nested or value.layout is not torch.strided:
@@ -240,11 +240,11 @@ class CheckpointedModule(L.LightningModule):
         weights_only: bool | None = True,
         **kwargs: Any,
     ) -> Self:
-        """Lightning's method, without unpickling code or building classes that the file names.
+        """Load a module as Lightning does, but never run code or build a class from the file.
 
         Raises:
             CheckpointError: if the file cannot be read, or names a class to build.
-            ConfigError: if ``hparams_file`` is given, since a checkpoint has its options.
+            ConfigError: if ``hparams_file`` is given; a checkpoint has its options.
         """
         if hparams_file is not None:
             raise ConfigError(
@@ -297,17 +297,17 @@ class CheckpointedModule(L.LightningModule):
                 )
 
     def digest(self) -> str:
-        """SHA-256 of weights, encoders and options, the names of the encoders among them."""
+        """SHA-256 of trained weights, identity of the encoders, and options."""
         known = weights_digest(self), self.checkpoint_info(), dict(self.hparams)
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
     def digest_here(self) -> str:
-        """SHA-256 of the same and of the device's type and the encoders' precision there."""
+        """SHA-256 of :meth:`digest`, the type of the device, and the encoders' precision."""
         known = self.digest(), self.device.type, self.model.image_tower.identity["precision"]
         return hashlib.sha256(repr(known).encode()).hexdigest()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store only trained weights; add the encoders' identity and the state for exact resume."""
+        """Store trained weights only, the encoders' identity, and the state for an exact resume."""
         super().on_save_checkpoint(checkpoint)
         self.require_options()
         for key in checkpoint.keys() & {"state_dict", _TRAINED_KEY}:
@@ -350,9 +350,9 @@ class CheckpointedModule(L.LightningModule):
     def checked_state(
         self, checkpoint: dict[str, Any], new_training: bool = False
     ) -> dict[str, Tensor]:
-        """A checkpoint's weights and this model's frozen ones.
+        """The trained weights of a checkpoint and the frozen weights of this model.
 
-        A new training may prepare images and texts in another way.
+        Without ``new_training``, data must be preprocessed as for the checkpoint.
         """
         info, here = require_info(checkpoint), self.checkpoint_info()
         check_encoder("image", info["image_encoder"], here["image_encoder"])
@@ -368,7 +368,7 @@ class CheckpointedModule(L.LightningModule):
         """Load the weights of a checkpoint file strictly; see :meth:`checked_state`.
 
         Raises:
-            CheckpointError: as for :meth:`on_load_checkpoint`.
+            CheckpointError: if the file cannot be read, or does not fit this model or its data.
         """
         state = self.checked_state(read_checkpoint(path), new_training)
         self.load_state_dict(state, strict=True)

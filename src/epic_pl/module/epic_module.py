@@ -48,7 +48,7 @@ from epic_pl.utils.types import Batch, Prediction, Task
 from epic_pl.utils.validate import check_batch, check_classes, check_length, check_probabilities
 
 Stage = Literal["train", "val", "test"]
-# on an accelerator every check of the loss synchronises with the device
+# on an accelerator each check of the loss has to wait for the device
 _FINITE_CHECK_INTERVAL = 50
 
 
@@ -65,7 +65,7 @@ class EPICModule(CheckpointedModule):
         method: the method with its options, such as ``Parts()``; its class name or import path,
             such as "Parts"; or ``{"class_path": name, "init_args": options}``.
         head: parts of the classification head, for any method.
-        loss: the loss with its options, named in the same ways.
+        loss: the loss with its options; given in the same ways as the method.
         optim: learning rates, weight decay and warm-up.
         task: "multiclass" or "multilabel".
         class_names: C names, stored in the checkpoint and used in predictions.
@@ -109,7 +109,7 @@ class EPICModule(CheckpointedModule):
         compile: bool = False,
         warm_start: str | None = None,
     ) -> None:
-        # names become options first, so that checkpoints keep what defaults are now
+        # resolve names to options, so that checkpoints store today's defaults
         method, loss = as_choice(Method, method, EPIC), as_choice(Loss, loss, CrossEntropy)
         encoders, head = as_config(EncodersConfig, encoders), as_config(HeadConfig, head)
         optim = as_config(OptimConfig, optim)
@@ -150,12 +150,12 @@ class EPICModule(CheckpointedModule):
 
     @classmethod
     def from_config(cls, config: str | Path, num_classes: int, **options: Any) -> Self:
-        """The untrained module of ``epic-pl fit --config CONFIG``.
+        """Build the untrained module that ``epic-pl fit --config CONFIG`` would train.
 
         Args:
-            config: file, or name of a packaged config; ``table.yaml`` has the defaults for tables.
+            config: a file, or the name of a packaged config such as ``table.yaml`` for tables.
             num_classes: number of classes C.
-            **options: arguments of the class; a dictionary overrides the options that it names.
+            **options: arguments of the class; a dictionary changes only the options in it.
 
         Raises:
             ConfigError: there is no such config, or it has no section ``model``.
@@ -192,7 +192,7 @@ class EPICModule(CheckpointedModule):
     def forward(self, batch: Batch) -> Output:
         """The model's output for a batch, with logits ``(B, C)``.
 
-        Warns once of each missing modality that no training sample lacked.
+        It warns once of each missing modality that every training sample had.
         """
         # before the first training sample nothing is known
         sanity = (trainer := self.attached_trainer) is not None and trainer.sanity_checking
@@ -205,7 +205,7 @@ class EPICModule(CheckpointedModule):
         return output
 
     def compute_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
-        """Mean loss of a batch in training, validation and test; override it for your own loss.
+        """Mean loss of a batch in any stage; override it for a loss that needs the whole batch.
 
         Args:
             logits: ``(B, C)``.
@@ -217,7 +217,7 @@ class EPICModule(CheckpointedModule):
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
         """Log and return the loss of a batch; update training metrics, or keep the outputs."""
-        if stage not in self._checked or self.device.type == "cpu":  # other devices synchronise
+        if stage not in self._checked or self.device.type == "cpu":  # other devices would wait
             self._checked.add(stage)
             size = self.model.image_encoder.required_size
             check_batch(batch, self.task, self.num_classes, size)
@@ -229,7 +229,7 @@ class EPICModule(CheckpointedModule):
             self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
             loss = loss + matching
         logged: Tensor | Metric = loss
-        if stage != "train":  # Lightning's mean over ranks ignores their numbers of rows
+        if stage != "train":  # Lightning's mean over ranks does not weight them by rows
             logged = cast(MeanMetric, self.mean_losses[stage])
             logged.update(loss.detach(), len(labels))
         self.log(
@@ -267,7 +267,7 @@ class EPICModule(CheckpointedModule):
         """Reset the state of an interrupted validation."""
         super().on_validation_start()
         self.outputs.start(self.trainer.world_size)
-        # after validate() its state has inference tensors, which fit cannot use
+        # after validate() its state holds inference-mode tensors, which fit cannot use
         cast(MeanMetric, self.mean_losses["val"]).reset()
 
     def on_validation_epoch_end(self) -> None:
@@ -276,7 +276,7 @@ class EPICModule(CheckpointedModule):
         outputs, fits = self.outputs.merged(), self.trainer.state.fn == TrainerFn.FITTING
         if fits:
             self.outputs.clear()  # training needs the memory
-        if not len(outputs.logits):  # the steps are a subclass's own
+        if not len(outputs.logits):  # a subclass's own steps keep no outputs
             return
         probabilities = self.postprocessor.uncalibrated(outputs.logits)
         self._log_scores("val", compute_metrics(self.task, probabilities, outputs.labels))
@@ -299,7 +299,7 @@ class EPICModule(CheckpointedModule):
         return self._step(batch, "test")
 
     def on_test_epoch_end(self) -> None:
-        """Log the metrics; multilabel: at 0.5, and as ``..._tuned`` at the model's thresholds."""
+        """Log the metrics; multilabel: at 0.5 and, as ``..._tuned``, at fitted thresholds."""
         super().on_test_epoch_end()
         outputs, post = self.outputs.merged(), self.postprocessor.on_cpu()
         if not len(outputs.logits):
@@ -314,7 +314,7 @@ class EPICModule(CheckpointedModule):
         self._log_scores("test", scores)
 
     def _log_scores(self, stage: Stage, scores: dict[str, float]) -> None:
-        """Log scores of all samples, which every rank has computed."""
+        """Log scores of all samples; every rank has computed the same ones."""
         self.log_dict({f"{stage}/{k}": value for k, value in scores.items()}, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
@@ -349,7 +349,7 @@ class EPICModule(CheckpointedModule):
     # -- optimisation
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW under linear warm-up and cosine, step by step."""
+        """AdamW with linear warm-up and a cosine schedule, updated at each step."""
         optimizer = build_optimizer(self.model, self.optim)
         scheduler = LambdaLR(optimizer, self._lr_factor)
         return {
@@ -363,21 +363,21 @@ class EPICModule(CheckpointedModule):
         return warmup_cosine(step, self._total_steps, self.optim.warmup)
 
     def on_fit_start(self) -> None:
-        """Print the numbers of trained and frozen parameters; forget an older calibration."""
+        """Print the numbers of parameters; a new training also resets the calibration."""
         super().on_fit_start()
-        if self.trainer.ckpt_path is None:  # of a warm start: validation fits it anew, if there is
+        if self.trainer.ckpt_path is None:  # a warm start loads a calibration
             self.postprocessor.reset()
             self.calibration_rows = None
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:
-        """Set train mode, and the schedule's number of steps.
+        """Set the train mode and the schedule's number of steps.
 
-        Reading it earlier (in ``configure_optimizers``) would build the loaders before their state
-        is restored, and a resumed run would restart its epoch.
+        Reading this number in ``configure_optimizers`` would build the loaders before their state
+        is restored, so a resumed run would restart its epoch.
         """
         super().on_train_start()
-        self.train()  # Lightning keeps the mode, which is eval after inference
+        self.train()  # after inference the mode is eval, and Lightning would keep it
         self._total_steps = float(self.trainer.estimated_stepping_batches)
         for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
             if isinstance(scheduler, LambdaLR):  # a subclass may have a schedule of its own
@@ -393,10 +393,10 @@ class EPICModule(CheckpointedModule):
         return self.device.type == "cpu" and not self._compile
 
     def check_device(self, device: torch.device) -> None:
-        """Give the encoders the precision that is asked for, or "auto" finds, on a device.
+        """Set the encoders' precision on a device; "auto" chooses it.
 
         Raises:
-            ConfigError: if they cannot run in it there.
+            ConfigError: if the device does not support this precision.
         """
         image, text = (tower.encoder for tower in self.model.towers)
         dtype = self.model.image_tower.dtype
@@ -411,7 +411,7 @@ class EPICModule(CheckpointedModule):
         image.precision = text.precision = DTYPES[precision]
 
     def setup(self, stage: str) -> None:
-        """Check the device's support of the options, and compile the model if requested.
+        """Check that the device supports the options, and compile the model if requested.
 
         Raises:
             ConfigError: if the device does not support an option.

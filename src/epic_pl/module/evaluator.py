@@ -26,7 +26,7 @@ Scores = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Predictions and scores of logits on the CPU, with a module's classes and postprocessor."""
+    """Computes predictions and scores from logits on the CPU, as a trained module would."""
 
     class_names: list[str]
     postprocessor: Postprocessor
@@ -38,7 +38,7 @@ class Evaluator:
 
     @property
     def task(self) -> Task:
-        """One class a sample, or any number."""
+        """The task: one class per sample, or any number."""
         return self.postprocessor.task
 
     def probabilities(self, logits: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class Evaluator:
         return self.postprocessor(logits)  # type: ignore[no-any-return]  # nn.Module gives Any
 
     def predict(self, logits: Tensor) -> Tensor:
-        """Class indices ``(N,)``, or 0/1 ``(N, C)`` of a multilabel task."""
+        """Class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel."""
         return self.postprocessor.predict(self.probabilities(logits))
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -58,20 +58,20 @@ class Evaluator:
         return losses.mean(dim=1)
 
     def scores(self, logits: Tensor, labels: Tensor) -> Scores:
-        """The task's metrics, at the model's thresholds, and ``loss``; None if empty."""
+        """Metrics of the task at the model's thresholds, and ``loss``; undefined ones are None."""
         probabilities, thresholds = self.probabilities(logits), self.postprocessor.thresholds
         scores = compute_metrics(self.task, probabilities, labels, thresholds)
         scores["loss"] = float(self.losses(logits, labels).mean())
         return {name: finite(value) for name, value in scores.items()}
 
     def names(self, predicted: Tensor) -> list[str]:
-        """Names for one sample's class index, or for its 0/1 ``(C,)``."""
+        """Names of the classes of one sample: of its class index, or of its 0/1 ``(C,)``."""
         indices = [int(predicted)] if predicted.ndim == 0 else predicted.nonzero()[:, 0].tolist()
         return [self.class_names[index] for index in indices]
 
 
 def finite(value: Any) -> float | None:
-    """A number for JSON, which has no NaN."""
+    """``value`` as a number, or None for NaN and infinity, which JSON lacks."""
     return float(value) if math.isfinite(value) else None
 
 
@@ -85,10 +85,10 @@ def as_pil_image(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Imag
 
 
 def require_data(trainer: L.Trainer, module: L.LightningModule, option: str) -> ImageTextDataModule:
-    """The DataModule whose samples an option reads.
+    """The trainer's DataModule, for an option that reads its samples.
 
     Raises:
-        ConfigError: if DataModule or module are not of this package.
+        ConfigError: if DataModule or module is not of this package.
     """
     data: Any = getattr(trainer, "datamodule", None)
     if isinstance(data, ImageTextDataModule) and isinstance(module, EPICModule):

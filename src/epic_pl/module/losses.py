@@ -21,10 +21,10 @@ Weights = list[float] | Literal["balanced"] | None
 
 
 class Loss(ABC):
-    """The options of a loss, which build it; a subclass is a frozen dataclass.
+    """The options of a loss; :meth:`build` makes the loss. A subclass is a frozen dataclass.
 
-    A config names it by its class name if it is one of this package or of an installed plug-in, or
-    by its import path; docs/extend.md has an example.
+    A config names a loss of this package or of an installed plug-in by its class name, any other by
+    its import path; docs/extend.md has an example.
 
     Attributes:
         matched_classes: names of the classes of matching pairs, if labels say whether image and
@@ -94,7 +94,7 @@ class CrossEntropy(Loss):
             own, other = other, own
         if getattr(self, other) is not None:
             raise ConfigError(
-                f"{other} is not for {task} tasks, and this is one: use {own} instead."
+                f"{other} does not apply to {task} tasks such as this one: use {own} instead."
             )
         weights = resolve_weights(own, getattr(self, own), task, class_frequencies)
         check_length(own, weights, num_classes)
@@ -103,13 +103,13 @@ class CrossEntropy(Loss):
         return ClassificationLoss(task, self.label_smoothing, weights)
 
     def prior(self, task: Task, num_classes: int, class_frequencies: list[float] | None) -> Tensor:
-        """With the weights of the classes, or of the positives."""
+        """The constant logits ``(C,)`` with the lowest training loss under the loss's weights."""
         weights = self.build(task, num_classes, class_frequencies).weights
         return prior_logits(task, num_classes, class_frequencies, weights)
 
 
 class ClassificationLoss(nn.Module):
-    """The loss of a task.
+    """Cross-entropy of a multiclass task, or binary cross-entropy of a multilabel task.
 
     Args:
         task: "multiclass" (one class per sample) or "multilabel" (any number).
@@ -153,7 +153,7 @@ def resolve_weights(
     Args:
         name: name of the option, for the error message.
         weights: value of the option.
-        task: determines the formula.
+        task: "multiclass" or "multilabel", each with its own formula.
         frequencies: f, ``(C,)``: share of the training rows of each class.
 
     Raises:
@@ -182,10 +182,10 @@ def prior_logits(
     """The constant logits ``(C,)`` with the lowest training loss.
 
     Args:
-        task: softmax or sigmoid.
+        task: "multiclass" (softmax) or "multilabel" (sigmoid).
         num_classes: number of classes C.
         frequencies: share of the training rows of each class, ``(C,)``, clamped to at least
-            0.1 / C and at most 1 - 0.1 / C; None is 1 / C.
+            0.1 / C and at most 1 - 0.1 / C; None gives all classes the share 1 / C.
         weights: weights of the classes, or of the positives, in the loss.
 
     Example:

@@ -15,12 +15,12 @@ from epic_pl.utils.errors import ConfigError
 
 
 class MatchingLoss:
-    """InfoNCE (arXiv 1807.03748) in both directions within a batch, as CLIP's (arXiv 2103.00020).
+    """InfoNCE (arXiv 1807.03748) in both directions within a batch, as in CLIP (arXiv 2103.00020).
 
-    Labels of few rows are not enough to learn the alignment of image and text. This loss learns it
-    from matching pairs, with B - 1 negatives for each. The score of image i and text j is the mean
-    over prompts of ``logsumexp S_ij`` over the prompts of the other modality. Each rank of a
-    distributed run compares within its own batch.
+    A small training set has too few labels to learn the alignment of image and text. This loss
+    learns it from matching pairs, with B - 1 negatives for each. The score of image i and text j is
+    ``logsumexp S_ij`` over the prompts of one modality, averaged over the prompts of the other.
+    Each rank of a distributed run compares within its own batch.
 
     Args:
         classes: labels of the rows that match.
@@ -35,13 +35,13 @@ class MatchingLoss:
         self.classes = torch.tensor(classes)
 
     def __call__(self, matcher: ScaledCosine, compared: Pair[Tensor], labels: Tensor) -> Tensor:
-        """The loss of ``compared``, ``(B, n, r)`` each, and its ``matcher``; 0 if no row matches.
+        """The loss of features ``compared``, ``(B, n, r)`` each; 0 if no row matches.
 
         ``labels (B,)`` are class indices.
         """
         image, text = compared
         size = len(labels)
-        # a missing modality is zero
+        # features of a missing modality are zero
         both = image.flatten(1).any(dim=1) & text.flatten(1).any(dim=1)
         rows = torch.isin(labels, self.classes.to(labels.device)) & both
         similarities: Tensor = matcher(image.flatten(0, 1)[None], text.flatten(0, 1)[None])
@@ -55,15 +55,15 @@ class MatchingLoss:
 def build_matching_loss(
     matcher: ScaledCosine | None, matched: Sequence[str] | None, class_names: Sequence[str]
 ) -> MatchingLoss | None:
-    """The matching loss; None without matched classes or without similarities in the model.
+    """The matching loss; None without matched classes, or if the model compares nothing.
 
     Raises:
-        ConfigError: a class that does not exist.
+        ConfigError: if a matched class does not exist.
     """
     for name in matched or ():
         if name not in class_names:
             raise ConfigError(
-                f"model.loss.matched_classes names {name!r}; the classes are "
+                f"model.loss.matched_classes names {name!r}, which is no class; the classes are "
                 f"{', '.join(class_names)}."
             )
     if not matched or matcher is None:

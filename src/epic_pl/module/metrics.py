@@ -20,7 +20,7 @@ from torchmetrics.classification import (
 from epic_pl.module.postprocess import assign_labels
 from epic_pl.utils.types import Task
 
-_AT_A_TIME = 1024  # samples: of a whole split, top-5 accuracy would make more arrays (N, C)
+_AT_A_TIME = 1024  # samples; for a whole split at once top-5 accuracy needs several (N, C) arrays
 
 
 class SamplesF1(BinaryF1Score):
@@ -35,7 +35,7 @@ class SamplesF1(BinaryF1Score):
         super().__init__(multidim_average="samplewise", **options)
 
     def compute(self) -> Tensor:
-        """The mean, a scalar."""
+        """The mean F1 of all samples, a scalar."""
         return super().compute().mean()
 
 
@@ -105,7 +105,7 @@ def build_metrics(
 
 
 def metric_inputs(task: Task, probabilities: Tensor, thresholds: Tensor | float = 0.5) -> Tensor:
-    """Predictions that metrics take: ``probabilities (N, C)``, for multilabel 0/1 ``(N, C)``."""
+    """Inputs of metrics: multiclass probabilities ``(N, C)``, or multilabel 0/1 ``(N, C)``."""
     multilabel = task == "multilabel"
     return assign_labels(probabilities, thresholds).int() if multilabel else probabilities
 
@@ -113,7 +113,7 @@ def metric_inputs(task: Task, probabilities: Tensor, thresholds: Tensor | float 
 def compute_metrics(
     task: Task, probabilities: Tensor, labels: Tensor, thresholds: Tensor | None = None
 ) -> dict[str, float]:
-    """The metrics of samples of all ranks, without synchronisation; NaN without samples.
+    """The metrics of samples that are gathered from all ranks; NaN without samples.
 
     Args:
         task: multiclass or multilabel.
@@ -141,8 +141,8 @@ def compute_metrics(
 def main_metric_sums(predicted: Tensor, labels: Tensor) -> Tensor:
     """Numerator and denominator of accuracy, or of micro F1, for each sample: ``(N, 2)`` int64.
 
-    ``predicted`` and ``labels`` are class indices ``(N,)``: whether they agree, and 1. Or they are
-    0/1 ``(N, C)``: twice the number of labels in both, and the sum of their numbers of labels.
+    For class indices ``(N,)`` these are 1 or 0 (equal or not), and 1. For 0/1 ``(N, C)`` these are
+    twice the number of labels in both, and the number of labels in one plus that in the other.
     """
     predicted, labels = predicted.long(), labels.long()
     if labels.ndim == 1:

@@ -9,7 +9,7 @@ from epic_pl.module.config import OptimConfig
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
 
-# number of features for which the head's learning rate is optim.lr
+# a head on this many features has the learning rate optim.lr
 _FEATURES = 1000
 
 
@@ -21,13 +21,13 @@ def build_optimizer(model: DualEncoder, config: OptimConfig) -> AdamW:
 def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, Any]]:
     """Parameter groups with learning rates and weight decay.
 
-    The head on D features has learning rate ``lr * 1000 / D``, encoders that of their method, and
-    all other parameters ``prompt_lr``. A step of Adam changes the logits by up to D learning rates,
-    so with this scaling heads of any width converge in as many steps (*Tensor Programs V*, arXiv
-    2203.03466, scales the readout's learning rate in the same way).
+    The head on D features has learning rate ``lr * 1000 / D``, weights inside the encoders have the
+    method's ``encoder_lr``, all others ``prompt_lr``. A step of Adam changes the logits by up to D
+    learning rates, so this scaling lets heads of all widths converge in equally many steps. The
+    readout in *Tensor Programs V* (arXiv 2203.03466) is scaled in the same way.
 
-    Norms, biases, temperatures, missing-modality embeddings (all of at most one dimension) and
-    prompts have no weight decay; a module lists its prompts in ``no_decay``.
+    Parameters of at most one dimension (norms, biases, temperatures, missing-modality embeddings)
+    and prompts have no weight decay; a module lists its prompts in ``no_decay``.
     """
     prompts = {
         f"{name}.{key}" if name else key

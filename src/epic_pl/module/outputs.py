@@ -15,7 +15,7 @@ from epic_pl.module.ranks import gather_objects
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.types import Batch
 
-_NONE = torch.empty(0, dtype=torch.bool)  # joins with tensors of any shape and type
+_NONE = torch.empty(0, dtype=torch.bool)  # torch.cat accepts it beside tensors of any shape
 
 
 class SplitOutputs(NamedTuple):
@@ -36,7 +36,7 @@ class SplitOutputs(NamedTuple):
 
     @classmethod
     def of_batch(cls, batch: Batch, logits: Tensor) -> "SplitOutputs":
-        """Outputs of a batch, copied: a tensor of a loader's worker would keep a file open."""
+        """Outputs of a batch, as copies, since a tensor of a loader's worker keeps a file open."""
         labels, image, text = (
             tensor.to("cpu", copy=True)
             for tensor in (batch.get("labels", _NONE), *presence_masks(batch))
@@ -71,10 +71,10 @@ def warn_of_absence(
     never_missing: Callable[[], Sequence[str]],
     warned: Collection[str] = (),
 ) -> set[str]:
-    """Warn of each missing modality that no training sample lacked, unless it is in ``warned``.
+    """Warn of each missing modality that every training sample had, unless it is in ``warned``.
 
     Returns:
-        The modalities that it has warned of.
+        The modalities that were warned of.
     """
     found = set()
     classes = ", ".join(class_names[:3]) + ", ..." * (len(class_names) > 3)
@@ -85,10 +85,10 @@ def warn_of_absence(
         if name in never_missing():
             found.add(name)
             rank_zero_warn(
-                f"Samples lack the {name}, which no training sample did: how to predict {classes} "
-                "without it was not learned. Train with model.modality_dropout, or on such "
-                "samples.",
-                stacklevel=10**6,  # shows no line of code, which would be one of this package
+                f"Samples lack the {name}, but every training sample had it: the model has not "
+                f"learned to predict {classes} without it. Train with model.modality_dropout, or "
+                "on such samples.",
+                stacklevel=10**6,  # hides the line of code, which would be one of this package
             )
     return found
 
@@ -96,8 +96,8 @@ def warn_of_absence(
 def merge_ranks(parts: Sequence[SplitOutputs]) -> SplitOutputs:
     """Join the outputs of all ranks in the order of the data.
 
-    Row j of rank r is row ``j * ranks + r`` of the data. To give all ranks equally many, samplers
-    repeat up to ``ranks - 1`` samples at the end: of these rows, known ids are left out.
+    Row j of rank r is row ``j * ranks + r`` of the data. Samplers may repeat up to ``ranks - 1``
+    samples at the end, so that all ranks have equally many; these repetitions are dropped by id.
     """
     if len(parts) == 1:
         return parts[0]
@@ -126,8 +126,8 @@ class OutputCollector:
     """Gathers the outputs of a pass, batch by batch, and merges those of all ranks at its end.
 
     :class:`~epic_pl.module.EPICModule` keeps the outputs of validation and test, for callbacks from
-    ``on_*_epoch_end`` on. Those of prediction are kept for a callback that calls :meth:`start` in
-    ``on_predict_start``. The next run drops them, training at the end of each validation.
+    ``on_*_epoch_end`` on. It keeps outputs of prediction if a callback calls :meth:`start` in
+    ``on_predict_start``. The next run drops them; training drops them after each validation.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -137,11 +137,11 @@ class OutputCollector:
         self._merged: SplitOutputs | None = None
 
     def start(self, ranks: int = 1) -> None:
-        """Keep the outputs of the batches that follow, which ``ranks`` processes share."""
+        """Keep the outputs of the next batches, which are shared by ``ranks`` processes."""
         self._ranks, self._parts, self._merged = ranks, [self._empty], None
 
     def clear(self) -> None:
-        """Keep nothing until the next start."""
+        """Drop all outputs, and keep none until the next start."""
         self._parts = self._merged = None
 
     def add(self, batch: Batch, logits: Tensor) -> None:
@@ -150,14 +150,14 @@ class OutputCollector:
             self._parts.append(SplitOutputs.of_batch(batch, logits))
 
     def merged(self, even: bool = False) -> SplitOutputs:
-        """Outputs of all ranks, each sample once; all ranks must call it, after the last batch.
+        """Outputs of all ranks, each sample once. All ranks must call this after the last batch.
 
         Args:
-            even: the ranks share one table, so their numbers of rows differ by at most one.
+            even: check that the ranks' numbers of rows differ by at most one, as for one table.
 
         Raises:
             DataError: if they should be ``even`` and are not.
-            RuntimeError: no outputs are kept.
+            RuntimeError: if no outputs are kept.
         """
         if self._merged is None:
             if self._parts is None:
@@ -169,6 +169,6 @@ class OutputCollector:
             parts = gather_objects(joined) if self._ranks > 1 else [joined]
             rows = [len(part.logits) for part in parts]
             if even and max(rows) - min(rows) > 1:
-                raise DataError(f"Ranks have {rows} rows: some are lost; run it again.")
+                raise DataError(f"Ranks have {rows} rows, so some are lost: run the command again.")
             self._merged, self._parts = merge_ranks(parts), None
         return self._merged

@@ -10,7 +10,7 @@ _PART_NAMES = {"hubs": "interaction hub"}
 
 
 def count_parameters(model: DualEncoder) -> dict[str, tuple[int, int]]:
-    """Numbers (trainable, frozen) of parameters of each part of the model."""
+    """The numbers (trainable, frozen) of parameters in each part of the model."""
     parts: dict[str, list[Tensor]] = {
         "image encoder": list(model.image_encoder.parameters()),
         "text encoder": list(model.text_encoder.parameters()),
@@ -28,7 +28,7 @@ def count_parameters(model: DualEncoder) -> dict[str, tuple[int, int]]:
 
 
 def trainable_share(model: DualEncoder) -> float:
-    """Trained parameters, including the head, divided by the encoders' pretrained ones."""
+    """Number of trained parameters, head included, divided by that of pretrained ones."""
     encoders = (model.image_encoder, model.text_encoder)
     pretrained = sum(encoder.num_parameters for encoder in encoders)
     return sum(p.numel() for p in model.parameters() if p.requires_grad) / pretrained

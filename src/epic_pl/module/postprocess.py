@@ -1,4 +1,4 @@
-"""Calibrated probabilities and thresholds, and how both are fitted.
+"""Calibrated probabilities and decision thresholds, and their fitting on validation.
 
 Shape legend: B batch, N samples, C classes.
 """
@@ -14,13 +14,13 @@ from torchmetrics.functional.classification import multilabel_f1_score
 
 from epic_pl.utils.types import Task
 
-# bounds of the temperature: validation cannot determine more extreme ones
+# bounds of the temperature; validation rows cannot determine more extreme values
 HIGHEST = 10.0
 LOWEST = 1 / HIGHEST
 BINS = 15
-# halvings of log(HIGHEST / LOWEST): far below what a float32 resolves
+# bisection steps over log(HIGHEST / LOWEST), enough for the precision of float32
 _HALVINGS = 30
-# 0, 0.005, ... 1: finer ones would follow the noise of a few thousand validation rows
+# 0, 0.005, ... 1; finer steps would fit the noise of a few thousand validation rows
 _THRESHOLDS = 201
 ENOUGH_ROWS = 100
 """Fewer validation rows are too few to calibrate: the temperature varies by more than an eighth."""
@@ -30,7 +30,7 @@ Array = TypeVar("Array", Tensor, npt.NDArray[Any])
 def assign_labels(probabilities: Array, thresholds: Array | float) -> Array:
     """Labels that are assigned to each sample of a multilabel task, ``(N, C)`` bool.
 
-    All predictions and scores of labels come from here.
+    All multilabel predictions and scores use this function.
 
     Args:
         probabilities: ``(N, C)``, calibrated unless all thresholds are 0.5.
@@ -47,7 +47,7 @@ class Postprocessor(nn.Module):
     """Maps logits to probabilities and predictions, calibrated on validation.
 
     Args:
-        task: softmax for "multiclass", a sigmoid for each label for "multilabel".
+        task: "multiclass" (softmax) or "multilabel" (a sigmoid for each label).
         num_classes: number of classes C.
 
     Attributes:
@@ -76,7 +76,7 @@ class Postprocessor(nn.Module):
         return logits.sigmoid() if self.task == "multilabel" else logits.softmax(dim=-1)
 
     def predict(self, probabilities: Tensor) -> Tensor:
-        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel, of :meth:`forward`'s output."""
+        """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel, of calibrated probabilities."""
         if self.thresholds is None:
             return probabilities.argmax(dim=-1)
         return assign_labels(probabilities, self.thresholds.to(probabilities)).long()
@@ -86,35 +86,35 @@ class Postprocessor(nn.Module):
         return deepcopy(self).float().cpu()
 
     def reset(self) -> None:
-        """Temperature 1 and thresholds 0.5, as before anything was fitted."""
+        """Set temperature 1 and thresholds 0.5, as before fitting."""
         self.temperature.fill_(1)
         if self.thresholds is not None:
             self.thresholds.fill_(0.5)
 
     @torch.no_grad()
     def fit(self, logits: Tensor, labels: Tensor) -> None:
-        """Fit both to logits ``(N, C)`` and labels ``(N,)`` or ``(N, C)`` on the CPU."""
+        """Fit temperature and thresholds to logits ``(N, C)`` and labels on the CPU."""
         self.temperature.fill_(fit_temperature(logits, labels, self.task))
         if self.thresholds is not None and len(logits):
             self.thresholds.copy_(fit_thresholds(self.on_cpu()(logits), labels))
 
 
 def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
-    """The temperature T at which ``logits / T`` give the labels the highest likelihood.
+    """The temperature T for which the labels are most likely under ``logits / T``.
 
     Guo et al., *On Calibration of Modern Neural Networks*, arXiv 1706.04599. The mean negative
     log-likelihood (multilabel: binary cross-entropy over all labels) is convex in 1 / T, so the
-    zero of its slope is found by bisection over log T, in float64. Uninformative logits (none at
-    all, all equal, or not finite) give 1.
+    zero of its slope is found by bisection over log T, in float64. Uninformative logits (empty, all
+    equal, or not finite) give 1.
 
     Without errors on validation the maximum likelihood is at T = 0. So targets are smoothed as in
-    Platt's scaling (*Probabilistic Outputs for Support Vector Machines*, 1999), as if there were
-    two more samples (multilabel: pairs of sample and label), one of them wrong.
+    Platt's scaling (*Probabilistic Outputs for Support Vector Machines*, 1999). This acts like two
+    additional samples (multilabel: pairs of sample and label), one of them wrong.
 
     Args:
         logits: ``(N, C)``.
         labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
-        task: determines the likelihood.
+        task: "multiclass" (categorical likelihood) or "multilabel" (a Bernoulli for each label).
 
     Returns:
         T, between :data:`LOWEST` and :data:`HIGHEST`.
@@ -146,7 +146,7 @@ def _targets(labels: Tensor, logits: Tensor, task: Task) -> Tensor:
 
 
 def fit_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
-    """Thresholds ``(C,)`` of high F1 on rows ``(N, C)`` that generalise to other rows.
+    """Thresholds ``(C,)`` for a high F1, shrunk towards 0.5 to generalise to other rows.
 
     The best threshold of a label with few positives depends on single rows (Lipton et al., arXiv
     1402.1892). So a label with n positives gets ``0.5 + (best - 0.5) n / (n + 10)``. Thresholds of
@@ -173,7 +173,7 @@ def fit_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
 def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
     """The thresholds ``(C,)`` at which F1 on rows ``(N, C)`` is highest; both on the CPU.
 
-    Ties are resolved in favour of the one nearest to 0.5; without a positive it is 0.5.
+    Among equally good thresholds it is the one nearest to 0.5; without a positive it is 0.5.
     """
     truth, classes = labels.double(), labels.shape[1]
     tried = torch.linspace(0, 1, _THRESHOLDS)
@@ -192,9 +192,9 @@ def best_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:
 
 
 def answers(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Confidence of each answer, and whether it is right (0 or 1), each ``(M,)`` float64.
+    """Confidence of each answer, and whether it is correct (0 or 1), each ``(M,)`` float64.
 
-    Answers are the most probable classes; in a multilabel task, every pair of sample and class.
+    A multiclass sample has one answer, its most probable class; a multilabel sample has C answers.
 
     Args:
         probabilities: ``(N, C)``.
@@ -207,7 +207,7 @@ def answers(probabilities: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reliability_bins(probabilities: Tensor, labels: Tensor) -> list[dict[str, Any]]:
-    """Number, mean confidence and share of right ones of :func:`answers` in each bin."""
+    """Number of answers, mean confidence and share of correct answers in each confidence bin."""
     confidence, right = answers(probabilities, labels)
     index = _bins(confidence)
     counts, sums, hits = (
@@ -239,7 +239,7 @@ def calibration_error(bins: list[dict[str, Any]]) -> float:
 
 
 def _bins(confidence: Tensor) -> Tensor:
-    """Which of :data:`BINS` equal bins each confidence falls into."""
+    """Index of the bin of each confidence, among :data:`BINS` equal ones."""
     return (confidence * BINS).long().clamp(0, BINS - 1)
 
 
@@ -247,15 +247,16 @@ def _bins(confidence: Tensor) -> Tensor:
 def error_by_chance(confidence: Tensor, draws: int = 500) -> tuple[float, float, float]:
     """Calibration error of perfectly calibrated predictions, by simulation.
 
-    With few samples even perfect calibration has a non-zero error, so a smaller error does not
-    differ from zero. Correctness of predictions is drawn from the probabilities themselves.
+    With few samples even perfectly calibrated predictions have an error above zero, so a model's
+    error that is not larger is no evidence of miscalibration. The simulation draws whether each
+    answer is correct from its confidence.
 
     Args:
         confidence: ``(M,)`` float64 of :func:`answers`, on the CPU.
-        draws: how often.
+        draws: number of simulations.
 
     Returns:
-        The error's mean, and its 5th and 95th percentile.
+        Mean, 5th and 95th percentile of the error.
     """
     bins = _bins(confidence)
     generator = torch.Generator().manual_seed(0)

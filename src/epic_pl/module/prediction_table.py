@@ -24,18 +24,18 @@ def prediction_table(
     thresholds: Floats | None,
     top_k: int | None,
 ) -> pa.Table:
-    """``columns``, ``label``, and the probabilities.
+    """A table of ``columns``, the predicted ``label`` and the probabilities.
 
     Args:
-        columns: what is known of the samples; lists are of strings.
+        columns: columns to begin with, such as ids; lists hold strings.
         scores: probabilities ``(N, C)``.
         class_names: C names.
-        thresholds: least probabilities ``(C,)`` of labels that are assigned; None for multiclass.
+        thresholds: minimum probability of each label ``(C,)``; None for multiclass.
         top_k: None gives one probability column a class (``probability_<class>``); k gives the k
             best as columns ``label_1``, ``probability_1``, ...
 
     Raises:
-        DataError: one of ``columns`` has the name of a column of predictions.
+        DataError: if one of ``columns`` has the name of a column of predictions.
     """
     order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
     names = np.array(class_names, dtype=object)
@@ -52,7 +52,7 @@ def prediction_table(
             table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
     if taken := [name for name in columns if name in table]:
         raise DataError(
-            f"Column {taken[0]!r} is called like one of the predictions, which would replace it: "
+            f"Column {taken[0]!r} has the name of a column of predictions, which would replace it: "
             "rename it in the table."
         )
     known = {

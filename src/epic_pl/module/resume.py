@@ -11,7 +11,7 @@ from torch import nn
 from epic_pl.module.ranks import gather_objects
 from epic_pl.utils.errors import CheckpointError
 
-# entries that Lightning and gather_states write: dictionaries or lists of dictionaries
+# entries of Lightning and of gather_states: dictionaries or lists of dictionaries
 _MAPPINGS = ("loops", "callbacks")
 _LISTS = ("optimizer_states", "lr_schedulers", "resume_states")
 
@@ -22,7 +22,7 @@ def rng_state() -> dict[str, Any]:
     Of several GPUs only the current one is included, since a rank uses only its own.
     """
     version, keys, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 the global one, on purpose
+    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 the global generator is meant
     name, words, position, has_gauss, cached = numpy_state
     return {
         "python": [version, list(keys), gauss],
@@ -33,7 +33,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """Restore a state of :func:`rng_state`."""
+    """Restore random generators from the output of :func:`rng_state`."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     name, words, position, has_gauss, cached = state["numpy"]
@@ -47,7 +47,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
 def gather_states(module: nn.Module, mid_window: bool) -> list[dict[str, Any]]:
     """State of each rank for an exact resume, in the order of ranks; all ranks must call it.
 
-    With ``mid_window`` gradients are partially accumulated, so they are included.
+    ``mid_window`` says that gradients are partially accumulated; they are then included.
     """
     state: dict[str, Any] = {"rng": rng_state(), "gradients": {}}
     if mid_window:
@@ -73,12 +73,12 @@ def check_resumable(checkpoint: Mapping[str, Any]) -> None:
                 continue
         raise CheckpointError(
             f"The checkpoint's {name} is {'damaged' if name in checkpoint else 'missing'}, so "
-            "training cannot go on from it; --model.warm_start takes its weights alone."
+            "training cannot resume from it. To use its weights alone, give --model.warm_start."
         )
 
 
 def restore_state(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Restore this rank's state of :func:`gather_states`."""
+    """Restore generators and gradients from this rank's output of :func:`gather_states`."""
     set_rng_state(state["rng"])
     parameters = dict(module.named_parameters())
     for name, gradient in state["gradients"].items():

@@ -1,4 +1,4 @@
-"""Pure torch modules: encoders, prompts, interaction, heads and methods. No Lightning here."""
+"""Modules in pure torch, without Lightning: encoders, prompts, interaction, heads and methods."""
 
 from epic_pl.nn.base import DualEncoder, Method, Output
 from epic_pl.nn.epic import EPIC, EPICModel

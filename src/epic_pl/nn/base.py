@@ -1,4 +1,4 @@
-"""The base classes of all methods: options that build a model, and the model.
+"""The two base classes of a method: its options, which build a model, and its model.
 
 Shape legend: B batch, N tokens, P patches, n prompts, K steps, C classes.
 """
@@ -20,9 +20,9 @@ from epic_pl.utils.types import Batch, Features
 
 
 class Method:
-    """The options of a method, which build its model; a subclass is a frozen dataclass.
+    """The options of a method; :meth:`build` makes its model. A subclass is a frozen dataclass.
 
-    A config names it by its class name if it is one of this package or of an installed plug-in, or
+    A config names a method of this package or of an installed plug-in by its class name, any other
     by its import path; docs/extend.md has an example.
 
     Attributes:
@@ -50,16 +50,16 @@ class Method:
         head: HeadConfig = HeadConfig(),  # noqa: B008 frozen
         modality_dropout: float = 0.0,
     ) -> "DualEncoder":
-        """The untrained model.
+        """Build the untrained model.
 
         Args:
-            encoders: frozen encoders; a method that trains them thaws them itself.
+            encoders: frozen encoders; a method that trains them thaws them.
             num_classes: number of classes C.
             head: parts of the head, the same for every method.
             modality_dropout: probability with which a training sample loses one modality.
 
         Raises:
-            ConfigError: if the options do not fit the encoders, or the class names no model.
+            ConfigError: if the options do not fit the encoders, or the class has no ``model``.
         """
         kind = type(self)
         if not isinstance(model := getattr(kind, "model", None), type):
@@ -71,19 +71,19 @@ class Method:
         return built
 
     def own(self, head: HeadConfig) -> HeadConfig:
-        """The head with those of its options that the method fixes."""
+        """``head`` with the options that the method fixes replaced."""
         return head
 
 
 def layer_pairs(
     layers: int | Sequence[Sequence[int]], encoders: Pair[Encoder]
 ) -> list[tuple[int, int]]:
-    """The K pairs (image layer, text layer) of interaction steps.
+    """The pairs (image layer, text layer) of the K interaction steps.
 
     The tokens that enter the first pair are the boundary features, which a feature cache stores.
 
     Args:
-        layers: K, the last K layers of each encoder, or pairs counted from 0.
+        layers: K for the last K layers of each encoder, or pairs of layers counted from 0.
         encoders: both encoders.
 
     Raises:
@@ -116,9 +116,10 @@ def layer_pairs(
 
 
 class Attention(NamedTuple):
-    """Attention weights of one layer, averaged over heads; each prompt's weights sum to one.
+    """Attention weights of the prompts in one layer, averaged over heads.
 
-    ``tokens (B, n, N)`` on the encoder's tokens, ``prompts (B, n, n)`` on the prompts.
+    ``tokens (B, n, N)`` are weights on the encoder's tokens, ``prompts (B, n, n)`` on the prompts.
+    The weights of each prompt on both sum to one.
     """
 
     tokens: Tensor
@@ -126,11 +127,11 @@ class Attention(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """What a method lets users look at in one forward pass.
+    """Attention and similarities of one forward pass, for explanations.
 
     ``image`` and ``text`` have the attention of the prompts in each of the K steps.
-    ``similarities`` are ``S (B, n, n)`` of each exchange, image prompts in rows; before step 1
-    ``(B, P, n)`` with P patches. They are empty without hubs.
+    ``similarities`` has ``S (B, n, n)`` of each exchange, with image prompts in rows; the exchange
+    before step 1 has P patches in rows, ``(B, P, n)``. It is empty without hubs.
     """
 
     image: list[Attention]
@@ -139,7 +140,7 @@ class Recording(NamedTuple):
 
 
 class Output(NamedTuple):
-    """The output of a model for a batch."""
+    """The logits of a batch, and the features behind them."""
 
     logits: Tensor
     """``(B, C)``."""
@@ -151,14 +152,14 @@ class Output(NamedTuple):
 
 
 class DualEncoder(nn.Module, ABC):
-    """A model of images and texts on two encoders; a method is a subclass with a ``forward``.
+    """A model of images and texts on two encoders; each method has a subclass with a ``forward``.
 
     Parameters under the name ``head`` are trained at the head's learning rate, encoders at
     :attr:`encoder_lr`, and all others at the prompts' rate.
 
     Args:
-        image_tower: the image encoder and how the method runs it.
-        text_tower: the same for the text encoder.
+        image_tower: tower of the image encoder, which defines how the method runs it.
+        text_tower: tower of the text encoder.
         modality_dropout: probability with which a training sample loses one modality.
     """
 
@@ -176,13 +177,13 @@ class DualEncoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
-        """Logits, and the features that the matching loss and embeddings need."""
+        """The logits of a batch, and the features for the matching loss and for embeddings."""
 
     def record(self, batch: Batch) -> Recording:
-        """The attention of a batch, for a method that has some to draw.
+        """The prompts' attention in a batch; a method with prompts overrides this.
 
         Raises:
-            ConfigError: for any other method.
+            ConfigError: if the method does not override it.
         """
         raise ConfigError(
             f"{type(self).__name__} has no attention to draw: its class defines no `record`. "
@@ -191,7 +192,7 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def towers(self) -> Pair[Tower[Any]]:
-        """Both towers."""
+        """The image and the text tower."""
         return Pair(self.image_tower, self.text_tower)
 
     @property
@@ -206,21 +207,21 @@ class DualEncoder(nn.Module, ABC):
 
     @property
     def widths(self) -> Pair[int]:
-        """d_v and d_t."""
+        """Widths d_v and d_t of the encoders."""
         return Pair(self.image_encoder.width, self.text_encoder.width)
 
     @property
     def cache_levels(self) -> tuple[FeatureLevel, ...]:
-        """Levels of the feature cache that this method supports, the fastest last."""
+        """Levels of the feature cache that this method can train from, the fastest last."""
         return self.image_tower.levels
 
     @property
     def matcher(self) -> ScaledCosine | None:
-        """The similarity of :attr:`Output.compared`; None if the model compares nothing."""
+        """The similarity function of :attr:`Output.compared`; None if nothing is compared."""
         return self.head.similarity.cosine if self.head.similarity else None
 
     def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
-        """Both towers' states before step 1, computed or restored from a feature cache.
+        """States of both towers before step 1, computed or restored from stored features.
 
         Inputs of a missing modality are ignored, even NaN.
         """
@@ -259,7 +260,7 @@ class DualEncoder(nn.Module, ABC):
         part_features: Tensor | None = None,
         compared: Pair[Tensor] | None = None,
     ) -> Output:
-        """The head's output; ``compared`` defaults to the vectors of its similarity term."""
+        """The head's output; without ``compared``, its similarity term's vectors are compared."""
         logits, projected = self.head(pooled, prompts, present, part_features)
         return Output(logits, pooled, projected if compared is None else compared)
 
@@ -269,7 +270,7 @@ class DualEncoder(nn.Module, ABC):
 
 
 def _only_present(features: Features, present: Tensor | None) -> Features:
-    """Features with zeros where the modality is missing; stored lists are finite and stay."""
+    """Features with zeros where the modality is missing; lists stay, as stored ones are finite."""
     return {
         name: field if isinstance(field, list) else where_present(field, present)
         for name, field in features.items()

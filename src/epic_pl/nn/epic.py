@@ -8,7 +8,7 @@ docs/method.md has the equations and their sources::
                     prompts ─┐           │          │                          │
     text ─── frozen layers ──┘ acquire ──┘          └ acquire ── ... ── pool ──┘
 
-With first prompts from tokens, the default, there is also a hub before the first step.
+By default the first prompts come from tokens, and another hub lies before the first step.
 
 Shape legend: B batch, d_v and d_t widths, n prompts, K steps, C classes.
 """
@@ -40,7 +40,7 @@ from epic_pl.utils.validate import check_choices, check_positive, check_probabil
 
 PromptAttention = Literal["joint", "read_only"]
 
-_ROWS = 4  # of a first exchange with activation checkpointing
+_ROWS = 4  # samples at a time in the first exchange, with activation checkpointing
 
 
 class EPICModel(DualEncoder):
@@ -99,7 +99,7 @@ class EPICModel(DualEncoder):
         )
 
     def _build_hubs(self) -> list[InteractionHub]:
-        # the last step's prompts go to the head, so there is nothing to consolidate after it
+        # the head takes the last step's prompts as they are, so no hub follows it
         exchanges = range(self.num_steps - 1 + self.from_tokens)
         if self.method.hub == "none":
             return []
@@ -111,7 +111,7 @@ class EPICModel(DualEncoder):
         ]
 
     def forward(self, batch: Batch) -> Output:
-        """Logits and features of a batch; docs/method.md has the equations."""
+        """Logits and features of a batch, as in the equations of docs/method.md."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         prompts, exchange = self.first_prompts(image, text, present)
@@ -127,7 +127,7 @@ class EPICModel(DualEncoder):
     def acquire(
         self, step: int, image: Any, text: Any, prompts: Pair[Tensor]
     ) -> tuple[Any, Any, Pair[Tensor]]:
-        """Both states after the step's layer, and the outputs of the prompts."""
+        """States of both towers after the step's layer, and the outputs of the prompts."""
         image, acquired_image = self.image_tower.acquire(step, image, prompts.image)
         text, acquired_text = self.text_tower.acquire(step, text, prompts.text)
         return image, text, Pair(acquired_image, acquired_text)
@@ -135,7 +135,7 @@ class EPICModel(DualEncoder):
     def first_prompts(
         self, image: Any, text: Any, present: Presence
     ) -> tuple[Pair[Tensor], Exchange | None]:
-        """The prompts of step 1, and the exchange before it, with S ``(B, P, n)``.
+        """The prompts of step 1, and the exchange before that step, with ``S (B, P, n)``.
 
         With "tokens", all patches and the parts of the text exchange information before the first
         step, so that image prompts depend on the text. Without hubs they start from image cells.
@@ -156,9 +156,9 @@ class EPICModel(DualEncoder):
         return Pair(patches, self.prompts.parts(words, mask))
 
     def _first_exchange(self, image: Any, text: Any, present: Presence) -> Exchange:
-        """The exchange of patches and parts; with activation checkpointing, of few rows at a time.
+        """The exchange of patches and parts.
 
-        Its intermediate results have the size of the patches.
+        With activation checkpointing a few samples are computed at a time, to save memory.
         """
 
         def exchange(rows: slice) -> Exchange:
@@ -177,7 +177,7 @@ class EPICModel(DualEncoder):
     def next_prompts(
         self, step: int, acquired: Pair[Tensor], present: Presence
     ) -> tuple[Pair[Tensor], Exchange | None]:
-        """The prompts of a later step, and the exchange that consolidates the acquired ones."""
+        """The prompts of a later step, and the exchange from which they are generated."""
         if not self.hubs:
             return self.prompts.activate(step, acquired), None
         hub = self.hubs[(step - 1 + self.from_tokens) % len(self.hubs)]
@@ -186,7 +186,7 @@ class EPICModel(DualEncoder):
 
     @torch.no_grad()
     def record(self, batch: Batch) -> Recording:
-        """Attention of the prompts and similarities of the hubs, from a pass of its own."""
+        """Attention of the prompts and similarities of the hubs, computed in a forward pass."""
         recording, present = Recording([], [], []), self.presence(batch)
         image, text = self.extract(batch, present)
         prompts, exchange = self.first_prompts(image, text, present)
@@ -208,19 +208,19 @@ class EPICModel(DualEncoder):
 
 @dataclass(frozen=True)
 class EPIC(Method):
-    """EPIC with these options; the defaults are those of the experiments on tables.
+    """Options of EPIC; the defaults are those of the experiments on tables.
 
-    docs/method.md defines each option, and which values are closest to the paper.
+    docs/method.md defines each option, and says which values are closest to the paper.
 
     Attributes:
-        num_prompts: n, prompts of each modality.
+        num_prompts: number of prompts n of each modality.
         interaction_layers: K (the last K layers of each encoder), or pairs
-            ``[image layer, text layer]`` counted from 0, both increasing.
+            ``[image layer, text layer]``, counted from 0, in which both numbers increase.
         prompt_attention: "joint": tokens and prompts attend to each other; "read_only": prompts
             attend to the frozen tokens, but tokens never to prompts.
         hub: "bottleneck", "parameter_free", or "none" (prompts stay unimodal).
-        hub_width: r of the bottleneck.
-        generation: how the next prompts are generated, "offset" or "linear".
+        hub_width: width r of the bottleneck.
+        generation: how the prompts of the next step are generated, "offset" or "linear".
         first_prompt: "tokens" (parts of the text, and the image patches that match each part),
             "independent" (learned vectors), or "from_text" (image prompts mapped from the text's).
         prompt_init_std: standard deviation of the initial prompts.

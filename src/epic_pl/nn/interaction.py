@@ -16,15 +16,15 @@ from epic_pl.nn.pair import Pair, Presence, where_present
 Hub = Literal["bottleneck", "parameter_free", "none"]
 
 _TEMPERATURE = 0.1
-# with a lower temperature the softmax over cosines is one-hot, with a gradient of zero
+# below this temperature the softmax over cosines is one-hot, and its gradient zero
 _MIN_TEMPERATURE = 0.01
 
 
 class ScaledCosine(nn.Module):
-    """``S = cos(A_v, A_t) / tau`` with initial tau 0.1.
+    """Similarities ``S = cos(A_v, A_t) / tau`` with an initial tau of 0.1.
 
     Args:
-        learned: whether tau is trained (as its logarithm).
+        learned: whether tau is trained; the parameter is its logarithm.
     """
 
     def __init__(self, learned: bool = True) -> None:
@@ -36,13 +36,13 @@ class ScaledCosine(nn.Module):
             self.register_buffer("log_temperature", log_temperature, persistent=False)
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
-        """``S (B, n_v, n_t)`` of ``A_v (B, n_v, r)`` and ``A_t (B, n_t, r)``."""
+        """Similarities ``S (B, n_v, n_t)`` of ``A_v (B, n_v, r)`` and ``A_t (B, n_t, r)``."""
         cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).transpose(1, 2)
         return cosine / self.log_temperature.exp().clamp(min=_MIN_TEMPERATURE)
 
 
 class Exchange(NamedTuple):
-    """The result of an exchange."""
+    """The consolidated prompts of an exchange, and what it compared."""
 
     prompts: Pair[Tensor]
     """Consolidated prompts ``C_m (B, n, d_m)``."""
@@ -71,14 +71,14 @@ class InteractionHub(nn.Module, ABC):
 
     @abstractmethod
     def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
-        """``A_v`` and ``A_t (B, n, r)`` of ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``."""
+        """Project ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)`` to ``A_v`` and ``A_t (B, n, r)``."""
 
     @abstractmethod
     def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
-        """``C_v (B, n, d_v)`` and ``C_t (B, n, d_t)`` of prompts and messages ``(B, n, r)``."""
+        """Add messages ``(B, n, r)`` to prompts: ``C_v (B, n, d_v)`` and ``C_t (B, n, d_t)``."""
 
     def forward(self, prompts: Pair[Tensor], present: Presence) -> Exchange:
-        """Consolidate acquired prompts ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``.
+        """Exchange messages between the prompts ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``.
 
         The message from a missing modality is zero.
         """
@@ -88,10 +88,10 @@ class InteractionHub(nn.Module, ABC):
         return Exchange(self.consolidate(prompts, messages), similarities, Pair(image, text))
 
     def exchange_parts(self, tokens: Pair[Tensor], present: Presence) -> Exchange:
-        """Consolidate P patches ``(B, P, d_v)`` and n parts of a text ``(B, n, d_t)``.
+        """Exchange messages between patches ``(B, P, d_v)`` and parts of the text ``(B, n, d_t)``.
 
-        Patches and their messages are replaced by their means for each part, weighted by
-        ``softmax_v(S)``, ``S (B, P, n)``.
+        The result has n image prompts: for each part the mean of the patches, and of their
+        messages, weighted by ``softmax_v(S)`` with ``S (B, P, n)``.
         """
         image, text = self._compared(tokens, present)  # (B, P, r), (B, n, r)
         similarities = self.similarity(image, text)  # (B, P, n)
@@ -101,16 +101,16 @@ class InteractionHub(nn.Module, ABC):
         return Exchange(self.consolidate(prompts, messages), similarities, Pair(image, text))
 
     def _compared(self, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
-        """``A_m``; a missing modality is zero in the common space, and so is its message."""
+        """``A_v`` and ``A_t``, zero for a missing modality, so that its message is zero, too."""
         return Pair(*map(where_present, self.project(prompts), present))
 
 
 class BottleneckHub(InteractionHub):
-    """``A_m = unit(LN(Z_m) W_m) sqrt(r)`` and ``C_m = Z_m + GELU(M_m) V_m``.
+    """Hub with ``A_m = unit(LN(Z_m) W_m) sqrt(r)`` and ``C_m = Z_m + GELU(M_m) V_m``.
 
-    ``V_m`` is initialised as zero, so that training starts from unimodal prompts. S does not
-    depend on the length of ``A_m``, but without the normalisation messages outgrow the prompts and
-    the model overfits.
+    ``V_m`` is initialised as zero, so that training starts from unimodal prompts. S does not depend
+    on the length of ``A_m``, but messages do: without the normalisation they outgrow the prompts,
+    and the model overfits.
 
     Args:
         widths: d_v and d_t.
@@ -137,20 +137,20 @@ class BottleneckHub(InteractionHub):
         self.dropout = nn.Dropout(dropout)
 
     def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
-        """``unit(LN(Z_m) W_m) sqrt(r)``."""
+        """``A_m = unit(LN(Z_m) W_m) sqrt(r)``."""
         image, text = self.norm_image(prompts.image), self.norm_text(prompts.text)
         image, text = self.down_image(self.dropout(image)), self.down_text(self.dropout(text))
         length = image.shape[-1] ** 0.5
         return Pair(*(F.normalize(part, dim=-1) * length for part in (image, text)))
 
     def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
-        """``Z_m + GELU(M_m) V_m``."""
+        """``C_m = Z_m + GELU(M_m) V_m``."""
         image, text = (self.dropout(F.gelu(message)) for message in messages)
         return Pair(prompts.image + self.up_image(image), prompts.text + self.up_text(text))
 
 
 class ParameterFreeHub(InteractionHub):
-    """``A_m = Z_m`` and ``C_m = Z_m + M_m`` without parameters (closest to the paper).
+    """Hub with ``A_m = Z_m`` and ``C_m = Z_m + M_m``, closest to the paper, without parameters.
 
     Encoders of different widths share one learned map ``W (d_v, d_t)``: ``A_t = Z_t W^T`` and
     ``C_t = Z_t + M_t W``.
@@ -169,12 +169,12 @@ class ParameterFreeHub(InteractionHub):
         self.shared = None if same else nn.Linear(widths.text, widths.image, bias=False)
 
     def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
-        """``Z_m``, the text's mapped to the image's width."""
+        """``A_v = Z_v`` and ``A_t = Z_t W^T``, or ``Z_t`` if both widths are equal."""
         text = prompts.text if self.shared is None else self.shared(prompts.text)
         return Pair(prompts.image, text)
 
     def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
-        """``Z_m + M_m``."""
+        """``C_v = Z_v + M_v`` and ``C_t = Z_t + M_t W``, or without W if both widths are equal."""
         text = messages.text
         if self.shared is not None:
             text = F.linear(text, self.shared.weight.T)

@@ -31,8 +31,8 @@ def drop_modalities(present: Pair[Tensor], probability: float) -> Presence:
     Unimodal samples are unchanged, so that every sample keeps a modality.
 
     Args:
-        present: masks ``(B,)`` bool.
-        probability: between 0 and 1.
+        present: masks ``(B,)`` bool of the samples with each modality.
+        probability: probability between 0 and 1 that a complete sample loses a modality.
 
     Returns:
         The new masks ``(B,)``.
@@ -45,7 +45,7 @@ def drop_modalities(present: Pair[Tensor], probability: float) -> Presence:
 
 
 def both_present(present: Presence) -> Tensor | None:
-    """Mask ``(B,)`` of the samples with both modalities; None if all have both."""
+    """Mask ``(B,)`` of the samples with both modalities; None if all samples have both."""
     image, text = present
     if image is None or text is None:
         return text if image is None else image

@@ -12,7 +12,7 @@ from epic_pl.utils.errors import ConfigError, first_line
 EncoderPrecision = Literal["auto", "same", "bf16", "fp16"]
 
 DTYPES: dict[EncoderPrecision, torch.dtype | None] = {
-    "auto": None,  # until a device is known
+    "auto": None,  # it is chosen when the device is known
     "same": None,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
@@ -22,12 +22,12 @@ DTYPES: dict[EncoderPrecision, torch.dtype | None] = {
 def choose_precision(
     precision: EncoderPrecision, device: str, dtype: torch.dtype
 ) -> tuple[EncoderPrecision, float]:
-    """What "auto" is on a device type, and how many times as fast bfloat16 is as float32 there.
+    """Resolve "auto" on a type of device; also return the speed of bfloat16 relative to float32.
 
     Args:
-        precision: is returned, with a factor of 0, unless it is "auto".
-        device: for example "cpu".
-        dtype: of the encoders' weights; "auto" leaves all but float32 as they are.
+        precision: the option's value; any but "auto" is returned as it is, with a speed of 0.
+        device: type of the device, for example "cpu".
+        dtype: data type of the encoders' weights; "auto" is "same" unless it is float32.
     """
     if precision != "auto":
         return precision, 0.0
@@ -37,10 +37,10 @@ def choose_precision(
 
 @cache
 def bfloat16_gain(device: str) -> float:
-    """How many times as fast a device multiplies in bfloat16 as in float32; 0 if it cannot.
+    """Speed of a matrix product in bfloat16 relative to float32; 0 if the device cannot do it.
 
-    The product of a transformer layer, in the fastest of several turns each. With hardware for
-    bfloat16 it is about 2, without below 0.6, so that a busy machine does not change the choice.
+    It times a product as in a transformer layer, the fastest of several. With hardware for bfloat16
+    the result is about 2, without it below 0.6, so a busy machine does not change the choice.
     """
     try:
         check_precision("bf16", device)
@@ -53,7 +53,7 @@ def bfloat16_gain(device: str) -> float:
         for low in (True, False) * 6:
             with torch.autocast(device, torch.bfloat16, enabled=low):
                 start = time.perf_counter()
-                F.linear(tokens, weight).sum().item()  # waits for the device
+                F.linear(tokens, weight).sum().item()  # item() waits for the device
                 fastest[low] = min(fastest[low], time.perf_counter() - start)
     return fastest[False] / fastest[True]
 
@@ -62,7 +62,7 @@ def check_precision(precision: EncoderPrecision, device: str) -> None:
     """Check that encoders can run in ``precision`` on a device type, for example "cpu".
 
     Raises:
-        ConfigError: if torch has no such kernels there.
+        ConfigError: if torch has no kernels of this precision for the device.
     """
     dtype = DTYPES[precision]
     if dtype is None:
@@ -79,7 +79,7 @@ def check_precision(precision: EncoderPrecision, device: str) -> None:
     except RuntimeError as error:
         problem = first_line(error)
     raise ConfigError(
-        f"model.encoders.precision is {precision!r}, which torch {torch.__version__} cannot do on "
-        f"this device ({device}): {problem}. Set it to same, or to "
-        f"{'bf16' if precision == 'fp16' else 'fp16'} if it can do that."
+        f"model.encoders.precision is {precision!r}, which torch {torch.__version__} does not "
+        f"support on this device ({device}): {problem}. Set it to same, or to "
+        f"{'bf16' if precision == 'fp16' else 'fp16'} if the device supports that."
     )

@@ -1,4 +1,4 @@
-"""Temporal prompts: the learned vectors that enter each interaction layer.
+"""Temporal prompts: the vectors that enter each interaction layer beside the tokens.
 
 Shape legend: B batch, N words, n prompts, d_v and d_t encoder widths, K interaction steps.
 """
@@ -17,13 +17,13 @@ Generation = Literal["offset", "linear"]
 class TextParts(nn.Module):
     """The n parts ``(B, n, d)`` of a text: weighted means of neighbouring words.
 
-    The weights of part j are a softmax over words of a learned word score, the same for all parts,
-    minus half of the squared distance from the part's middle, in units of a part's length. So
-    "kite" can count more than "the". A learned vector is added to each part.
+    The weights of part j are a softmax over words of the word's score minus half of its squared
+    distance from the part's middle, in units of a part's length. Word scores are learned and the
+    same for all parts, so "kite" can count more than "the". Each part gets a learned vector added.
 
     Args:
-        number: n.
-        width: d.
+        number: number of parts n.
+        width: encoder width d.
         init_std: standard deviation of the initial learned vectors.
     """
 
@@ -38,14 +38,14 @@ class TextParts(nn.Module):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
-        """The parts of ``words (B, N, d)``; ``mask (B, N)`` is False on padding."""
+        """Parts ``(B, n, d)`` of ``words (B, N, d)``; ``mask (B, N)`` is False on padding."""
         parts: Tensor = self.weights(words, mask).to(words.dtype) @ words + self.offsets
         return parts
 
     def weights(self, words: Tensor, mask: Tensor) -> Tensor:
-        """Shares ``(B, n, N)`` of the words in each part."""
+        """Weights ``(B, n, N)`` of the words in each part."""
         counted = mask.to(words.dtype)[:, None]  # (B, 1, N)
-        size = counted.sum(dim=2, keepdim=True) / self.number  # of a part, in words
+        size = counted.sum(dim=2, keepdim=True) / self.number  # words per part
         middles = torch.arange(self.number, device=words.device)[:, None] + 0.5
         distances = (counted.cumsum(dim=2) - 0.5) / size.clamp(min=1e-6) - middles  # (B, n, N)
         weights: Tensor = self.score(self.norm(words)).mT - distances.square() / 2
@@ -53,15 +53,15 @@ class TextParts(nn.Module):
 
 
 class TemporalPrompts(nn.Module):
-    """The first prompts, and the next ones from the consolidated ones ("activate").
+    """Makes the prompts of the first step, and those of each later step ("activate").
 
-    ``generation`` "offset" is ``P^{k+1} = C + E^{k+1}`` with a learned E; "linear" (closest to the
-    paper) is ``P^{k+1} = G C``, one linear map per modality, shared by all steps and initialised
-    as the identity. Prompts have Gaussian initialisation.
+    From consolidated prompts C, ``generation`` "offset" makes ``P^{k+1} = C + E^{k+1}`` with a
+    learned E. "linear" (closest to the paper) makes ``P^{k+1} = G C`` with one map G per modality,
+    shared by all steps and initialised as the identity. Prompts have Gaussian initialisation.
 
     Args:
         num_steps: number of steps K.
-        num_prompts: n, prompts of each modality.
+        num_prompts: number of prompts n of each modality.
         widths: d_v and d_t.
         first_prompt: "tokens": the :class:`TextParts` of the text, and learned vectors added to
             the image patches that match each part; "independent": learned vectors alone;
@@ -100,7 +100,7 @@ class TemporalPrompts(nn.Module):
         else:
             self.first_image = gaussian(num_prompts, widths.image)
         self.first_prompt, self.generation = first_prompt, generation
-        if num_steps == 1:  # unused parameters get no gradient, for which DDP would wait
+        if num_steps == 1:  # parameters that are not used get no gradient, and DDP would wait
             return
         if generation == "linear":
             self.map_image, self.map_text = (_identity(width) for width in widths)
@@ -112,14 +112,14 @@ class TemporalPrompts(nn.Module):
     def first(self, size: int) -> Pair[Tensor]:
         """Learned prompts of step 1 for B = ``size`` samples, ``(B, n, d_v)`` and ``(B, n, d_t)``.
 
-        They are not used with ``first_prompt`` "tokens".
+        With ``first_prompt`` "tokens" they are not used.
         """
         text = self.first_text
         image = self.coupling(text) if self.first_prompt == "from_text" else self.first_image
         return Pair(image.expand(size, -1, -1), text.expand(size, -1, -1))
 
     def activate(self, step: int, prompts: Pair[Tensor]) -> Pair[Tensor]:
-        """The prompts of ``step``, counted from 0, from the last step's consolidated ones."""
+        """Prompts of ``step`` (from 0), made of the consolidated prompts of the step before."""
         if self.generation == "linear":
             return Pair(self.map_image(prompts.image), self.map_text(prompts.text))
         return Pair(

@@ -16,7 +16,7 @@ from epic_pl.nn.towers import JointTower, ReadOnlyTower
 def prompt_attention(
     tower: JointTower | ReadOnlyTower, step: int, state: Any, prompts: Tensor
 ) -> Attention:
-    """Attention of prompts ``(B, n, d)`` in the layer of ``step``."""
+    """Attention of prompts ``(B, n, d)`` to tokens and prompts in the layer of ``step``."""
     encoder, layer = tower.encoder, tower.layers[step]
     memory, mask = tower.memory(step, state)
     queries = encoder.queries(layer, prompts)  # (B, h, n, d / h)

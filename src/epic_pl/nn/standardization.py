@@ -11,18 +11,18 @@ from epic_pl.nn.pair import where_present
 
 # minimum weight of a batch in the running statistics
 _MOMENTUM = 0.05
-# maximum of the sample count, which half precision can represent
+# maximum of the stored sample count, which half precision can represent
 _MAX_COUNT = 32_768
 _EPSILON = 1e-6
 
 
 class Standardization(nn.Module):
-    """``(x - mean) / std`` for each feature, with statistics of the training samples so far.
+    """``(x - mean) / std`` for each feature, with running statistics of the training samples.
 
-    This is the linear-probe recipe of MAE (arXiv 2111.06377, ``BatchNorm1d(affine=False)``), but
-    with running statistics in training, too, so that training and evaluation compute the same
-    function. Samples whose modality is missing are excluded, and ranks share their statistics.
-    Encoders differ in scale: without it, features with the larger variance dominate.
+    Encoders differ in scale; without this layer features with the larger variance dominate. It is
+    the linear-probe recipe of MAE (arXiv 2111.06377, ``BatchNorm1d(affine=False)``), but training
+    uses the running statistics, too, so it computes the same function as evaluation. Samples whose
+    modality is missing are excluded, and ranks share their statistics.
 
     Args:
         width: number of features D.
@@ -39,7 +39,7 @@ class Standardization(nn.Module):
         self.register_buffer("count", torch.zeros(()))
 
     def forward(self, features: Tensor, present: Tensor | None = None) -> Tensor:
-        """Standardised ``features (B, D)``; only ``present (B,)`` rows update the statistics."""
+        """Standardised ``features (B, D)``; only rows that are ``present (B,)`` are counted."""
         if self.training:
             self._update(features.detach(), present)
         scale = (self.variance + _EPSILON).rsqrt()

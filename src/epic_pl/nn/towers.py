@@ -1,9 +1,9 @@
-"""Towers: an encoder of one modality and the way in which a method runs it.
+"""Towers: each has an encoder of one modality and defines how a method runs it.
 
-A tower has no trained parameters of its own. A method calls ``extract`` for the part that depends
-on the sample alone and ``pool`` at the end; EPIC, in between, calls ``acquire`` for the outputs of
-prompts. A feature cache stores the output of ``features``, from which ``restore`` continues;
-several models on one encoder use the ``shared_features`` of a batch in the same way.
+A tower has no trained parameters of its own. A method calls ``extract`` for the layers that depend
+on the sample alone and ``pool`` at the end. In between, EPIC calls ``acquire`` for the outputs of
+prompts. A feature cache stores the output of ``features``, and ``restore`` continues from it.
+Models that share an encoder restore the ``shared_features`` of a batch.
 
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction layers.
 """
@@ -35,7 +35,7 @@ class Tower(nn.Module, ABC, Generic[State]):
         layers: the interaction layers, increasing, counted from 0. Layers before the first one
             depend on the sample alone; the boundary features are the mean of the tokens that enter
             the first one.
-        keeps_tokens: whether the state keeps the tokens that enter the first of ``layers``.
+        keeps_tokens: whether states keep the tokens that enter the first of ``layers``.
     """
 
     levels: tuple[FeatureLevel, ...] = ("boundary",)
@@ -57,7 +57,7 @@ class Tower(nn.Module, ABC, Generic[State]):
         Args:
             inputs: pixels ``(B, 3, H, W)`` or token ids ``(B, N)``.
             mask: ``(B, N)`` bool, False on padding; None without padding.
-            present: ``(B,)`` bool, False where the modality is missing: its tokens are masked.
+            present: ``(B,)`` bool, False where the modality is missing and its tokens are masked.
         """
         return self.start(self.boundary(inputs, mask), mask, present)
 
@@ -71,15 +71,15 @@ class Tower(nn.Module, ABC, Generic[State]):
 
     @abstractmethod
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
-        """The state before step 1, from the boundary's tokens."""
+        """The state before step 1, from the tokens that enter the first layer."""
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
-        """The features that a cache of ``level`` stores, batch first.
+        """The features that a cache of ``level`` stores, with the batch axis first.
 
         Raises:
-            ConfigError: if the method depends on more than this level stores.
+            ConfigError: if the method needs more than this level stores.
         """
         if level not in self.levels:
             able = f"{' or '.join(self.levels)} (or off)" if self.levels else "off"
@@ -98,7 +98,7 @@ class Tower(nn.Module, ABC, Generic[State]):
         """The modality's pooled output after the last step, and its boundary features."""
 
     def keep_tokens(self, tokens: Tensor, present: Tensor | None) -> Tensor | None:
-        """Tokens ``(B, N, d)`` for the state, zero where the modality is missing, or None."""
+        """Tokens ``(B, N, d)`` that the state keeps, zero for a missing modality; or None."""
         return where_present(tokens, present) if self.keeps_tokens else None
 
     def content_tokens(self, tokens: Tensor | list[Tensor]) -> Tensor:
@@ -109,18 +109,18 @@ class Tower(nn.Module, ABC, Generic[State]):
         return tokens[:, first:].to(self.dtype)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Context in which frozen layers run in the encoder's precision."""
+        """Context manager that runs frozen layers in the encoder's precision."""
         if self.encoder.precision is None:
             return nullcontext()
         return torch.autocast(next(self.encoder.parameters()).device.type, self.encoder.precision)
 
     def cast(self, frozen: Tensor) -> Tensor:
-        """Outputs of the frozen layers in the precision of the trained part."""
+        """Cast outputs of the frozen layers to the precision of the trained parameters."""
         return frozen if self.encoder.precision is None else frozen.to(self.dtype)
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Plain values of the encoder that features depend on, beside inputs and layers."""
+        """Plain values of the encoder that features depend on besides inputs and layers."""
         precision = str(self.encoder.precision or self.dtype).removeprefix("torch.")
         encoder = {"fingerprint": self.encoder.fingerprint, "pooling": self.encoder.pooling}
         return encoder | {"precision": precision}
@@ -134,9 +134,9 @@ class Tower(nn.Module, ABC, Generic[State]):
 class JointState(NamedTuple):
     """Current tokens ``(B, N, d)``, the mask of visible ones, and the next layer.
 
-    ``boundary (B, d)`` are the boundary features, ``boundary_tokens (B, N, d)`` the tokens that
-    first prompts start from. After the last layer ``first (B, 1, d)`` is the pooled token, or None
-    if all tokens are pooled.
+    ``boundary (B, d)`` are the boundary features. First prompts start from ``boundary_tokens
+    (B, N, d)``. After the last layer ``first (B, 1, d)`` is the pooled token, or None if all
+    tokens are pooled.
     """
 
     tokens: Tensor
@@ -154,7 +154,7 @@ class JointTower(Tower[JointState]):
     """Whether the encoder's last layer computes only the outputs in use."""
 
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
-        """The state with the boundary's tokens."""
+        """The state before step 1, from the tokens that enter the first layer."""
         seen = visible(mask, present, tokens.shape[1])
         mean = self.encoder.mean(tokens, mask)
         return JointState(tokens, seen, self.layers[0], mean, self.keep_tokens(tokens, present))
@@ -165,7 +165,7 @@ class JointTower(Tower[JointState]):
         tokens = self._entering(layer, state)
         state = state._replace(next_layer=layer + 1)
         last = layer == self.encoder.num_layers - 1
-        # a text of two tokens would keep one, a size that an exported graph treats as constant
+        # a text of two tokens would keep one, and an exported graph treats size 1 as a constant
         trims = self.trims_last_layer and not torch.compiler.is_exporting()
         if trims and last and self.encoder.can_trim_last_layer(layer):
             outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
@@ -190,10 +190,10 @@ class JointTower(Tower[JointState]):
 
 
 class FrozenState(NamedTuple):
-    """Pooled features, and the parts of the frozen stream that the method reads.
+    """Pooled features, and what else the method reads of the frozen encoder.
 
-    ``boundary_tokens (B, N, d)``, or a list of B mapped tensors, enter the first layer.
-    ``memories`` are keys and values of the K layers, whose visible tokens ``mask (B, N)`` marks.
+    ``boundary_tokens (B, N, d)``, or a list of B memory-mapped tensors, enter the first layer.
+    ``memories`` are keys and values of the K layers; ``mask (B, N)`` marks their visible tokens.
     """
 
     pooled: Pooled
@@ -205,7 +205,7 @@ class FrozenState(NamedTuple):
 class FrozenTower(Tower[FrozenState]):
     """A frozen encoder whose tokens depend on the sample alone, so all its outputs can be stored.
 
-    By itself it gives pooled features and the tokens of the boundary.
+    It gives pooled features and the tokens that enter the first layer; subclasses add prompts.
     """
 
     levels: tuple[FeatureLevel, ...] = ("boundary", "layers")
@@ -220,11 +220,11 @@ class FrozenTower(Tower[FrozenState]):
     def run_through(
         self, tokens: Tensor, mask: Tensor | None, present: Tensor | None
     ) -> FrozenState:
-        """The state after running the rest of the encoder on the boundary's ``(B, N, d)``."""
+        """Run the encoder on tokens ``(B, N, d)`` that enter the first layer; return the state."""
         return self.state(_run_encoder([self], tokens, mask), mask, present)
 
     def state(self, run: "_EncoderRun", mask: Tensor | None, present: Tensor | None) -> FrozenState:
-        """What this tower reads of a run of the encoder."""
+        """The state of this tower, from a run of the encoder."""
         tokens = run.boundary_tokens[self.layers[0]]
         with self.autocast():
             mean = self.encoder.mean(tokens, mask)
@@ -237,10 +237,10 @@ class FrozenTower(Tower[FrozenState]):
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
     ) -> dict[str, Tensor]:
-        """Level "boundary" stores the tokens that enter the first of ``layers``.
+        """The features of level "boundary" are the tokens that enter the first of ``layers``.
 
-        Level "layers" stores ``output (B, d)`` and ``boundary (B, d)`` and, if the method uses
-        them, ``memory (B, K, 2, h, N, d / h)`` and ``tokens (B, N, d)``.
+        Those of level "layers" are ``output (B, d)`` and ``boundary (B, d)`` and, if the method
+        uses them, ``memory (B, K, 2, h, N, d / h)`` and ``tokens (B, N, d)``.
         """
         stored = super().features(inputs, mask, level)
         return stored if level == "boundary" else _fields(self.start(stored["tokens"], mask, None))
@@ -248,7 +248,7 @@ class FrozenTower(Tower[FrozenState]):
     def restore(
         self, features: Features, mask: Tensor | None, present: Tensor | None
     ) -> FrozenState:
-        """The stored features; no frozen layer is run unless their level is "boundary"."""
+        """The state from stored features; only level "boundary" still runs frozen layers."""
         if "output" not in features:
             return super().restore(features, mask, present)
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
@@ -266,9 +266,9 @@ class FrozenTower(Tower[FrozenState]):
 
 
 class ReadOnlyTower(FrozenTower):
-    """Queries from the prompts ``P``, keys and values from ``[U; P]``.
+    """Prompts ``P`` read the tokens ``U``: queries are from ``P``, keys and values from ``[U; P]``.
 
-    No gradient passes through the N tokens, which attend to each other alone.
+    The N tokens attend only to each other, so no gradient passes through them.
     """
 
     reads_memory = True
@@ -285,17 +285,17 @@ class ReadOnlyTower(FrozenTower):
 
 
 class TrainedTower(FrozenTower):
-    """A whole encoder with gradient."""
+    """An encoder that runs as a whole, with gradient."""
 
     levels = ()
     not_stored_because = "It trains inside the encoders, so their outputs change with every step."
 
     def boundary(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens ``(B, N, d)`` that enter the boundary layer."""
+        """Tokens ``(B, N, d)`` that enter the first layer of :attr:`layers`, with gradient."""
         return self.encoder.run_layers(0, self.layers[0], self.encoder.embed(inputs), mask)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """No context: the encoder's precision is for frozen layers."""
+        """An empty context, since the encoder's precision is for frozen layers."""
         return nullcontext()
 
     def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> FrozenState:
@@ -307,9 +307,9 @@ class TrainedTower(FrozenTower):
 def shared_features(
     towers: Sequence[FrozenTower], inputs: Tensor, mask: Tensor | None
 ) -> list[dict[str, Tensor]]:
-    """Features of level "layers" of towers on one encoder, run once; inputs as in ``extract``.
+    """Features of level "layers" for several towers, whose common encoder runs once.
 
-    Towers that read the same have the same dictionary.
+    Inputs are those of ``extract``. Towers that read the same features share a dictionary.
     """
     lowest = min(towers, key=lambda tower: tower.layers[0])
     run = _run_encoder(towers, lowest.boundary(inputs, mask), mask)
@@ -320,7 +320,7 @@ def shared_features(
 
 
 class _EncoderRun(NamedTuple):
-    """Tokens ``(B, N, d)`` that enter first layers, memories of the read ones, pooled output."""
+    """Tokens ``(B, N, d)`` by the layer that they enter, memories by layer, and pooled output."""
 
     boundary_tokens: dict[int, Tensor]
     memories: dict[int, Memory]
@@ -348,7 +348,7 @@ def _run_encoder(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | N
 
 
 def _fields(state: FrozenState) -> dict[str, Tensor]:
-    """A state as fields of a store."""
+    """The fields of a feature store that hold a state."""
     fields: dict[str, Tensor] = {}
     if state.memories:
         parts = torch.stack([part for layer in state.memories for part in cast(Any, layer)])
@@ -360,14 +360,14 @@ def _fields(state: FrozenState) -> dict[str, Tensor]:
 
 
 def _layer(memory: Tensor | list[Tensor], k: int) -> Memory:
-    """Interaction layer k of ``memory (B, K, 2, h, N, d / h)``, or of a list of B samples' own."""
+    """Interaction layer k of ``memory (B, K, 2, h, N, d / h)``, or of a list of B memories."""
     if isinstance(memory, Tensor):
         return Memory(memory[:, k, 0], memory[:, k, 1])
     return Memory([sample[k, 0] for sample in memory], [sample[k, 1] for sample in memory])
 
 
 def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Tensor | None:
-    """Mask ``(B, N)`` of the tokens that prompts may attend to, none of a missing modality."""
+    """Mask ``(B, N)`` of tokens that prompts may attend to: none if the modality is missing."""
     if present is None:
         return mask
     seen = present[:, None].expand(-1, num_tokens)

@@ -1,1 +1,1 @@
-"""Report on a tested model: metrics, calibration, weak spots and worst mistakes."""
+"""The report on a tested model: metrics, calibration, weak spots and worst mistakes."""

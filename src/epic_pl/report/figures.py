@@ -1,4 +1,4 @@
-"""Figures of a report, drawn from its numbers.
+"""The figures of a report.
 
 Shape legend: C classes.
 """
@@ -18,7 +18,7 @@ MAX_CLASSES = 40
 
 
 def draw_figures(content: dict[str, Any], class_names: list[str]) -> dict[str, Figure]:
-    """Figures by name, of the content of ``report.json``."""
+    """Draw the figures, by name, from the content of ``report.json``."""
     figures = {
         "coverage": _draw_coverage(content["coverage"], label(content["headline"]["score"])),
         "reliability": _draw_reliability(content["calibration"]["bins"], content["task"]),
@@ -31,7 +31,7 @@ def draw_figures(content: dict[str, Any], class_names: list[str]) -> dict[str, F
 
 @plot_style()
 def _draw_reliability(bins: Table, task: str) -> Figure:
-    """Share of right answers over their probability, and below the numbers of answers."""
+    """Draw the share of correct answers against their probability, and numbers of answers."""
     bins, width = [row for row in bins if row["samples"]], 0.9 / len(bins)
     counts, shares, means = ([r[k] for r in bins] for k in ("samples", "accuracy", "probability"))
     figure = Figure(figsize=(4.8, 4.4))
@@ -52,7 +52,7 @@ def _draw_reliability(bins: Table, task: str) -> Figure:
 
 @plot_style()
 def _draw_coverage(coverage: Table, score: str) -> Figure:
-    """Score of the surest answers over their share of all."""
+    """Draw the score of the most confident answers against their share of all answers."""
     figure = Figure(figsize=(4.8, 2.8))
     axes = figure.add_subplot()
     shares, values = ([100 * row[key] for row in coverage] for key in ("coverage", "score"))
@@ -64,7 +64,7 @@ def _draw_coverage(coverage: Table, score: str) -> Figure:
 
 
 def confusion_counts(outputs: SplitOutputs) -> Tensor:
-    """Confusion matrix ``(C, C)`` of a multiclass task; rows are the truth."""
+    """Confusion matrix ``(C, C)`` of a multiclass task, with true classes in rows."""
     size = outputs.logits.shape[1]
     cells = outputs.labels.long() * size + outputs.logits.argmax(dim=1)
     return cells.bincount(minlength=size**2).view(size, size)
@@ -72,14 +72,14 @@ def confusion_counts(outputs: SplitOutputs) -> Tensor:
 
 @plot_style()
 def draw_confusion_matrix(counts: Tensor, class_names: list[str]) -> Figure:
-    """A figure of counts ``(C, C)``, rows the truth; shades are shares of each row."""
+    """Draw counts ``(C, C)`` with true classes in rows; shades are shares of each row."""
     size = len(class_names)
     side = max(3.0, 0.32 * size + 1.6)
     figure = Figure(figsize=(side, side))
     axes = figure.add_subplot()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     axes.imshow(shares.numpy(), cmap=SHADES, vmin=0, vmax=1)
-    # without parsing, a $ in a name starts no formula
+    # do not parse names, in which a $ would start a formula
     names = [shorten(name, 30) for name in class_names]
     axes.set_xticks(range(size), names, rotation=90, parse_math=False)
     axes.set_yticks(range(size), names, parse_math=False)

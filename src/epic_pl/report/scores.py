@@ -1,4 +1,4 @@
-"""Scores of a report: the main one with its interval, and among the surest answers.
+"""The main score of a report with its interval, also for the most confident answers alone.
 
 Shape legend: N samples.
 """
@@ -32,21 +32,21 @@ _LABELS = {
 
 
 def label(name: str, multilabel: bool = False) -> str:
-    """A column or logged metric in words; F1 scores of multilabel tasks with their threshold."""
+    """Name a column or logged metric in words; multilabel F1 scores say their threshold."""
     base, tuned, _ = name.removeprefix("test/").partition("_tuned")
     words = _LABELS.get(base, base.replace("accuracy_", "accuracy, ").replace("_", " "))
     if tuned:
         return f"{words} at the model's thresholds"
-    # multiclass tasks have macro F1 only
+    # a multiclass task has only macro F1
     multilabel = base.startswith("f1_") and (multilabel or base != "f1_macro")
     return f"{words} at 0.5" if multilabel else words
 
 
 def headline(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
-    """The main score and its 95% interval, over samples that are taken as independent.
+    """The main score and its 95% interval, which assumes independent samples.
 
-    Accuracy with Wilson's interval; micro F1 of a multilabel task, at the model's thresholds, with
-    the percentiles of a bootstrap.
+    It is accuracy with Wilson's interval, or for multilabel tasks micro F1 at the model's
+    thresholds with percentiles of a bootstrap.
     """
     sums = main_metric_sums(evaluator.predict(outputs.logits), outputs.labels)
     hits, counted = sums.double().T  # each (N,)
@@ -70,10 +70,10 @@ def wilson_interval(right: float, count: float) -> tuple[float, float]:
 
 
 def coverage_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
-    """Main score of the samples with the surest answers, for shares of 5 to 100% of all.
+    """Main score of the 5 to 100% of the samples that have the most confident answers.
 
-    ``probability`` is the lowest among them: of the class, or in a multilabel task of all labels
-    being right if they were independent.
+    ``probability`` is the lowest probability among them: that of the class or, in a multilabel
+    task, that of all labels being correct if they were independent.
     """
     confidence, predicted = (
         evaluator.probabilities(outputs.logits),

@@ -1,4 +1,4 @@
-"""Tables of a report.
+"""The tables of a report.
 
 Shape legend: N samples, C classes.
 """
@@ -33,7 +33,7 @@ DRAWS = 20
 def class_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
     """Counts, precision, recall and F1 of each class, the lowest F1 first.
 
-    Classes without a sample come last and have None. Other ratios with denominator 0 count as 0.
+    Classes without a sample come last, with None. Other ratios with denominator 0 count as 0.
     """
     truth, predicted = outputs.labels.long(), evaluator.predict(outputs.logits)
     if evaluator.task == "multilabel":
@@ -61,7 +61,7 @@ def class_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
 def average_rows(classes: Table) -> Table:
     """Macro mean of :func:`class_table`, and the mean weighted by support.
 
-    As in scikit-learn, a class that was predicted and has no sample counts as 0 in the macro mean.
+    As in scikit-learn, a class that was predicted but has no sample counts as 0 in the macro mean.
     In a multilabel task, whose rows have thresholds, every label counts.
     """
     known = [row for row in classes if row["support"] or row["predicted"] or "threshold" in row]
@@ -80,7 +80,7 @@ def average_rows(classes: Table) -> Table:
 
 
 def confused_pairs(evaluator: Evaluator, outputs: SplitOutputs, most: int = 15) -> Table:
-    """The pairs of true and predicted class with the most samples."""
+    """The pairs of true and predicted class that are confused most often."""
     predicted = evaluator.predict(outputs.logits)
     wrong = predicted != outputs.labels
     pairs = zip(outputs.labels[wrong].tolist(), predicted[wrong].tolist(), strict=True)
@@ -97,9 +97,9 @@ def confused_pairs(evaluator: Evaluator, outputs: SplitOutputs, most: int = 15) 
 
 
 def calibration_table(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
-    """Temperature, and calibration error and reliability bins before and after it.
+    """Temperature, and calibration error and reliability bins without and with it.
 
-    ``ece_by_chance`` is the error that perfectly calibrated answers would show on so many samples.
+    ``ece_by_chance`` is the error of perfectly calibrated answers with as many samples.
     """
     postprocessor, logits, labels = evaluator.postprocessor, outputs.logits, outputs.labels
     table: dict[str, Any] = {"temperature": float(postprocessor.temperature)}
@@ -115,10 +115,10 @@ def calibration_table(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, 
 
 
 def draw_missing(complete: Tensor, rate: float, draw: int) -> tuple[Tensor, Tensor]:
-    """Draw samples that lose their text, and as many others that lose their image.
+    """Draw samples that lose their text, and equally many others that lose their image.
 
     A share ``rate`` of the ``complete (N,)`` samples loses one modality: two masks ``(N,)`` bool.
-    Within one draw, samples that lose it at a lower rate lose it at a higher one, too.
+    In one draw, samples that lose a modality at a lower rate also lose it at a higher one.
     """
     rows = np.random.default_rng(draw).permutation(complete.nonzero()[:, 0].numpy())
     losing = round(rate * len(rows))
@@ -131,10 +131,10 @@ def draw_missing(complete: Tensor, rate: float, draw: int) -> tuple[Tensor, Tens
 def absence_table(
     evaluator: Evaluator, outputs: SplitOutputs, image_only: Tensor, text_only: Tensor
 ) -> Table:
-    """Scores with both modalities, with one alone, and with a share of samples missing one.
+    """Scores with both modalities, with one alone, and with one missing in a share of samples.
 
-    ``image_only`` and ``text_only`` are logits ``(N, C)`` with that modality alone where a sample
-    has it. A sample's logits depend on no other sample, so these are enough for every mixture.
+    ``image_only`` and ``text_only`` are logits ``(N, C)`` with that modality alone, if a sample has
+    it. A sample's logits do not depend on other samples, so these suffice for every mixture.
     """
     logits, labels = outputs.logits, outputs.labels
     image, text = outputs.image_present, outputs.text_present
@@ -172,8 +172,8 @@ def worst_mistakes(
     """The wrong predictions with the highest confidence, and their images.
 
     Multiclass: those with the highest ``probability``. Multilabel: of the samples with any wrong
-    label, those with the highest ``loss``. Text and image are None where the dataset has another
-    sample in that row (custom loaders).
+    label, those with the highest ``loss``. Text and image are None if the dataset has another
+    sample in that row, as with custom loaders.
     """
     predicted = evaluator.predict(outputs.logits)
     wrong = predicted != outputs.labels

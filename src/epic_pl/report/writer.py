@@ -1,4 +1,4 @@
-"""The callback that follows a test with a report.
+"""The callback that writes a report after a test.
 
 Shape legend: B batch, N samples, C classes.
 """
@@ -37,17 +37,17 @@ from epic_pl.utils.html_page import jpeg, png, render, svg
 from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_writable
 
-_MAX_COUNTED = 1000  # classes whose confusion matrix is written
+_MAX_COUNTED = 1000  # number of classes up to which the confusion matrix is written
 
 
 class ReportWriter(Callback):
     """Writes metrics, calibration, weak spots and worst mistakes of a test on one device.
 
-    ``report.html`` needs no other file; ``report.json`` holds all of its numbers.
+    ``report.html`` needs no other file; ``report.json`` has all its numbers.
 
     Args:
-        folder: to write to; None writes nothing. ``epic-pl test --report DIR`` sets it.
-        absence: test with one modality absent, too: two more passes over the split.
+        folder: folder to write to; None writes nothing. ``epic-pl test --report DIR`` sets it.
+        absence: whether to test each modality alone, too, in two more passes over the split.
         mistakes: number of mistakes to show.
 
     Raises:
@@ -67,7 +67,7 @@ class ReportWriter(Callback):
         self.mistakes = mistakes
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Check that a report can be made and written, before the test takes any time."""
+        """Check that a report can be made and written before the test starts."""
         if self.folder is None or stage != "test":
             return
         require_data(trainer, pl_module, "report.folder")
@@ -139,8 +139,8 @@ class ReportWriter(Callback):
 def _single_modality(trainer: L.Trainer, module: EPICModule) -> tuple[Tensor, Tensor]:
     """Logits ``(N, C)`` of images alone and of texts alone; each batch is read once.
 
-    A sample with one modality keeps it in both. Device, precision and number of batches are those
-    of the finished test, and stored features are read where it did.
+    A unimodal sample keeps its modality in both. Device, precision, number of batches and the use
+    of stored features are those of the finished test.
     """
     plugin, loader = trainer.precision_plugin, cast(Any, trainer.test_dataloaders)
 

@@ -1,1 +1,1 @@
-"""Errors, files, checks, types and downloads that all rooms share."""
+"""Errors, files, checks, types and downloads for the whole package."""

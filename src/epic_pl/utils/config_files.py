@@ -1,4 +1,4 @@
-"""Configs by name: one of those that ship with the package, or a file."""
+"""Search of configs by name: packaged ones, and files."""
 
 import os
 import warnings
@@ -18,7 +18,7 @@ INIT_CONFIG = "epic.yaml"
 
 ConfigFolder = Literal["", "overlays", "variants", "spaces"]
 _ROOT = resources.files("epic_pl.cli") / "configs"
-# what PyYAML lets through on values that are not of their tag
+# exceptions that PyYAML raises on values that do not fit their tag
 _NOT_OF_TAG = (ValueError, LookupError, TypeError, AttributeError)
 _UNREADABLE = (OSError, yaml.YAMLError, RecursionError, *_NOT_OF_TAG)
 
@@ -30,7 +30,7 @@ def packaged(folder: ConfigFolder) -> list[str]:
 
 
 def packaged_file(folder: ConfigFolder, name: str) -> str:
-    """Path of a packaged file, whatever lies in the working directory."""
+    """Path of a packaged file, even if the working directory has a file of that name."""
     return str(_ROOT / folder / name)
 
 
@@ -40,12 +40,12 @@ def packaged_configs() -> list[str]:
 
 
 def find_packaged(folder: ConfigFolder, name: str) -> str:
-    """Path of a file: the packaged one by its bare name, whatever lies here, else ``name`` itself.
+    """Path of a packaged file if ``name`` is the bare name of one, else ``name`` itself.
 
-    A name that is neither is returned as it is; reading it then fails with that name.
+    An unknown name is returned as it is; reading it then fails with that name.
     """
     path = packaged_file(folder, name)
-    # a folder in the name means exactly that file
+    # a name with a folder means exactly that file
     if Path(name).name != name or not os.path.isfile(path):
         return name
     if os.path.isfile(name):
@@ -54,7 +54,7 @@ def find_packaged(folder: ConfigFolder, name: str) -> str:
 
 
 def find_config(name: str) -> str:
-    """Path of a config: a packaged one by its bare name, else a file.
+    """Path of a config: of a packaged one if ``name`` is its bare name, else of a file.
 
     Raises:
         ConfigError: if it is neither; the message lists the packaged ones.
@@ -71,9 +71,9 @@ def find_config(name: str) -> str:
 
 
 def first_config(args: Sequence[str]) -> str:
-    """Name of the first config in ``args``, without folder and ending, to name an output after.
+    """Name of the first config in ``args``, without folder and suffix, for a folder of outputs.
 
-    For an ``epic.yaml`` of ``epic-pl data init``, the name of its folder.
+    For an ``epic.yaml`` of ``epic-pl data init`` it is the name of its folder.
     """
     words = [word for arg in args for word in arg.split("=", 1)]
     if "--config" not in words[:-1]:
@@ -83,7 +83,7 @@ def first_config(args: Sequence[str]) -> str:
 
 
 def resolve_configs(args: Sequence[str]) -> list[str]:
-    """The arguments with every ``--config NAME`` or ``--config=NAME`` replaced by its path.
+    """Replace the name in every ``--config NAME`` or ``--config=NAME`` by the config's path.
 
     Raises:
         ConfigError: if there is no such file, or it is not YAML.
@@ -106,10 +106,10 @@ def _find_readable(name: str) -> str:
 
 
 def read_yaml(path: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
-    """Content of a YAML file.
+    """Read the content of a YAML file.
 
     Raises:
-        ConfigError: it cannot be read, is not YAML, or is nested too deeply for options.
+        ConfigError: if it cannot be read, is not YAML, or is nested too deeply for options.
     """
     try:
         require_regular(path)

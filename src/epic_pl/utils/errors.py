@@ -1,4 +1,4 @@
-"""The errors that epic_pl raises on purpose: each message names the culprit and the way out."""
+"""The errors of epic_pl: each message names the file, row or option and the way out."""
 
 import difflib
 import re
@@ -8,19 +8,19 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 
 
 def printable(text: str) -> str:
-    """A text with its control characters and halves of a character spelled out."""
+    """A text with control characters and surrogates replaced by their escapes."""
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
 class EpicError(Exception):
-    """Base of every error that a user can mend; the command line prints it without a traceback."""
+    """Base of all errors that users can fix; the command line prints them without a traceback."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
 
 
 class AssetError(EpicError):
-    """A pretrained encoder or a demo file could not be fetched or is not what it should be."""
+    """A pretrained encoder or a demo file could not be fetched, or is damaged."""
 
 
 class EncoderError(EpicError):
@@ -32,7 +32,7 @@ class DataError(EpicError):
 
 
 class CheckpointError(EpicError):
-    """A checkpoint does not fit the model that should load it."""
+    """A checkpoint is missing, damaged, or does not fit the model."""
 
 
 class UntrustedError(CheckpointError):
@@ -40,11 +40,11 @@ class UntrustedError(CheckpointError):
 
 
 class CacheError(EpicError):
-    """A feature store is missing, incomplete, damaged, or not the one that is asked for."""
+    """A feature store is missing, incomplete, damaged, or not the requested one."""
 
 
 class ConfigError(EpicError):
-    """Options that cannot hold together."""
+    """An option is wrong, or options contradict each other."""
 
 
 class TrainingError(EpicError):
@@ -52,9 +52,9 @@ class TrainingError(EpicError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A question for the known word that is closest to a misspelt one; empty without a close one.
+    """A suggestion, such as " Did you mean ...?", for a misspelt word; empty without a close one.
 
-    A name without its section, such as ``max_epochs``, means the first that ends in it.
+    A name without its section, such as ``max_epochs``, matches the first that ends in it.
     """
     names = list(known)
     close = [name for name in names if name.endswith(f".{word}")]
@@ -66,10 +66,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 
 def counted(count: int, nouns: str) -> str:
-    """A number and what is counted, such as ``1 row`` or ``2,000 rows``."""
+    """A number with its noun, such as ``1 row`` or ``2,000 rows``."""
     return f"{count:,} {nouns.removesuffix('s') if count == 1 else nouns}"
 
 
 def first_line(error: BaseException) -> str:
-    """Of another library's message, without a full stop; the error's type where it has none."""
+    """The first line of an error's message, without a full stop; its type if it has no message."""
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__

@@ -1,4 +1,4 @@
-"""Files that are written as a whole or not at all."""
+"""Atomic writes: a file is written as a whole or not at all."""
 
 import json
 import os
@@ -12,24 +12,24 @@ from typing import Any
 
 from epic_pl.utils.untrusted import require_regular
 
-_ABANDONED_S = 600  # without a write: then its writer must have been killed
-_PARTIAL = f".{'[0-9a-f]' * 16}.partial"  # of this module alone, in folders of users
+_ABANDONED_S = 600  # seconds without a write after which the writer must have been killed
+_PARTIAL = f".{'[0-9a-f]' * 16}.partial"  # no other program makes such names
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write, which takes the place of ``path`` once its content is on the disk.
+    """Yield a file to write, which replaces ``path`` when its content is on the disk.
 
     If several processes write the same file, the last one to finish wins. A symbolic link is
-    replaced, not what it leads to.
+    replaced, not its target.
 
     Raises:
-        OSError: the file cannot be written. The error names ``path``, which is as before.
+        OSError: if the file cannot be written. The error names ``path``, which is unchanged.
     """
     partial = _partial(path)
     try:
         yield partial
-        _flush(partial, os.O_RDWR)  # Windows flushes no file that is open for reading only
+        _flush(partial, os.O_RDWR)  # Windows cannot flush a file that is open for reading
         partial.replace(path)
     except OSError as error:
         if error.filename in (None, str(partial)):
@@ -38,14 +38,14 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-    # else the rename may not survive a power failure; not every system can flush a folder
+    # so that the rename survives a power failure; not every system can flush a folder
     with suppress(OSError):
         _flush(path.parent, os.O_RDONLY)
 
 
 @contextmanager
 def folder_beside(path: Path) -> Iterator[Path]:
-    """A hidden folder in that of ``path``, for files that will be moved; it is removed."""
+    """Yield a hidden folder beside ``path``, for files to be moved; it is removed at the end."""
     folder = _partial(path)
     folder.mkdir()
     try:
@@ -55,17 +55,17 @@ def folder_beside(path: Path) -> Iterator[Path]:
 
 
 def _partial(path: Path) -> Path:
-    """A hidden name in the folder of ``path``, which is made and cleared of abandoned ones.
+    """A hidden name in the folder of ``path``; the folder is made, and old hidden files removed.
 
-    What nobody has written to for ten minutes was left by processes that were killed.
+    Hidden files without a write for ten minutes were left by processes that were killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(_PARTIAL):
-        with suppress(OSError):  # another process removes it, too
+        with suppress(OSError):  # another process may remove it first
             if time.time() - left.lstat().st_mtime > _ABANDONED_S:
                 is_folder = left.is_dir() and not left.is_symlink()
                 shutil.rmtree(left) if is_folder else left.unlink()
-    return path.with_name(f".{token_hex(8)}.partial")  # short, for long names
+    return path.with_name(f".{token_hex(8)}.partial")  # short, since names have a maximum length
 
 
 def _flush(path: Path, flags: int) -> None:
@@ -95,11 +95,11 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def try_read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is none that can be read."""
+    """The object in a JSON file; None if it cannot be read."""
     try:
         require_regular(path)
         with path.open(encoding="utf-8") as file:
-            content = json.loads(file.read(2**26))  # a longer one is not ours
+            content = json.loads(file.read(2**26))  # this package writes no longer files
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None

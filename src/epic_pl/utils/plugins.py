@@ -1,4 +1,4 @@
-"""Classes of other packages: named by their import path, or announced by an entry point."""
+"""Search of classes by name, also of other packages: by import path, or by entry point."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -50,7 +50,7 @@ def import_packages(names: Iterable[str]) -> None:
 
 
 def name_of(kind: type) -> str:
-    """The name under which a file keeps a class: bare in this package, else its import path."""
+    """The name of a class in files: its class name in this package, else its import path."""
     path = f"{kind.__module__}.{kind.__qualname__}"
     return kind.__name__ if path.startswith("epic_pl.") else path
 
@@ -63,11 +63,11 @@ def known_classes(base: type[Kind]) -> dict[str, type[Kind]]:
 
 
 def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
-    """A subclass of ``base`` by its bare name, if it is imported already, or by its import path.
+    """Find a subclass of ``base`` by its class name, if it is imported, or by its import path.
 
     Args:
-        base: what the class must be.
-        name: its name.
+        base: base class of the class.
+        name: class name or import path.
         file: the file that names it. A file alone never imports: the class must be of this
             package, or by its import path one of an installed plug-in or of a package that the
             caller has imported.
@@ -112,7 +112,7 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
 def _import(module: str, name: str) -> object:
     try:
         return import_module(module)
-    except Exception as error:  # whatever another package raises
+    except Exception as error:  # other packages may raise any error
         raise ConfigError(
             f"{name} cannot be imported: {type(error).__name__}: {first_line(error)}. Install its "
             "package in this environment, or add its folder to PYTHONPATH."

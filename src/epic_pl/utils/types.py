@@ -1,4 +1,4 @@
-"""The dictionaries that travel between the rooms.
+"""The types of dictionaries that modules of the package exchange.
 
 Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
@@ -19,9 +19,9 @@ disk and as long as its sample."""
 class Sample(TypedDict):
     """One row of a dataset, before collation.
 
-    ``image`` is a transformed image ``(3, H, W)`` float32, or None where the modality is absent;
-    ``text`` a string, or None where absent; ``label`` a class index, a list of class indices
-    (multilabel), or None where unknown. ``image_path`` names the image, see :class:`Batch`.
+    ``image`` is a transformed image ``(3, H, W)`` float32, or None if it is missing; ``text`` is a
+    string, or None if it is missing; ``label`` is a class index, a list of class indices
+    (multilabel), or None if unknown. ``image_path`` names the image, see :class:`Batch`.
     """
 
     sample_id: str
@@ -32,7 +32,7 @@ class Sample(TypedDict):
 
 
 class Reference(TypedDict):
-    """A row by name, before any image is read: ``image`` is a path below the image root."""
+    """A row before its image is read: ``image`` is a path below the image root."""
 
     sample_id: str
     image: str | None
@@ -41,19 +41,19 @@ class Reference(TypedDict):
 
 
 class Batch(TypedDict):
-    """What every model of this package takes; nothing else is ever read.
+    """The input of every model of this package; models read no other keys.
 
-    * ``pixel_values (B, 3, H, W)`` float: normalised images, zeros where absent.
+    * ``pixel_values (B, 3, H, W)`` float: normalised images, zeros if missing.
     * ``input_ids (B, S)`` int64: text padded to the longest of the batch.
-    * ``image_features`` and ``text_features``: in place of the two above, what a feature cache
-      stored of the frozen encoders (:meth:`epic_pl.nn.towers.Tower.features`).
+    * ``image_features`` and ``text_features``: instead of the two above, stored features of the
+      frozen encoders (:meth:`epic_pl.nn.towers.Tower.features`).
     * ``attention_mask (B, S)`` int64 or bool: 1 on real tokens, 0 on padding.
-    * ``image_present (B,)`` and ``text_present (B,)`` bool: optional, all are present without.
+    * ``image_present (B,)`` and ``text_present (B,)`` bool: optional; without, all are present.
     * ``labels``: ``(B,)`` int64 class indices, or ``(B, C)`` float 0/1 for multilabel; absent when
       predicting.
     * ``sample_id``: list of B strings; optional outside of prediction.
     * ``image_path``: list of B strings, optional: the image's path below the image root or its id,
-      empty where the modality is absent. Rows of one image are no independent samples.
+      empty for a missing image. Rows of one image are no independent samples.
     """
 
     attention_mask: Tensor
@@ -69,9 +69,9 @@ class Batch(TypedDict):
 
 
 class Prediction(TypedDict):
-    """What a prediction step returns, on the CPU.
+    """The output of a prediction step, on the CPU.
 
-    ``probabilities (B, C)`` float32: softmax over classes, or a sigmoid each for multilabel.
+    ``probabilities (B, C)`` float32 are a softmax over classes, or for multilabel sigmoids.
     """
 
     sample_id: list[str]

@@ -1,4 +1,4 @@
-"""Checks of what users name or write, before a parser that would wait, crash or never end."""
+"""Checks of users' files and values on which a reader or parser would hang or crash."""
 
 import errno
 import os
@@ -14,7 +14,7 @@ _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 
 def require_regular(path: Path | str) -> None:
-    """Raise OSError for a pipe, socket or device, which a reader would wait for; else nothing."""
+    """Raise OSError for a pipe, socket or device, for which a reader would wait."""
     if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise OSError("it is no regular file")
 
@@ -27,11 +27,11 @@ def open_regular(path: Path | str, follow: bool = True) -> BinaryIO:
         follow: whether the file itself may be a symbolic link.
 
     Raises:
-        OSError: there is none, it is no regular file, or a link without ``follow``.
+        OSError: if it does not exist, is no regular file, or is a link without ``follow``.
     """
     if not (follow or _NO_LINK) and os.path.islink(path):  # Windows
         raise OSError(errno.ELOOP, "it is a symbolic link", str(path))
-    flags = _DO_NOT_WAIT | (0 if follow else _NO_LINK)  # a pipe would wait for its writer
+    flags = _DO_NOT_WAIT | (0 if follow else _NO_LINK)  # else opening a pipe waits for its writer
     descriptor = os.open(path, os.O_RDONLY | flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
@@ -40,14 +40,14 @@ def open_regular(path: Path | str, follow: bool = True) -> BinaryIO:
 
 
 def require_flat(value: Any, most: int | None = None) -> None:
-    """Check lists and dictionaries out of JSON or YAML.
+    """Check lists and dictionaries that were read from JSON or YAML.
 
     Args:
-        value: what was parsed; YAML's aliases may lead back to where they stand.
-        most: number of values that may be in it, repeated ones counted again; None is any.
+        value: the parsed value; aliases in YAML may make it contain itself.
+        most: maximum number of values in it, with repetitions; None for no limit.
 
     Raises:
-        ValueError: they are nested more than 64 deep, or hold too many values or a NUL character.
+        ValueError: if it is nested more than 64 deep, or has too many values or a NUL character.
     """
     level = [value]
     for _ in range(_DEEPEST):

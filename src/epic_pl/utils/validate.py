@@ -1,4 +1,4 @@
-"""Checks of options and batches, made before anything is trained.
+"""Checks of options and batches before training.
 
 Shape legend: B batch, C classes.
 """
@@ -22,7 +22,7 @@ _OF_EACH_SAMPLE = ("pixel_values", "input_ids", "image_present", "text_present")
 
 
 def check_choices(config: Any) -> None:
-    """Raise ConfigError for the first option of a config that is none of its type's words."""
+    """Raise ConfigError for the first option of a config that is none of its Literal's words."""
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if get_origin(kind) is Literal and value not in get_args(kind):
@@ -31,10 +31,10 @@ def check_choices(config: Any) -> None:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value out of JSON is of an annotated type.
+    """Whether a value read from JSON has an annotated type.
 
-    Booleans are no numbers, numbers are finite, and a dictionary that a TypedDict describes has
-    all of its keys and no others.
+    Booleans do not count as numbers, numbers must be finite, and a dictionary of a TypedDict must
+    have exactly its keys.
     """
     origin, inner = get_origin(kind), get_args(kind)
     if is_typeddict(kind):
@@ -56,7 +56,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def check_types(config: Any) -> None:
-    """Raise ConfigError for the first value of a config that is not of its annotated type."""
+    """Raise ConfigError for the first value of a config that does not have its annotated type."""
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if not fits(value, kind):
@@ -65,7 +65,7 @@ def check_types(config: Any) -> None:
 
 
 def check_at_least(least: int, **options: float | None) -> None:
-    """Raise ConfigError if an option is smaller than ``least``; None passes."""
+    """Raise ConfigError if an option is smaller than ``least``; None is allowed."""
     for name, value in options.items():
         if value is not None and value < least:
             raise ConfigError(f"{name} must be at least {least}, got {value}.")
@@ -112,11 +112,11 @@ def check_classes(num_classes: int, task: Task, class_names: Sequence[str] | Non
 
 
 def check_length(name: str, values: Sequence[object] | None, num_classes: int) -> None:
-    """Raise ConfigError unless ``values``, if any, are as many as classes."""
+    """Raise ConfigError if ``values``, unless None, are not as many as the classes."""
     if values is not None and len(values) != num_classes:
         raise ConfigError(
             f"num_classes is {num_classes}, but {name} has {len(values)} entries. Let the "
-            "DataModule give both, or make them agree."
+            "DataModule determine both, or make them equal."
         )
 
 
@@ -137,7 +137,7 @@ def check_writable(option: str, folder: Path, name: str) -> None:
 def check_batch(
     batch: Batch, task: Task, num_classes: int, size: tuple[int, int] | None = None
 ) -> None:
-    """Raise DataError for a batch without labels, other than :class:`Batch`, or of another size."""
+    """Raise DataError if a batch does not fit :class:`Batch` or the model, or lacks labels."""
     if not isinstance(batch, Mapping):
         raise DataError(
             f"A batch is a {type(batch).__name__}, but must be a dictionary as "

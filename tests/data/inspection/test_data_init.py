@@ -255,7 +255,7 @@ def test_a_label_that_hardly_occurs_twice_is_refused(label, refused, folder):
 @pytest.mark.parametrize(
     ("named", "said"),
     [
-        ({"image": "kind", "label": "kind"}, "you name 'kind' twice: change one"),
+        ({"image": "kind", "label": "kind"}, "'kind' is named twice: change one"),
         ({"text": ["caption", "kind"], "label": "kind"}, "one role"),
         ({"label": "row"}, "'row', the label, has 40 different values in 40 rows: "),
         ({"label": "knid"}, r"no column 'knid' \(label_column\).* mean 'kind'\?"),

@@ -56,7 +56,7 @@ def test_variants_are_options_of_fit(tmp_path):
         ("a: {model.lr: 1}", "has the method"),
         ("a: epic", "has the method"),
         ("a: {method: [epic]}", "has the method"),
-        ("[a, b]", "no mapping"),
+        ("[a, b]", "must map"),
         ("a: {b: [", "cannot be read"),
         ("epic: {method: epic}", "needs another name"),
         ("a/b: {method: epic}", "needs another name"),

@@ -169,5 +169,5 @@ def test_a_damaged_result_is_named(damage, runs):
         path.unlink()
     else:
         path.write_bytes(damage)
-    with pytest.raises(ConfigError, match=r"result\.json and predictions\.parquet in .*lora-0 "):
+    with pytest.raises(ConfigError, match=r"result\.json or predictions\.parquet in .*lora-0 "):
         comparison_rows(runs, "epic")

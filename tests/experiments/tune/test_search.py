@@ -33,7 +33,7 @@ def test_a_space_has_ranges_and_choices(tmp_path):
         ("model.method: [[1], 2]", "model.method"),
         ("seed_everything: [1, 2]", "same in all trials"),
         ("checkpoint.monitor: [val/loss, val/accuracy]", "same in all trials"),
-        ("[a]", "no mapping"),
+        ("[a]", "must map"),
         ("a: [", "cannot be read"),
     ],
 )

@@ -1,1 +1,1 @@
-"""Commands as functions with typed parameters, each of which is an option of the command line."""
+"""Commands as functions; each typed parameter is an option of the command line."""

@@ -8,16 +8,16 @@ def app(
 ) -> None:
     """Open a page in the browser on which people try a trained model (extra `app`).
 
-    It works offline; what they give stays on this machine.
+    The page works offline, and images and texts stay on this machine.
 
     Args:
         model: a run's folder, a checkpoint, a saved or exported model, or a hub's user/name.
-        host: address to listen on; 0.0.0.0 lets others in, and there is no password.
+        host: address to listen on; 0.0.0.0 admits other machines, without a password.
         port: port to listen on.
         programs: load the program of an exported folder, which can run code.
 
     Raises:
-        EpicError: with a message for the user.
+        EpicError: if the page cannot be opened.
     """
     from epic_pl.inference.classifier import Classifier
     from epic_pl.inference.serving.page import build_page, open_page

@@ -8,11 +8,11 @@ def build(fit_options: Sequence[str], shard: str | None = None) -> None:
     """Store the frozen features of every split that a run with these options would read.
 
     Args:
-        fit_options: of the run.
+        fit_options: options of epic-pl fit, as for the run.
         shard: part of the work as i/n, such as 3/8, for jobs that do not wait for each other (all).
 
     Raises:
-        CacheError: if they cannot be written.
+        CacheError: if the features cannot be written.
     """
     from epic_pl.cli.epic_cli import build
     from epic_pl.experiments.options import feature_cache
@@ -22,13 +22,13 @@ def build(fit_options: Sequence[str], shard: str | None = None) -> None:
 
 
 def info(folder: Path | None = None) -> None:
-    """List the stores of features in a folder.
+    """List the feature stores in a folder.
 
     Args:
-        folder: of stores, or one of them (the stores in the cache folder).
+        folder: folder of feature stores, or one store (the stores in the cache folder).
 
     Raises:
-        CacheError: if there is none.
+        CacheError: if there is no store.
     """
     from rich.console import Console
     from rich.filesize import decimal
@@ -44,8 +44,8 @@ def info(folder: Path | None = None) -> None:
     stores = [path for path in (folder, *sorted(folder.glob("*"))) if (path / SPEC).is_file()]
     if not stores:
         raise CacheError(
-            f"There is no feature store in {folder}. `epic-pl cache build` writes one; the folder "
-            "is an option of the cache, and EPIC_PL_CACHE moves its default."
+            f"There is no feature store in {folder}. `epic-pl cache build` writes one; the option "
+            "cache.folder names its folder, and EPIC_PL_CACHE changes the default."
         )
     names = ("precision", "level", "dtype", "items", "size")
     columns = (Column(name, no_wrap=True) for name in ("store", *names))

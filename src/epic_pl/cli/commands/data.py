@@ -14,12 +14,12 @@ def check(
     """Read a dataset once and say whether training can start (exit code 0) or not (1).
 
     Args:
-        fit_options: of ``epic-pl fit``.
+        fit_options: options of epic-pl fit.
         output: folder of the report (runs/data_check/ and the data's name).
-        workers: threads that read images (one a core).
+        workers: number of threads that read images (one per core).
 
     Raises:
-        EpicError: with a message for the user.
+        EpicError: if the dataset cannot be read.
     """
     import pyarrow.parquet
     from rich.console import Console
@@ -55,16 +55,16 @@ def init(
     """Guess the columns of a table and write a config for it.
 
     Args:
-        folder: a table, or the folder it lies in.
+        folder: a table, or its folder.
         output: file to write (epic.yaml beside the table).
-        image: column of image paths or images, if not to be guessed.
-        text: column of texts; none for no texts.
-        label: column of classes.
-        split: column of train, val and test; none to draw validation and test rows.
-        force: replace a file that is there.
+        image: column of image paths or images (guessed).
+        text: column of texts; none for no texts (guessed).
+        label: column of classes (guessed).
+        split: column of train, val and test; none to draw validation and test rows (guessed).
+        force: replace a file that exists.
 
     Raises:
-        EpicError: with a message for the user.
+        EpicError: if the columns cannot be guessed or the config cannot be written.
     """
     from epic_pl.data.inspection.init import write_config
 

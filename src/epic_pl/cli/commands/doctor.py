@@ -13,13 +13,13 @@ from epic_pl.utils.version import __version__
 
 
 def doctor(config: str = "table.yaml") -> int:
-    """Show versions and devices, and whether a config's encoders can be reached (exit code 0).
+    """Show versions and devices, and whether a config's encoders can be fetched (exit code 0).
 
     Args:
-        config: the config whose encoders are looked for.
+        config: config whose encoders are checked.
 
     Raises:
-        ConfigError: there is no such config.
+        ConfigError: if there is no such config.
     """
     import torch
 
@@ -30,7 +30,7 @@ def doctor(config: str = "table.yaml") -> int:
     content: Any = read_yaml(find_config(config))
     code = 0
     for side in get_args(Side):
-        with suppress(LookupError, TypeError):  # this config does not name it
+        with suppress(LookupError, TypeError):  # this config names no such encoder
             encoder = content["model"]["encoders"][side]
             name = str(encoder["name"])
             try:
@@ -42,7 +42,7 @@ def doctor(config: str = "table.yaml") -> int:
 
 
 def _place(name: str, side: Side, revision: str | None) -> str:
-    """Where an encoder is; raises any error if it cannot be reached."""
+    """The place of an encoder's files; raises any error if they cannot be fetched."""
     source, revision = repository(name, side), revision or name.partition("@")[2] or None
     if source is None:
         return "on this machine" if fetched_folder(name) else "pip fetches it at its first use"

@@ -22,22 +22,22 @@ def embed(
     """Write the encoders' pooled features of each row of a table, or of all images in a folder.
 
     The output is a folder of Parquet files with the columns sample_id, image and text; the last two
-    are lists of float32 numbers, null where the modality is missing. A command that was killed
-    continues with the first file that is missing. Processes of torchrun and SLURM share the work.
+    are lists of float32 numbers, null where the modality is missing. After a kill, the same command
+    continues with the first missing file. Processes of torchrun and SLURM share the work.
 
     Args:
         model: a run, a checkpoint, or a saved model.
-        source: a table, or a folder, whose columns need no names.
-        output: the folder.
+        source: a table, or a folder of images, which needs no columns.
+        output: folder of the files.
         image: column of image paths, or a template.
         text: column of texts, or a template.
         id: column of unique names (the row's number).
-        on_bad_sample: what to do about an image that cannot be read, or a row with nothing.
-        workers: processes that read images (0 is this process).
+        on_bad_sample: what to do about an image that cannot be read, or an empty row.
+        workers: number of processes that read images (0 is this process).
         shard: part of the rows as i/n, such as 3/8, for jobs that do not wait for each other (all).
 
     Raises:
-        EpicError: with a message for the user.
+        EpicError: if the model or the table cannot be used.
     """
     import torch
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment

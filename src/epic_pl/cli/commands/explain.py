@@ -8,7 +8,7 @@ from typing import Literal
 from epic_pl.cli.commands.parser import PositiveInt
 
 _STAGES = {"val": "validate", "test": "test", "predict": "predict"}
-_MAX_NAME = 60  # characters of a sample's name in a file name
+_MAX_NAME = 60  # maximum characters of a sample's name in a file name
 
 
 def explain(
@@ -18,17 +18,17 @@ def explain(
     split: Literal["val", "test", "predict"] = "test",
     output: Path = Path("runs/explain"),
 ) -> None:
-    """Draw which patches and words each prompt of a trained model, --ckpt_path, attends to.
+    """Draw the patches and words that each prompt of a trained model attends to.
 
     Args:
-        fit_options: of ``epic-pl fit``, with ``--ckpt_path``.
-        samples: names of samples, joined by commas (a number of them).
-        count: how many samples, spread over the split.
-        split: where the samples are.
+        fit_options: options of epic-pl fit, and --ckpt_path of the trained model.
+        samples: names of samples, joined by commas (--count samples).
+        count: number of samples, spread over the split.
+        split: split of the samples.
         output: folder of the page and its images.
 
     Raises:
-        EpicError: with a message for the user.
+        EpicError: if the model cannot be explained or the output cannot be written.
     """
     from epic_pl.cli.epic_cli import build_trained
     from epic_pl.inference.explain.figures import sample_png, sample_svg

@@ -21,21 +21,21 @@ def export(
 ) -> None:
     """Write a trained model as a folder that runs without this package.
 
-    It has the model, its description in JSON, the tokenizer, and for ONNX predict.py.
+    It has the model, its description in JSON, the tokenizer, and with ONNX predict.py.
 
     Args:
-        fit_options: of ``epic-pl fit``, which `best`, `last` and int8 need.
-        ckpt_path: a checkpoint, the folder of a run, or with --config `best` or `last`.
-        output: the folder.
+        fit_options: options of epic-pl fit, needed for --ckpt_path best or last, and for --int8.
+        ckpt_path: a checkpoint, the folder of a run, or with --config best or last.
+        output: folder to write.
         format: torch_export for torch.export.load, or onnx (extra `onnx`).
-        int8: with onnx: also write a model whose encoders have weights in 8 bits; the validation
-            split of --config tells what that costs.
-        overwrite: replace a model that is there.
-        image_encoder: where the image encoder is now, if not where the checkpoint says.
-        text_encoder: the same of the text encoder.
+        int8: with onnx, also write a model whose encoders have weights in 8 bits, and compare the
+            scores of both on the validation split of --config.
+        overwrite: replace a model that exists.
+        image_encoder: name or folder of the image encoder, if it has moved since training.
+        text_encoder: name or folder of the text encoder, if it has moved since training.
 
     Raises:
-        EpicError: with a message for the user.
+        EpicError: if the model cannot be exported.
     """
     from epic_pl.cli.epic_cli import build_data, checkpoint_of
     from epic_pl.inference.export.folder import check_output, find_tokenizer, write_folder

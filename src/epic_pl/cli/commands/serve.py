@@ -27,24 +27,24 @@ def serve(
     """Answer requests over HTTP until SIGTERM or Ctrl-C (extra `serve`).
 
     POST /classify and /classify-form classify pairs, GET /docs describes them, GET /health tells
-    whether models answer, GET /metrics is for Prometheus. Clients need the header X-API-Key where
-    the environment variable EPIC_PL_API_KEY is set.
+    whether models answer, GET /metrics is for Prometheus. If the environment variable
+    EPIC_PL_API_KEY is set, clients must send it in the header X-API-Key.
 
     Args:
-        models: runs, checkpoints, or saved or exported models; several ones need the same encoders
-            and may be named (NAME=PATH).
+        models: runs, checkpoints, or saved or exported models; several models need the same
+            encoders and may be named (NAME=PATH).
         host: address to listen on; 127.0.0.1 admits clients of this machine alone.
-        port: from 1024 to 65535.
-        max_batch: requests that are classified together.
-        max_waiting: requests that may wait; further ones get status 503.
-        max_megabytes: of a request.
-        max_megapixels: of an image.
-        max_characters: of a text.
-        timeout: seconds until a request is given up with status 504.
+        port: port to listen on, from 1024 to 65535.
+        max_batch: maximum number of requests that are classified together.
+        max_waiting: maximum number of open requests; further ones get status 503.
+        max_megabytes: maximum size of a request.
+        max_megapixels: maximum size of an image.
+        max_characters: maximum length of a text.
+        timeout: time limit of a request in seconds; after that it gets status 504.
         programs: allow exported models that can run code (model.pt2).
 
     Raises:
-        EpicError: with a message for the user.
+        EpicError: if a model cannot be loaded, or the server cannot listen.
     """
     from epic_pl.inference.classifier import Classifier
     from epic_pl.inference.multitask import MultiTaskClassifier
@@ -58,7 +58,7 @@ def serve(
         ) from error
     if not 1024 <= port <= 65535:
         raise ConfigError(f"--port is {port}: give one from 1024 to 65535.")
-    _listen(host, port).close()  # before the models take any time
+    _listen(host, port).close()  # check the port before models are loaded
     paths = {name: str(find_model(path)) for name, path in _named(models).items()}
     key = os.environ.get(_KEY)
     limits = Limits(
@@ -78,7 +78,7 @@ def serve(
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens."""
+    """A socket that listens on a host and port."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family)
@@ -89,7 +89,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _named(models: Sequence[str]) -> dict[str, str]:
-    """A name for each model: that of ``NAME=PATH``, else of the path."""
+    """The paths of models by name, from ``NAME=PATH`` or the last part of the path."""
     paths: dict[str, str] = {}
     for model in models:
         name, equals, path = model.partition("=")
@@ -97,7 +97,7 @@ def _named(models: Sequence[str]) -> dict[str, str]:
             name, path = Path(model).resolve().name, model
         if name in paths:
             raise ConfigError(
-                f"Two models are called {name}: {paths[name]} and {path}. Name them: NAME=PATH."
+                f"Two models are called {name}: {paths[name]} and {path}. Name them as NAME=PATH."
             )
         paths[name] = path
     return paths

@@ -1,1 +1,1 @@
-"""One file for each public dataset."""
+"""DataModules of public datasets, one file each."""

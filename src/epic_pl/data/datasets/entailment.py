@@ -1,4 +1,4 @@
-"""Image-statement pairs from named images: the statement is the image's name, or another's."""
+"""Pairs of image and statement, made of named images: the statement is a name, right or wrong."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,19 +13,19 @@ ENTAILMENT_CLASSES = ("not_entailment", "entailment")
 
 
 class EntailmentPairs(ImageTextDataset):
-    """Images with one statement, drawn anew every epoch.
+    """Images with one statement each, which is drawn anew every epoch.
 
-    A row of the table is an image, whose text is its name. With probability 1/2 the statement is
-    that name (label 1, entailment), else the name of another image of this dataset, uniformly among
-    those whose name differs (label 0). The draw depends on (seed, epoch, index) only, so it is the
-    same on any worker, on any rank, and after a restart.
+    A row of the table is an image, with its name as text. With probability 1/2 the statement is
+    that name (label 1, entailment), else a name drawn uniformly from images with another name
+    (label 0). The draw depends on (seed, epoch, index) only, so it is the same on any worker, on
+    any rank, and after a restart.
 
     Args:
-        *args: those of :class:`~epic_pl.data.dataset.ImageTextDataset`.
-        **kwargs: those of the same class.
+        *args: positional arguments of :class:`~epic_pl.data.dataset.ImageTextDataset`.
+        **kwargs: keyword arguments of that class.
 
     Raises:
-        DataError: fewer than two different names.
+        DataError: if there are fewer than two different names.
     """
 
     draws_labels = True
@@ -35,7 +35,7 @@ class EntailmentPairs(ImageTextDataset):
         _check_names(self.table["text"].to_pylist())
 
     def reference(self, index: int) -> Reference:
-        """A row of this epoch, without reading its image."""
+        """The row ``index`` with this epoch's statement, and its image path."""
         reference = super().reference(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
         reference["label"] = int(rng.integers(2))
@@ -48,9 +48,9 @@ class EntailmentPairs(ImageTextDataset):
 def fixed_pairs(
     names: Sequence[str], pairs_per_image: int, seed: Sequence[int]
 ) -> list[tuple[int, str, int]]:
-    """Pairs for evaluation: (row, statement, label), by row, labels alternating.
+    """Fixed pairs (row, statement, label) for evaluation, ordered by row, with alternating labels.
 
-    Half of them are true: an odd last pair is left out.
+    Half of the pairs are true, since an odd last pair is left out.
     """
     _check_names(names)
     rng = np.random.default_rng(seed)
@@ -62,7 +62,7 @@ def fixed_pairs(
 
 
 def _other_row(names: Sequence[str], own: int, rng: np.random.Generator) -> int:
-    # by name, not by row: two emoji are both called "man in tuxedo"
+    # compare names, not rows, since two emoji are both called "man in tuxedo"
     while names[other := int(rng.integers(len(names)))] == names[own]:
         pass
     return other

@@ -1,4 +1,4 @@
-"""UPMC-Food101: images of 101 dishes from the web, with text of their pages.
+"""UPMC-Food101: images of 101 dishes from the web, with texts of their web pages.
 
 X. Wang, D. Kumar, N. Thome, M. Cord, F. Precioso, *Recipe recognition with large multimodal food
 dataset*, ICME Workshops 2015.
@@ -27,10 +27,10 @@ _HOW_TO_GET = (
 
 
 class Food101DataModule(ImageTextDataModule):
-    """UPMC-Food101 with titles or texts of your own; about 68,000 + 22,700 rows.
+    """UPMC-Food101 with titles or your own texts; about 68,000 training and 22,700 test rows.
 
-    Results on different texts cannot be compared: titles often contain the class's name. Classes
-    are in alphabetical order. An empty title is a text that is present.
+    Results with different texts are not comparable, since titles often contain the class's name.
+    Classes are in alphabetical order. An empty title counts as a text that is present.
 
     Args:
         data_dir: folder of the dataset.
@@ -38,8 +38,8 @@ class Food101DataModule(ImageTextDataModule):
             class, with ``images/{train,test}/<class>/``; or ``jsonl``: ``train.jsonl``,
             ``test.jsonl`` and perhaps ``val.jsonl`` or ``dev.jsonl``, rows of ``id``, ``label``,
             ``text`` and ``img``.
-        val_size: training rows that are held out, stratified, if there is no validation file.
-        split_seed: seed of that choice; not ``seed``, so that runs share their validation set.
+        val_size: number of training rows for validation, stratified, if there is no file for it.
+        split_seed: seed of this choice, apart from ``seed``, so that runs share validation rows.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
     Example:
@@ -68,12 +68,12 @@ class Food101DataModule(ImageTextDataModule):
 
     @cached_property
     def class_names(self) -> list[str]:
-        """Classes in alphabetical order, from the annotation files."""
+        """The classes of the annotation files, in alphabetical order."""
         return sorted(self._tables["train"]["label"].unique().to_pylist())
 
     @cached_property
     def _files(self) -> dict[Split, Path]:
-        """The annotation files; there may be one of validation."""
+        """The annotation files by split; a validation file is optional."""
         form = "texts/{}_titles.csv" if self.text_source == "titles" else "{}.jsonl"
         files: dict[Split, Path] = {}
         for split in _RELEASED:
@@ -85,7 +85,7 @@ class Food101DataModule(ImageTextDataModule):
 
     @cached_property
     def _tables(self) -> dict[Split, pa.Table]:
-        """Strings ``id``, ``img``, ``text`` and ``label`` of each annotation file."""
+        """Columns ``id``, ``img``, ``text`` and ``label`` of each annotation file, as strings."""
         read = _titles if self.text_source == "titles" else _jsonl
         return {split: read(split, path) for split, path in self._files.items()}
 

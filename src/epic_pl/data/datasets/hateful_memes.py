@@ -1,4 +1,4 @@
-"""Hateful Memes: is image and caption together hateful?
+"""Hateful Memes: are image and caption together hateful?
 
 D. Kiela et al., *The Hateful Memes Challenge: Detecting Hate Speech in Multimodal Memes*, NeurIPS
 2020, arXiv 2005.04790.
@@ -29,8 +29,8 @@ class HatefulMemesDataModule(ImageTextDataModule):
     Args:
         data_dir: folder of the dataset.
         val: name of the validation file, without ``.jsonl``.
-        test: name of the test file.
-        predict: name of the file that is predicted on; None is the test file.
+        test: name of the test file, without ``.jsonl``.
+        predict: name of the file to predict, without ``.jsonl``; None is the test file.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
     Example:
@@ -58,13 +58,13 @@ class HatefulMemesDataModule(ImageTextDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Not hateful is 0, hateful is 1; training and validation files must exist."""
+        """Class 0 is not hateful, class 1 hateful; training and validation files must exist."""
         _ = self._file("train"), self._file("val")
         return ["not_hateful", "hateful"]
 
     @property
     def own_splits(self) -> list[Split]:
-        """Without those that read the file of another split."""
+        """The splits that have a file of their own."""
         splits: dict[str, Split] = {}
         for split in super().own_splits:
             splits.setdefault(self._names[split], split)

@@ -34,9 +34,9 @@ _HOW_TO_GET = (
 class MMIMDBDataModule(ImageTextDataModule):
     """MM-IMDB: 15,552 / 2,608 / 7,799 films with any number of 23 genres.
 
-    Two layouts: ``split.json`` with ``dataset/<id>.{json,jpeg}``, or with ``images/`` and
-    ``labels/``. The text is a film's longest plot. News, Adult, Talk-Show and Reality-TV are no
-    classes; films of these genres alone are dropped and counted.
+    There are two layouts: ``split.json`` with ``dataset/<id>.{json,jpeg}``, or ``split.json`` with
+    ``images/`` and ``labels/``. The text is a film's longest plot. News, Adult, Talk-Show and
+    Reality-TV are no classes; films that have only these genres are dropped and counted.
 
     Args:
         data_dir: folder of the dataset.

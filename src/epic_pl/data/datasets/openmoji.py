@@ -29,33 +29,33 @@ Variant = Literal["subcategory", "entailment"]
 
 MIN_EXAMPLES = 15
 """A subcategory with fewer emoji is no class."""
-# flags look and read alike within a country; components are bare skin tones
+# flags of a country look alike and have like names; components are bare skin tones
 LEFT_OUT = ("Flags", "Component")
 _FOLDS = 3
-_EVAL_PAIRS = {"val": 8, "test": 5}  # an image; 5 make about 1,600 test pairs
+_EVAL_PAIRS = {"val": 8, "test": 5}  # pairs per image; 5 make about 1,600 test pairs
 
 
 class OpenMojiDataModule(ImageTextDataModule):
     """Emoji images with their names: fine-grained classification, or visual entailment.
 
-    ``variant="subcategory"``: image and name to Unicode subcategory; 39 classes with at least
-    :data:`MIN_EXAMPLES` emoji, 1,161 rows in 783 / 87 / 291 for train / val / test, stratified.
-    About one name in seven holds a word of its class ("red heart" is a ``heart``).
+    ``variant="subcategory"`` classifies image and name by Unicode subcategory: 39 classes with at
+    least :data:`MIN_EXAMPLES` emoji, 1,161 rows, stratified into 783 / 87 / 291 for train / val /
+    test. About one name in seven has a word of its class ("red heart" is a ``heart``).
 
-    ``variant="entailment"``: image and statement to whether the statement is the image's name,
-    the small mirror of SNLI-VE. Neither modality alone is informative. The 1,629 images and their
-    names are divided in 75% / 5% / 20%, so test images *and* statements are unseen in training.
-    Training pairs are drawn anew every epoch by
+    ``variant="entailment"`` asks whether a statement is the image's name, as a small counterpart of
+    SNLI-VE. Neither modality alone is informative. The 1,629 images and their names are divided
+    into 75% / 5% / 20%, so test images *and* statements do not occur in training. Training pairs
+    are drawn anew every epoch by
     :class:`~epic_pl.data.datasets.entailment.EntailmentPairs`. The pairs of val (8 per image) and
     test (5 per image) are fixed, half of them true.
 
-    Text is the name in lower case. Images are drawn at the encoder's input size, on white.
+    The text is the name in lower case. Images are rendered at the encoder's input size, on white.
 
     Args:
         variant: ``subcategory`` or ``entailment``.
-        split_seed: seed of the splits; not ``seed``, so that runs share their test set.
-        fold: 0, 1 or 2 for cross-validation on the training and validation rows: a third of them is
-            tested in place of the test split. 3, 4 and 5 are thirds of another division, and so on.
+        split_seed: seed of the splits, apart from ``seed``, so that runs share their test rows.
+        fold: cross-validation on training and validation rows: with 0, 1 or 2 a third of them
+            replaces the test split; 3, 4 and 5 are the thirds of another division, and so on.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
     Example:
@@ -81,14 +81,14 @@ class OpenMojiDataModule(ImageTextDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Subcategories in alphabetical order, or not_entailment and entailment."""
+        """The subcategories in alphabetical order, or not_entailment and entailment."""
         if self.variant == "entailment":
             return list(ENTAILMENT_CLASSES)
         return sorted({emoji.subcategory for emoji in self._emoji})
 
     @cached_property
     def _emoji(self) -> list[Emoji]:
-        """The emoji of the task, in Unicode's order; fetches the list (1 MB) on first use."""
+        """The emoji of the task, in Unicode's order; the first use fetches the list (1 MB)."""
         shown = [emoji for emoji in load_emoji() if emoji.category not in LEFT_OUT]
         if self.variant == "subcategory":
             count = Counter(emoji.subcategory for emoji in shown)
@@ -102,7 +102,7 @@ class OpenMojiDataModule(ImageTextDataModule):
         rank_zero_info(OPENMOJI_ATTRIBUTION)
 
     def read_split(self, split: Split) -> Rows:
-        """The rows of a split; those of entailment's training are images to draw pairs from."""
+        """The rows of a split; for training on entailment they are images, not yet pairs."""
         root = fetch_openmoji(self.image_preprocessing.size)
         emoji = _split_emoji(self._emoji, self.variant, self.split_seed, self.fold)[split]
         if self.variant == "subcategory":
@@ -115,7 +115,7 @@ class OpenMojiDataModule(ImageTextDataModule):
     def build_dataset(
         self, split: Split, rows: Rows, transform: ImageTransform
     ) -> ImageTextDataset:
-        """Training pairs of entailment are drawn anew every epoch."""
+        """The dataset of some rows; training on entailment draws new pairs every epoch."""
         if self.variant == "subcategory" or split != "train":
             return super().build_dataset(split, rows, transform)
         return EntailmentPairs(rows.table, rows.image_root, transform, seed=self.seed)
@@ -129,7 +129,7 @@ def name_of(emoji: Emoji) -> str:
 def _split_emoji(
     emoji: Sequence[Emoji], variant: Variant, seed: int, fold: int | None
 ) -> dict[str, list[Emoji]]:
-    """The emoji of each split; entailment keeps emoji of the same name together."""
+    """The emoji of each split; in entailment, emoji of the same name are in one split."""
     if variant == "subcategory":
         stratum = {shown.code: shown.subcategory for shown in emoji}
         test = math.ceil(0.25 * len(emoji))
@@ -150,7 +150,7 @@ def _split_emoji(
 def _share_out(
     classes: Sequence[str], sizes: Mapping[str, int | float], seed: int, fold: int | None
 ) -> dict[str, npt.NDArray[np.int64]]:
-    """Rows of each split, stratified; with a fold, none of the test split."""
+    """Stratified rows of each split; with a fold, rows of the test split are not used."""
     codes = np.unique(classes, return_inverse=True)[1].astype(np.int64)
     rows = stratified_split(codes, sizes, seed)
     if fold is None:
@@ -167,8 +167,8 @@ def _share_out(
 
 
 def emoji_pairs(emoji: Sequence[Emoji], root: Path, number: int, seed: int) -> Rows:
-    """Emoji with ``number`` statements per image, half of them true."""
-    # the number keeps val and test apart under one seed
+    """Pairs of emoji and statements, ``number`` for each image, half of them true."""
+    # with number in the seed, val and test draw different statements
     pairs = fixed_pairs(list(map(name_of, emoji)), number, (seed, number))
     rows, statements, truths = zip(*pairs, strict=True)
     return emoji_rows([emoji[row] for row in rows], root, truths, statements)
@@ -180,7 +180,7 @@ def emoji_rows(
     labels: Sequence[int],
     texts: Sequence[str] | None = None,
 ) -> Rows:
-    """One row per emoji, with its name or one of ``texts``; ids of repeated emoji are numbered."""
+    """One row per emoji, with its name or one of ``texts``; repeated emoji get numbered ids."""
     texts = list(map(name_of, emoji)) if texts is None else texts
     seen: Counter[str] = Counter()
     ids, images = [], []

@@ -17,7 +17,7 @@ from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 
 _CLASSES = ["entailment", "neutral", "contradiction"]
-# of newer and older files; without both, a pair id such as 3416050480.jpg#4r1n names the image
+# key of newer and older files; without both, the pair id (3416050480.jpg#4r1n) names the image
 _IMAGE_KEYS = ("Flickr30K_ID", "Flikr30kID")
 _FOLDERS = ("flickr30k_images", "flickr30k-images", "images")
 _IMAGE_FOLDERS = (*(f"{outer}/{inner}" for outer in _FOLDERS for inner in _FOLDERS), *_FOLDERS)
@@ -33,18 +33,18 @@ _HOW_TO_GET = (
 class SNLIVEDataModule(ImageTextDataModule):
     """SNLI-VE: 529,527 / 17,858 / 17,901 rows over 29,783 / 1,000 / 1,000 images.
 
-    ``snli_ve_{train,dev,test}.jsonl`` as released, or ``.jsonl.gz``; images in
+    It reads the released ``snli_ve_{train,dev,test}.jsonl``, or ``.jsonl.gz``, and images in
     ``flickr30k_images/``, ``flickr30k-images/`` or ``images/``, nested once or twice. The text is
     the hypothesis, ``sentence2``. Rows without a consensus of annotators (``-``) are dropped and
     counted. About 17 rows share an image; ``Batch["image_path"]`` groups them. About 9% of the
-    labels are wrong, mostly neutral ones (arXiv 2004.03744), so accuracy has a ceiling well below
-    100%.
+    labels are wrong, mostly neutral ones (arXiv 2004.03744), so the accuracy of even a perfect
+    model is well below 100%.
 
     Args:
         data_dir: folder of the three files.
         image_dir: folder of the images; None searches ``data_dir``.
-        premise: put ``sentence1``, the caption that the labels were made from, before the
-            hypothesis. The text alone then contains the answer, which is another task.
+        premise: whether to put ``sentence1``, the caption on which annotators based the labels,
+            before the hypothesis. The text alone then has the answer, which is another task.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
     Example:
@@ -69,7 +69,7 @@ class SNLIVEDataModule(ImageTextDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Entailment, neutral, contradiction; files and images must exist."""
+        """The classes entailment, neutral and contradiction; files and images must exist."""
         _ = self._file("train"), self._file("val"), self._file("test"), self._image_root
         return list(_CLASSES)
 
@@ -108,8 +108,8 @@ def _read(path: Path, root: Path, premise: bool) -> Rows:
 
 
 def _image_names(table: pa.Table) -> pa.ChunkedArray:
-    """File name of each row's image: the key, with or without its suffix, else the pair's."""
-    # an empty key is none
+    """File name of each row's image: from its key, with or without suffix, else its pair id."""
+    # an empty key counts as missing
     keys = [pc.if_else(pc.equal(table[key], ""), None, table[key]) for key in _IMAGE_KEYS]
     stems = pc.replace_substring_regex(pc.coalesce(*keys, table["pairID"]), r"(\.jpg)?(#.*)?$", "")
     return pc.binary_join_element_wise(stems, ".jpg", "")

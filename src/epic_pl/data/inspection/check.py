@@ -1,4 +1,4 @@
-"""Data check: read all rows, labels, images and texts of a dataset once."""
+"""The data check: it reads all rows, labels, images and texts of a dataset once."""
 
 import os
 from collections.abc import Sequence
@@ -43,10 +43,10 @@ class Findings:
         data: the DataModule.
         rows: one row per sample: ``split, sample_id, image, text, label``, the columns of
             :data:`~epic_pl.data.inspection.images.FACTS` about its image, and ``tokens``; labels
-            are names.
+            are class names.
         class_counts: number of rows of each class, ``(C,)``, by split, without skipped rows.
-        problems: lines of the report.
-        image_roots: folder of each split's image paths.
+        problems: problems that the report lists.
+        image_roots: folder that the image paths of each split are relative to.
     """
 
     data: ImageTextDataModule
@@ -71,13 +71,13 @@ class Findings:
 def check_data(
     data: ImageTextDataModule, workers: int | None = None, console: Console | None = None
 ) -> Findings:
-    """Read all of a dataset and find its problems.
+    """Read a whole dataset and find its problems.
 
     Each distinct image is decoded once, as in training, regardless of earlier checks, and each
     distinct text is tokenized. The results for images are stored for later runs.
 
     Args:
-        data: any DataModule of this package.
+        data: a DataModule of this package.
         workers: number of threads that decode images; None is one per core.
         console: console for a progress bar; None for no bar.
     """
@@ -103,7 +103,7 @@ def check_data(
     problems += image_problems(rows, policy)
     problems += text_problems(rows, data.processor.max_text_tokens)
     texts = pc.unique(rows["text"]).drop_null()
-    texts = texts[:: len(texts) // _TEXTS_OF_LANGUAGE + 1]  # evenly spread
+    texts = texts[:: len(texts) // _TEXTS_OF_LANGUAGE + 1]  # spread over the whole table
     problems += language_problems(
         data.processor.shortened(texts.to_pylist()), data.processor.tokenizer
     )
@@ -119,7 +119,7 @@ def check_data(
 
 
 def _read_split(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
-    """Rows of a split; if samples are drawn anew in each epoch, those of the first epoch."""
+    """Dataset of a split; if it draws samples anew in each epoch, it is at the first epoch."""
     dataset = data.dataset_of_rows(split, data.read_split(split))
     if not dataset.draws_labels:
         return dataset
@@ -130,7 +130,7 @@ def _read_split(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
 def _inspect_rows(
     split: Split, dataset: ImageTextDataset, names: Sequence[str], workers: int, progress: Progress
 ) -> pa.Table:
-    """Rows of a split, each with the facts about its image, which are recorded for later runs."""
+    """Rows of a split with facts about their images, which are recorded for later runs."""
     table, root = dataset.table, dataset.image_root
     paths = pc.unique(table["image"]).drop_null()
     min_size = getattr(dataset.transform, "min_size", None)
@@ -145,7 +145,7 @@ def _inspect_rows(
 
 
 def _name_labels(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
-    """Names of classes; several in one cell are separated by ``|``."""
+    """Class names of each row; several names of a row are joined with ``|``."""
     if not pa.types.is_list(labels.type):
         return pa.array(names, pa.string()).take(labels.combine_chunks())
     rows = labels.to_pylist()
@@ -156,7 +156,7 @@ def _name_labels(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:
 def _token_lengths(
     column: pa.ChunkedArray, data: ImageTextDataModule, progress: Progress
 ) -> pa.Array:
-    """Tokens of each text before truncation, with special tokens; null where absent."""
+    """Number of tokens of each text before truncation, with special tokens; null if absent."""
     texts = pc.unique(column).drop_null()
     lengths: list[int] = []
     starts = range(0, len(texts), _TEXTS_AT_ONCE)

@@ -1,6 +1,6 @@
-"""Guess the role of each column of a table from names, paths of files and distinct values.
+"""Guess the role of each column of a table from names, file paths and distinct values.
 
-Where these do not tell, the user is asked: a wrong guess costs more than an option.
+If these do not suffice, an error asks the user, since a wrong guess costs more than an option.
 """
 
 import os
@@ -38,7 +38,7 @@ _QUANTITY = (
     "Numbers to predict, such as prices, are no classes: write a column with ranges of them, such "
     "as cheap and dear, and name it by --label."
 )
-_EXAMINED = 50  # cells and files
+_EXAMINED = 50  # number of cells or files that are looked at
 _SHOWN = 4
 
 
@@ -53,7 +53,7 @@ class Guess:
     split_column: str | None
     id_column: str | None
     image_root: Path | None
-    split_rows: Mapping[str, int]  # as the table names them; all are train without a column
+    split_rows: Mapping[str, int]  # by split name; all are train without a column
     multilabel: bool
     unused: list[str]
 
@@ -69,23 +69,23 @@ def guess_columns(
     """Guess the columns from names and distinct cells, and from the files in the table's folder.
 
     Args:
-        table: with all its columns.
-        folder: of the table.
-        image: column of images, or a template. None is guessed, unless ``text`` is given.
-        text: column of texts, several, or a template; ``none`` for none. None is guessed, unless
-            ``image`` is given.
-        label: column of labels; None is guessed.
-        split: column of splits; ``none`` for none. None is guessed.
+        table: the table with all its columns.
+        folder: folder of the table.
+        image: column of images, or a template. None guesses it, but means none with a ``text``.
+        text: column of texts, several, or a template; ``none`` for no texts. None guesses it, but
+            means no texts with an ``image``.
+        label: column of labels; None guesses it.
+        split: column of splits; ``none`` for no column. None guesses it.
 
     Raises:
-        DataError: a role is unclear, so that the user has to name its column; the label is a
-            quantity or may be missing; or a named column has two roles or does not exist.
+        DataError: if the user has to name the column of a role, the label is a quantity or may be
+            missing, or a named column has two roles or does not exist.
     """
     names = table.column_names
     texts = [] if text in (None, NONE) else [text] if isinstance(text, str) else list(text)
     named = [name for name in (image, *texts, label, split) if name not in (None, NONE)]
     if twice := [name for name in named if named.count(name) > 1]:
-        raise DataError(f"A column can have one role, but you name {twice[0]!r} twice: change one.")
+        raise DataError(f"A column has one role only, but {twice[0]!r} is named twice: change one.")
     guess_texts, root = image is None and text is None, folder
     if image in names or not (image or texts):
         candidates = [image] if image else [name for name in names if name not in named]
@@ -97,7 +97,7 @@ def guess_columns(
     label = label or _label(table, [name for name in left if name != split])
     cells = columns.read_label_cells(table, label).filter(pa.array(splits != "predict"))
     separator, multilabel = _examine_label(cells, label)
-    # the column of a template such as {id}.jpg may be the id as well
+    # a column in a template, such as {id}.jpg, may also be the id
     ids = _by_name([name for name in names if name not in (image, split, label)], "id")
     identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)
     left = [name for name in left if name not in (split, label, identity)]
@@ -123,13 +123,13 @@ def guess_columns(
 
 
 def _by_name(names: Iterable[str], role: str) -> list[str]:
-    """Columns named like a role: ``label`` before ``label_source``, ``image`` before ``path``."""
+    """Columns whose names suit a role, best first: ``label`` before ``label_source``."""
     known, ranks = _NAMES[role], {}
     for name in names:
         words = _words(name)
         matches = [known.index(word) for word in words if word in known]
         if matches:
-            # files of image columns are looked for as well
+            # for images, _images also looks for the files
             ranks[name] = (role != "image" and len(words) > 1, min(matches))
     return sorted(ranks, key=lambda name: ranks[name])
 
@@ -149,14 +149,14 @@ def _names_classes(dtype: pa.DataType) -> bool:
 
 
 def _spread(column: pa.ChunkedArray) -> list[Any]:
-    """Some cells that are not null, evenly spread over a column: rows may be sorted."""
+    """Some cells that are not null, spread over the whole column, since rows may be sorted."""
     filled = np.flatnonzero(column.is_valid())
     chosen = np.linspace(0, len(filled) - 1, min(len(filled), _EXAMINED)).astype(int)
     return [column[int(row)].as_py() for row in filled[chosen]]
 
 
 def _counts(column: pa.Array | pa.ChunkedArray) -> Counter[str]:
-    """Number of rows of each distinct cell, as a stripped string."""
+    """Number of rows of each distinct cell, whose key is its stripped string."""
     counts: Counter[str] = Counter()
     for pair in pc.value_counts(column.cast(pa.string())).to_pylist():
         counts[(pair["values"] or "").strip()] += pair["counts"]
@@ -171,7 +171,7 @@ def _distinct(column: pa.ChunkedArray) -> int:
 
 
 def _ask(role: str, why: str, columns: Sequence[str], none: str = "") -> DataError:
-    """A question for the column of a role."""
+    """An error that asks the user for the column of a role."""
     return DataError(
         f"Columns that {why}: {', '.join(map(repr, columns))}. Name the one to take, as in "
         f"`epic-pl data init ... --{role} {columns[0]!r}`{none}."
@@ -179,11 +179,11 @@ def _ask(role: str, why: str, columns: Sequence[str], none: str = "") -> DataErr
 
 
 def _images(table: pa.Table, folder: Path) -> tuple[str | None, Path]:
-    """The image column, None if there is none, and the folder of its paths.
+    """The image column, or None, and the folder of its paths.
 
-    Cells are names of files in ``folder`` or a subfolder, or images. If there are neither, a column
-    is chosen if its name or cells look like images: the check then reports missing files, instead
-    of training on the text alone.
+    Its cells are names of files in ``folder`` or a subfolder, or images. If no column has these, a
+    column is chosen whose name or cells look like images, so that the check reports missing files
+    instead of training on the text alone.
     """
     strings = [field.name for field in table.schema if _is_string(field.type)]
     named = _by_name(strings, "image")
@@ -222,17 +222,17 @@ def _most(answers: Iterable[bool]) -> bool:
 
 
 def _common_folder(column: pa.ChunkedArray) -> Path | None:
-    """The folder that holds all paths if they are absolute, unless it is the root folder."""
+    """The common folder of absolute paths; None for relative ones, or if it is the root folder."""
     folders = {os.path.dirname(path.strip()) for path in column.drop_null().to_pylist()}
     common = os.path.commonpath(folders) if all(map(os.path.isabs, folders)) else "/"
     return None if common == "/" else Path(common)
 
 
 def _split(table: pa.Table, names: Sequence[str]) -> str | None:
-    """The first column that names splits in all rows, if possible one that is called so.
+    """The first column with names of splits in all rows; one named like splits is preferred.
 
     Raises:
-        DataError: none does, but one is called so.
+        DataError: if a column is named like splits, but no column names splits in all rows.
     """
     called = [n for n in _by_name(names, "split") if not pa.types.is_nested(table[n].type)]
     few = [n for n in names if 0 < _distinct(table[n]) <= 2 * len(SPLIT_NAMES)]
@@ -253,7 +253,7 @@ def _split(table: pa.Table, names: Sequence[str]) -> str | None:
 
 
 def _label(table: pa.Table, names: Sequence[str]) -> str:
-    """The column named label, else the only one of lists, else that of few distinct values."""
+    """The column named label, else the only column of lists, else the one with few values."""
     dtypes = {name: table[name].type for name in names}
     lists = [n for n in names if is_list(dtypes[n]) and _names_classes(dtypes[n].value_type)]
     # pandas writes integers with missing values as floats
@@ -275,10 +275,10 @@ def _label(table: pa.Table, names: Sequence[str]) -> str:
 
 
 def _examine_label(column: pa.Array, label: str) -> tuple[str | None, bool]:
-    """The separator of several labels in a cell, and whether rows may have several.
+    """The separator of labels within a cell, if any, and whether rows may have several labels.
 
     Raises:
-        DataError: hardly any label occurs twice, or programs write one for a missing value.
+        DataError: if hardly any label occurs twice, or a label looks like a missing value.
     """
     about = f"Column {label!r}, the label, has"
     lists = column if is_list(column.type) else written_lists(column)
@@ -300,7 +300,7 @@ def _examine_label(column: pa.Array, label: str) -> tuple[str | None, bool]:
 
 
 def _separator(labels: pa.Array) -> str | None:
-    """The separator of several labels per cell, whose parts recur in other cells."""
+    """The separator of labels within a cell, if the parts recur in other cells; else None."""
     if not _is_string(labels.type):
         return None
     cells = [cell for cell in labels.cast(pa.string()).drop_null().to_pylist() if cell.strip()]
@@ -315,7 +315,7 @@ def _separator(labels: pa.Array) -> str | None:
 
 
 def _texts(table: pa.Table, names: Sequence[str], needed: bool) -> list[str]:
-    """Columns named like text; a question where others hold many distinct strings."""
+    """Columns named like text; an error asks if only others have many distinct strings."""
     strings = [name for name in names if _is_string(table[name].type)]
     if named := _by_name(strings, "text"):
         return sorted(named, key=strings.index)

@@ -21,7 +21,7 @@ FACTS = pa.schema(
         ("width", pa.int32()),  # of the stored image, in pixels
         ("height", pa.int32()),
         ("kind", pa.string()),  # missing, outside or corrupt; null for a valid image
-        ("problem", pa.string()),  # what is wrong with it
+        ("problem", pa.string()),  # message that says what is wrong
         ("content", pa.string()),  # hash of the file's bytes
     ]
 )
@@ -30,14 +30,14 @@ FACTS = pa.schema(
 def inspect_images(
     root: Path, paths: Sequence[str], min_size: int | None, workers: int, progress: Progress
 ) -> pa.Table:
-    """Facts about images below ``root``, columns as in :data:`FACTS`, in the order of ``paths``.
+    """A table of facts about images, with columns :data:`FACTS`, in the order of ``paths``.
 
     Args:
-        root: folder that the paths start from.
-        paths: to image files.
+        root: folder that the paths are relative to.
+        paths: paths of image files.
         min_size: see :func:`~epic_pl.data.images.read_image`.
-        workers: number of threads; decoding does not hold Python's lock.
-        progress: shows a bar.
+        workers: number of threads, which run in parallel since decoding releases Python's lock.
+        progress: progress bar.
     """
     inspect = partial(_inspect_file, root=root, min_size=min_size)
     with ThreadPoolExecutor(workers) as pool:
@@ -46,7 +46,7 @@ def inspect_images(
 
 
 def _inspect_file(path: str, root: Path, min_size: int | None) -> dict[str, Any]:
-    """Decode an image file as training does."""
+    """Decode an image file as in training, and return its facts."""
     try:
         file = image_file(root, path)
         if not file.is_relative_to(root):

@@ -1,4 +1,4 @@
-"""Write a config for a table: configs/table.yaml with options that fit the table."""
+"""Write a config for a table: configs/table.yaml with options that suit the table."""
 
 import shlex
 import textwrap
@@ -23,15 +23,15 @@ from epic_pl.utils.errors import ConfigError, DataError, printable
 from epic_pl.utils.files import write_text
 
 _EXAMINED_ROWS = 50
-# few values, so that models of several tables can share features of the encoders
+# only few values, so that models of several tables can share stored features
 _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
 _TOKENS = (32, 64, 128)
-# a crop keeps two thirds of a photograph (3:2) or more
+# a crop keeps at least two thirds of a photograph (3:2)
 _LONG, _MANY_LONG = 1.6, 0.25
-_FOREIGN = 0.005  # share of letters; 0.0002 in English, 0.016 in German
+_FOREIGN = 0.005  # share of letters outside ASCII; 0.0002 in English, 0.016 in German
 # minimum number of validation rows; with fewer, the best epoch is best by chance
 _ENOUGH = 300
-# features of an image take 0.8 MB at level "layers" with 224 pixels, a quarter of it with 112
+# features of an image take 0.8 MB at level "layers" with 224 pixels, a quarter of that with 112
 _MAX_STORED_PIXELS = 4000 * _LARGE**2
 
 
@@ -41,21 +41,21 @@ def write_config(
     output: Path | None = None,
     **columns: Any,
 ) -> tuple[Path, str]:
-    """Write a config for a table with guesses for the roles of its columns.
+    """Guess the roles of a table's columns, and write a config for it.
 
     Args:
         source: a table, or a folder with one table.
-        force: replace a config that exists.
+        force: whether to replace a config that exists.
         output: file to write; None is ``epic.yaml`` beside the table.
-        columns: of ``image``, ``text``, ``label`` and ``split``, see
+        columns: the columns ``image``, ``text``, ``label`` and ``split`` that the user names, see
             :func:`~epic_pl.data.inspection.guess.guess_columns`.
 
     Returns:
-        The file, and what it takes and why, with the commands to run next.
+        The file, and a text with its options, the reasons for them, and the next commands.
 
     Raises:
-        DataError: there is no table, there are several, or columns cannot be guessed.
-        ConfigError: the config exists and ``force`` is False.
+        DataError: if there is no table, there are several, or columns cannot be guessed.
+        ConfigError: if the config exists and ``force`` is False.
     """
     path = find_table(source)
     folder = (path if path.is_dir() else path.parent).resolve()
@@ -67,7 +67,7 @@ def write_config(
     options, chosen = _options(path, folder, table, guess)
     summary = _summarize(config, guess, chosen)
     comment = textwrap.indent(summary, "# ")
-    # as in compare and tune, so that tables of the same name do not share runs
+    # the folder's name is part of it, so that tables of the same name do not share runs
     options["trainer"]["default_root_dir"] = f"runs/{first_config(['--config', str(config)])}"
     text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=100)
     about = "# table.yaml, which ships with the package, explains the options."
@@ -76,8 +76,8 @@ def write_config(
 
 
 def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
-    """The roles of columns and the choices of a config, and the commands to run next."""
-    # a bare name may mean a packaged config
+    """Text with the roles of columns, the chosen options, and the commands to run next."""
+    # without a folder the name could mean a packaged config
     file = shlex.quote(f"./{config}" if str(config) == config.name else str(config))
     several = f", separated by {guess.label_separator!r}" if guess.label_separator else ""
     named = [f"{count:,} {split}" for split, count in guess.split_rows.items()]
@@ -105,7 +105,7 @@ def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
 
 
 def find_table(source: Path) -> Path:
-    """The table at a path, which may be its folder."""
+    """The table at a path, or the only table in the folder at a path."""
     if not source.is_dir() or is_saved_dataset(source):
         return source
     tables = [f for f in sorted(source.iterdir()) if f.suffix.lower() in SUFFIXES]
@@ -124,7 +124,7 @@ def find_table(source: Path) -> Path:
 def _options(
     path: Path, folder: Path, table: pa.Table, guess: Guess
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Options of configs/table.yaml, adapted to the table; and what was chosen, each in a line."""
+    """Options of configs/table.yaml for this table, and a line of explanation for each choice."""
     options: dict[str, Any] = read_yaml(packaged_file("", "table.yaml"))
     rows, val_size = table.num_rows, 0.1 if table.num_rows >= 200 else 0.2
     val_rows = guess.split_rows.get("val") or round(val_size * guess.split_rows["train"])
@@ -161,14 +161,14 @@ def _options(
 
 
 def _fit_images(table: pa.Table, guess: Guess, folder: Path) -> tuple[int, str, dict[str, str]]:
-    """Image size and resize for the images of some rows, and the reasons."""
-    # evenly spread, since tables may be sorted
+    """Image size and resize that suit the images of some rows, and the reasons."""
+    # spread over the whole table, since it may be sorted
     spread = np.linspace(0, len(table) - 1, min(len(table), _EXAMINED_ROWS)).astype(int)
     some, embedded = unpack_images(table.take(spread), guess.image_column)
     root = embedded or guess.image_root or folder
     sizes = []
     for path in read_image_paths(some, guess.image_column).drop_null().to_pylist():
-        with suppress(DataError):  # the check reports it
+        with suppress(DataError):  # the data check reports a bad image
             sizes.append(read_image(root / path).size)
     if not sizes:
         return _SMALL, "crop", {}
@@ -183,19 +183,19 @@ def _fit_images(table: pa.Table, guess: Guess, folder: Path) -> tuple[int, str, 
 
 
 def _fit_texts(table: pa.Table, guess: Guess, encoder: str) -> tuple[int, dict[str, str]]:
-    """Tokens that are read of a text, and the reasons."""
+    """Maximum number of tokens that suits the texts, and the reasons."""
     texts = read_texts(table, guess.text_columns).drop_null().to_pylist()
     if not texts:
         return _TOKENS[0], {}
-    # English has 1.4 tokens per word, languages with longer words one for 2.5 letters, and scripts
-    # without spaces nearly one per character, which takes 3 bytes; two are special
+    # tokens: 1.4 per English word, one per 2.5 letters in languages with longer words, nearly one
+    # per character (3 bytes) in scripts without spaces, and two special ones
     lengths = [2 + max(len(text.split()) * 1.4, len(text.encode()) / 2.5) for text in texts]
     likely = np.percentile(lengths, 95)
     tokens = next((count for count in _TOKENS if count >= likely), _TOKENS[-1])
     chosen = {
         "tokens": f"{tokens} of a text, the rest is cut (95% have about {likely:.0f} or fewer)"
     }
-    some = texts[:: len(texts) // 1000 + 1]  # evenly spread
+    some = texts[:: len(texts) // 1000 + 1]  # spread over the whole table
     letters = [letter for text in some for letter in text if letter.isalpha()]
     foreign = sum(not letter.isascii() for letter in letters) / max(len(letters), 1)
     if foreign > _FOREIGN:

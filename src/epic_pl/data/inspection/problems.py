@@ -1,4 +1,4 @@
-"""Problems of the images, texts and labels of a dataset, and rows that occur more than once."""
+"""Search for problems of images, texts and labels, and for repeated rows."""
 
 import re
 import unicodedata
@@ -20,9 +20,9 @@ from epic_pl.data.tables.labels import MISSING
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
-_SHOWN = 5  # examples of a problem
+_SHOWN = 5  # maximum number of examples of a problem
 _MAX_TRUNCATED = 0.1
-_MOST_SPLIT = 0.5  # share of words
+_MOST_SPLIT = 0.5  # maximum share of words that are split into several tokens
 _FIX = "Fix them, or set on_bad_sample: skip leaves these rows out, absent keeps those with text."
 _MOVE = "Move them into the image root, or name one that holds them all."
 _FATES = {"error": "", "skip": ", which are skipped", "absent": ", which are kept without it"}
@@ -30,7 +30,7 @@ _FATES = {"error": "", "skip": ", which are skipped", "absent": ", which are kep
 
 @dataclass(frozen=True)
 class Problem:
-    """One line of the report.
+    """A problem that the report lists.
 
     Attributes:
         severity: an ``error`` prevents training; a ``warning`` should be reviewed.
@@ -46,9 +46,9 @@ class Problem:
 def _of_rows(
     severity: Severity, rows: pa.Table, mask: Any, text: str, column: str = "", way_out: str = ""
 ) -> Iterator[Problem]:
-    """A problem with the number of rows in a mask, unless there are none.
+    """The problem of the rows in a mask, with their number; nothing if there are none.
 
-    Examples are ``train 17``, followed by the cell of ``column``, and then ``way_out``.
+    Examples look like ``train 17`` with the cell of ``column``; ``way_out`` ends the message.
     """
     rows = rows.filter(mask)
     if count := rows.num_rows:
@@ -60,16 +60,16 @@ def _of_rows(
 
 
 def kept_rows(rows: pa.Table, policy: str) -> pa.ChunkedArray:
-    """Mask of the rows that training keeps under a policy for bad images and empty rows."""
+    """Mask of the rows that training keeps under ``policy`` (``on_bad_sample``)."""
     lost = pc.is_in(rows["kind"], value_set=pa.array(["missing", "corrupt"]))
-    if policy == "absent":  # rows with a text are kept
+    if policy == "absent":  # it keeps rows that have a text
         lost = pc.and_(lost, pc.is_null(rows["text"]))
     lost = pc.or_(lost, empty_rows(rows))
     return pc.or_(pc.invert(lost), policy == "error")
 
 
 def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
-    """Bad images and empty rows: errors, unless the policy accepts them; sizes."""
+    """Bad images, empty rows and image sizes; the first two are errors if the policy says so."""
     severity: Severity = "error" if policy == "error" else "warning"
     for kind in ("missing", "corrupt"):
         text = f"Rows whose image is {kind}{_FATES[policy]}"
@@ -95,7 +95,7 @@ def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
 
 
 def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
-    """Absent, empty and truncated texts."""
+    """Problems of absent, empty and truncated texts."""
     text = pc.utf8_lower(pc.utf8_trim_whitespace(rows["text"]))
     absent = pc.and_(pc.is_null(text), pc.is_valid(rows["image"]))
     yield from _of_rows("note", rows, absent, "Rows without a text (missing modality)")
@@ -114,10 +114,10 @@ def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
 
 
 def language_problems(texts: Sequence[str], tokenizer: Any) -> Iterator[Problem]:
-    """Texts in a language that the tokenizer was not made for: it splits most of their words.
+    """Texts in a language that the tokenizer was not made for, since it splits most words.
 
-    That of all-MiniLM splits 3 to 10% of English words, 39% of product names, and 73% of German,
-    52% of Spanish words; 42% of French ones, which is not told.
+    The tokenizer of all-MiniLM splits 3 to 10% of English words, 39% of words in product names, 73%
+    of German and 52% of Spanish words. It splits only 42% of French words, so these are missed.
     """
     words = Counter(word for text in texts for word in re.findall(r"[^\W\d_]+", text))
     split = 0
@@ -140,9 +140,9 @@ def label_problems(
     """Empty splits, unknown labels, and classes too rare to learn or to measure.
 
     Args:
-        rows: rows that training keeps.
+        rows: the rows that training keeps.
         counts: number of rows of each class ``(C,)``, by split.
-        names: C names of classes.
+        names: names of the C classes.
     """
     yield from _of_rows("note", rows, pc.equal(rows["split"], "predict"), "Rows for predict")
     for name in ("train", "val", "test"):
@@ -152,7 +152,7 @@ def label_problems(
             yield Problem(severity, f"The {name} split has no usable row")
         unknown = pc.and_(of_split, pc.is_null(rows["label"]))
         yield from _of_rows(severity, rows, unknown, f"Rows of the {name} split without a label")
-    unlabelled = pc.equal(rows["label"], "")  # several classes, joined
+    unlabelled = pc.equal(rows["label"], "")  # the joined classes of a row, here none
     yield from _of_rows("note", rows, unlabelled, "Rows with an empty label (no class applies)")
     if "train" not in counts:
         return
@@ -177,7 +177,7 @@ def label_problems(
     folded: dict[str, list[str]] = {}
     for class_name in names:
         folded.setdefault(_folded(class_name), []).append(class_name)
-    # ascii spells out what looks the same
+    # ascii() shows the difference of names that look the same
     alike = [" / ".join(map(ascii, group)) for group in folded.values() if len(group) > 1]
     if alike:
         text = "Classes that differ in case, white space, Unicode form or invisible characters only"
@@ -191,8 +191,8 @@ def _folded(name: str) -> str:
 
 
 def duplicate_problems(rows: pa.Table) -> Iterator[Problem]:
-    """Images, texts and samples that occur more than once."""
-    # rows of predict may also be in the test split, since neither is used in training
+    """Problems of images, texts and samples that occur more than once."""
+    # rows may be in both predict and test, since neither is used in training
     use = pc.if_else(pc.equal(rows["split"], "predict"), "test", rows["split"])
     rows = rows.append_column("use", use)
     rows = rows.append_column("row", pa.array(np.arange(rows.num_rows)))

@@ -1,4 +1,4 @@
-"""Reports of a data check, on the console and as an HTML page."""
+"""The report of a data check, on the console and as an HTML page."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ _THUMBNAIL = (160, 160)  # pixels
 
 
 def _split_counts(findings: Findings) -> dict[str, list[int]]:
-    """Counts of each split: rows, classes, distinct images, rows without image or text."""
+    """Counts for each split: rows, classes, distinct images, rows without image or text."""
     counts: dict[str, list[int]] = {}
     for split, per_class in findings.class_counts.items():
         rows = findings.rows.filter(pc.equal(findings.rows["split"], split))
@@ -48,7 +48,7 @@ def print_summary(findings: Findings, console: Console) -> None:
 
 
 def write_page(findings: Findings, path: Path) -> Path:
-    """Write the self-contained page, and return its path."""
+    """Write the report as one HTML file, and return its path."""
     names = findings.data.class_names
     counts = np.array(list(findings.class_counts.values()))  # (splits, C)
     order = np.argsort(-counts.sum(axis=0), kind="stable").tolist() if counts.size else []
@@ -66,14 +66,14 @@ def write_page(findings: Findings, path: Path) -> Path:
 
 
 def _samples(findings: Findings) -> Iterator[dict[str, Any]]:
-    """Evenly spread rows without problems, with thumbnails of their images."""
+    """Some rows without problems, spread over the table, with thumbnails of their images."""
     rows = findings.rows
     rows = rows.filter(pc.and_(pc.is_null(rows["kind"]), pc.is_valid(rows["image"])))
     chosen = np.linspace(0, len(rows) - 1, min(_SAMPLES, len(rows))).astype(int)
     for row in rows.take(chosen).to_pylist():
         try:
             image = read_image(findings.image_roots[row["split"]] / row["image"])
-        except DataError:  # removed since the check
+        except DataError:  # the image was removed since the check
             continue
         image.thumbnail(_THUMBNAIL)
         yield row | {"image": jpeg(image)}

@@ -1,4 +1,4 @@
-"""Columns of a user's table by their options, checked; errors name rows."""
+"""Reading of the columns of a user's table that options name; errors name rows."""
 
 import string
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names
 
 @dataclass(frozen=True)
 class RowOptions:
-    """The columns of a table, and the sizes of splits.
+    """Options that name the columns of a table and the sizes of splits.
 
     Attributes are arguments of :class:`~epic_pl.data.tables.datamodule.TableDataModule`.
 
     Raises:
-        ConfigError: there is no column of images or texts, or classes are not distinct.
+        ConfigError: if neither images nor texts have a column, or classes are not distinct.
     """
 
     image_column: str | None = "image"
@@ -58,7 +58,7 @@ class RowOptions:
 
 
 class Columns(NamedTuple):
-    """Ids, image paths and texts of all rows as strings, null if a modality is absent."""
+    """Ids, image paths and texts of all rows as strings, null for a missing modality."""
 
     ids: pa.Array
     images: pa.Array
@@ -66,7 +66,7 @@ class Columns(NamedTuple):
 
 
 def read_columns(table: pa.Table, options: RowOptions) -> Columns:
-    """Ids, image paths and texts; ids are row numbers without a column."""
+    """Read ids, image paths and texts; without a column of ids they are row numbers."""
     name = options.id_column
     if name is None:
         ids = pa.array(np.arange(table.num_rows)).cast(pa.string())
@@ -91,7 +91,7 @@ def _column(table: pa.Table, name: str, option: str) -> pa.Array:
 
 
 def _require_scalars(kind: pa.DataType, name: str) -> None:
-    """Refuse lists, structs and bytes."""
+    """Refuse a column of lists, structs or bytes."""
     if pa.types.is_nested(kind) or is_bytes(kind):
         raise DataError(
             f"Column {name!r} holds {kind}, but strings or numbers are needed. Flatten it, or "
@@ -100,7 +100,7 @@ def _require_scalars(kind: pa.DataType, name: str) -> None:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether cells are lists, of any of Arrow's layouts."""
+    """Whether an Arrow type is any kind of list."""
     return bool(
         pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     )
@@ -112,17 +112,17 @@ def _strings(array: pa.Array, name: str) -> pa.Array:
 
 
 def read_label_cells(table: pa.Table, name: str) -> pa.Array:
-    """Strings, numbers, or lists of them."""
+    """Read the label column: strings, numbers, or lists of them."""
     cells = _column(table, name, "label_column")
     _require_scalars(cells.type.value_type if is_list(cells.type) else cells.type, name)
     return cells
 
 
 def read_image_paths(table: pa.Table, name: str | None) -> pa.Array:
-    """Image paths without surrounding blanks, null for an empty cell.
+    """Read image paths without surrounding blanks; an empty cell becomes null.
 
     Args:
-        table: table with the column.
+        table: the table.
         name: a column, or a template such as ``"{id}.jpg"``; None for no images.
     """
     if name is None:
@@ -131,7 +131,7 @@ def read_image_paths(table: pa.Table, name: str | None) -> pa.Array:
         return _fill_template(table, _template(name, "image_column"), "image_column")
     paths = _column(table, name, "image_column")
     if may_embed(paths.type) and not is_bytes(paths.type):
-        paths = pc.struct_field(paths, "path")  # its bytes are all null, see unpack_images
+        paths = pc.struct_field(paths, "path")  # unpack_images has replaced the bytes by null
     if not (pa.types.is_null(paths.type) or "string" in str(paths.type)):
         raise DataError(
             f"Column {name!r} holds {paths.type}, not paths of images. Name another column as "
@@ -141,7 +141,7 @@ def read_image_paths(table: pa.Table, name: str | None) -> pa.Array:
 
 
 def is_bytes(kind: pa.DataType) -> bool:
-    """Whether cells are bytes of any length, in any of Arrow's layouts."""
+    """Whether an Arrow type is any kind of bytes."""
     return str(kind) in ("binary", "large_binary", "binary_view")
 
 
@@ -153,12 +153,12 @@ def may_embed(kind: pa.DataType) -> bool:
 
 
 def read_texts(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
-    """The text of each row.
+    """Read the text of each row.
 
     Args:
-        table: table with the columns that ``spec`` names.
+        table: the table.
         spec: a column; several, joined by a space; or a template such as ``"{title}. {body}"``. The
-            text is null if all its cells are empty or blank; else these count as empty strings.
+            text is null if all its cells are empty or blank; if only some are, they add nothing.
     """
     if spec is None or spec == []:
         return pa.nulls(table.num_rows, pa.string())
@@ -173,9 +173,9 @@ def read_texts(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
 
 
 def read_splits(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
-    """``train``, ``val``, ``test`` or ``predict`` for each row, by :data:`SPLIT_NAMES`.
+    """Read the split of each row by :data:`SPLIT_NAMES`.
 
-    All rows are ``train`` without a column.
+    Without a column all rows are ``train``.
     """
     if name is None:
         return np.full(table.num_rows, "train", dtype="<U7")
@@ -192,13 +192,13 @@ def read_splits(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
 
 
 def _trimmed(cells: pa.Array) -> pa.Array:
-    """Cells without surrounding blanks, null if nothing is left."""
+    """Cells without surrounding blanks; null if nothing else is in a cell."""
     cells = pc.utf8_trim_whitespace(cells)
     return pc.if_else(pc.equal(cells, ""), None, cells)
 
 
 def _fill_template(table: pa.Table, parts: list[tuple[str, str | None]], option: str) -> pa.Array:
-    """A template's text of each row; null if all its cells are empty, or any one of a path."""
+    """Fill a template for each row; null if all cells are empty or, in a path, any cell is."""
     of_paths = option == "image_column"
     named = dict.fromkeys(name for _, name in parts if name is not None)
     cells = {name: _trimmed(_strings(_column(table, name, option), name)) for name in named}
@@ -213,7 +213,7 @@ def _fill_template(table: pa.Table, parts: list[tuple[str, str | None]], option:
 
 
 def _template(spec: str, option: str) -> list[tuple[str, str | None]]:
-    """Pairs of a literal and the column that follows it."""
+    """Parse a template into pairs of a literal and the column that follows it."""
     try:
         parsed = list(string.Formatter().parse(spec))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""A user's own table of images, texts and labels as a DataModule."""
+"""The DataModule for a user's own table of images, texts and labels."""
 
 import os
 from collections.abc import Callable
@@ -22,14 +22,14 @@ from epic_pl.utils.validate import check_at_least
 
 
 class TableDataModule(ImageTextDataModule):
-    """A CSV, TSV, JSONL, JSON or Parquet table, a folder for each class, or a saved dataset.
+    """Data from a CSV, TSV, JSONL, JSON or Parquet table, class folders, or a saved dataset.
 
-    An empty image or text cell means that the modality is absent. Errors name the rows:
-    of labels that are missing, NaN, or unknown in training; of repeated ids, unknown split names
-    and missing images.
+    An empty image or text cell means that the modality is missing. An error names the rows with
+    labels that are missing, NaN, or unknown in training, with repeated ids, unknown split names or
+    missing images.
 
-    One process of a machine reads the table and unpacks its images. The checked rows are stored in
-    the cache, where they are valid until the table's files or the options change.
+    One process of a machine reads the table and unpacks its images. The checked rows are cached
+    until the table's files or the options change.
 
     Args:
         table: a file; a folder that ``save_to_disk`` of Hugging Face ``datasets`` wrote (with the
@@ -46,19 +46,19 @@ class TableDataModule(ImageTextDataModule):
         label_separator: separator such as ``|`` of several labels in a cell, which makes the task
             multilabel; no class applies to a row with an empty cell.
         split_column: train, val (valid, validation, dev), test or predict for each row. Splits that
-            it does not name, or all without the column, are cut off the training rows.
+            it does not name are taken from the training rows; without the column, all are.
         id_column: unique name of each row; None is the row number from 0.
         classes: class names in order; None is alphabetical or numerical order.
         image_root: folder that image paths are relative to, also those of ``predict_table``; None
             is the folder of their table.
-        val_size: rows (int) or share (float) of the validation split that is cut off; 0 for none,
-            if nothing is trained.
-        test_size: the same for test. Splits are stratified, and all rows of an image, or of a text
-            without an image, are in one split.
-        split_seed: seed of the division; not ``seed``, so that runs share their test set.
-        predict_table: what ``predict`` reads: a table without labels, with the same columns, or a
-            folder, all images below which are named by their paths in it; a text is a ``.txt`` file
-            beside its image. With ``classes``, ``predict`` does not need ``table``.
+        val_size: number (int) or share (float) of training rows that become the validation split,
+            if the table names none; 0 for no validation, if nothing is trained.
+        test_size: the same for the test split. Both are stratified. All rows of an image, or of a
+            text without an image, are in one split.
+        split_seed: seed of these splits, apart from ``seed``, so that runs share their test rows.
+        predict_table: a table for ``predict``, without labels but with the same columns; or a
+            folder, whose images are named by their paths in it and may have a ``.txt`` file beside
+            them as text. With ``classes``, ``predict`` does not need ``table``.
         **kwargs: arguments of :class:`~epic_pl.data.datamodule.ImageTextDataModule`.
 
     Example:
@@ -127,13 +127,13 @@ class TableDataModule(ImageTextDataModule):
 
     @cached_property
     def _is_elsewhere(self) -> bool:
-        """Whether there is no table, but rows to predict and classes."""
+        """Whether rows to predict and classes are given, but no table exists."""
         known = self.predict_path is not None and bool(self.options.classes)
         return known and not os.path.exists(self.path)
 
     @cached_property
     def _predict_rows(self) -> Rows:
-        """Rows of the prediction table."""
+        """The rows of ``predict_table``."""
         assert self.predict_path is not None
         read = partial(read_unlabelled, multilabel=self.task == "multilabel")
         return self._read(self.predict_path, f"predict {self.task}", read)
@@ -146,12 +146,12 @@ class TableDataModule(ImageTextDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Classes in the order of their indices."""
+        """Class names in the order of their indices."""
         return list(self._rows.classes)
 
     @property
     def task(self) -> Task:
-        """``multilabel`` if labels are lists."""
+        """``multilabel`` if labels are lists, else ``multiclass``."""
         label = self._rows.table.schema.field("label").type
         return "multilabel" if pa.types.is_list(label) else "multiclass"
 
@@ -161,9 +161,9 @@ class TableDataModule(ImageTextDataModule):
             rows = self._predict_rows
         else:
             if self._is_elsewhere:
-                source_files(self.path)  # its message says that there is none
+                source_files(self.path)  # raises the error that there is no table
             rows = self._rows
-        # ordered by split, so that a split is a slice: no copy of a memory-mapped table
+        # rows are ordered by split, so that a split is a slice of the memory map, without a copy
         start = pc.index(rows.table["split"], split).as_py()
         count = pc.sum(pc.equal(rows.table["split"], split)).as_py() or 0
         table = rows.table.slice(max(start, 0), count).drop_columns(["split"])

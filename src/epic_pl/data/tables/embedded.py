@@ -1,6 +1,6 @@
-"""Images that a table holds as bytes, unpacked to files in the cache.
+"""Unpacking of images that a table holds as bytes to files in the cache.
 
-A file's name is the digest of its content, so copies of an image are one file.
+The name of a file is the digest of its content, so that copies of an image share a file.
 """
 
 import hashlib
@@ -17,15 +17,15 @@ from epic_pl.utils.errors import DataError
 
 
 def embedded_folder() -> Path:
-    """``images`` in the cache folder."""
+    """The folder ``images`` in the cache folder."""
     return (cache_dir() / "images").resolve()
 
 
 def unpack_images(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | None]:
-    """Write a column's images to files, and put their paths into the column.
+    """Write a column's images to files, and replace them by the files' paths.
 
     Returns:
-        The table, and :func:`embedded_folder`; None if the column holds no images.
+        The new table, and the folder of the files; None if the column holds no images.
     """
     if name not in table.column_names or not may_embed(table.schema.field(name).type):
         return table, None
@@ -54,7 +54,7 @@ def unpack_images(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | N
 
 
 def _unpacked(cell: Any) -> str | None:
-    """Path of an image below :func:`embedded_folder`; it is written if it is not there."""
+    """Path of an image below :func:`embedded_folder`; the file is written if it is missing."""
     if not cell.is_valid:
         return None
     content = cell.as_buffer()

@@ -1,4 +1,4 @@
-"""Folders of images as tables: one for each class, or any to predict."""
+"""Reading of image folders as tables: one folder per class, or any folder to predict."""
 
 import os
 from itertools import islice
@@ -14,7 +14,7 @@ from epic_pl.utils.untrusted import require_regular
 
 
 def holds_classes(path: Path) -> bool:
-    """Whether a folder, or the folder of a split in it, has at least two folders of images."""
+    """Whether a folder, or a split's folder in it, has at least two folders with images."""
     splits = (entry for entry in path.iterdir() if entry.name.lower() in SPLIT_NAMES)
     for folder in (path, *splits):
         classes = (inner for inner in folder.glob("*/") if any(map(_is_image, inner.glob("*"))))
@@ -24,13 +24,13 @@ def holds_classes(path: Path) -> bool:
 
 
 def read_class_folders(path: Path) -> pa.Table:
-    """Columns ``image`` and ``label``; ``text`` and ``split`` if there are texts and splits.
+    """Read columns ``image``, ``label`` and, if there are any, ``text`` and ``split``.
 
-    The layout is ``CLASS/IMAGE`` or ``SPLIT/CLASS/IMAGE``, with splits as in a split column. The
-    text of ``a.jpg`` is ``a.txt`` beside it.
+    The layout is ``CLASS/IMAGE`` or ``SPLIT/CLASS/IMAGE``, with the split names of a split column.
+    The text of ``a.jpg`` is ``a.txt`` beside it.
 
     Raises:
-        DataError: there are no classes, an image lies elsewhere, or a text cannot be read.
+        DataError: if there are no classes, an image lies elsewhere, or a text cannot be read.
     """
     if not holds_classes(path):
         raise DataError(
@@ -70,12 +70,12 @@ def is_image_folder(path: Path) -> bool:
 
 
 def read_image_folder(path: Path) -> pa.Table:
-    """Columns ``image`` and ``text`` of all images below a folder, by their relative paths.
+    """Read columns ``image`` (relative path) and ``text`` of all images below a folder.
 
-    The text of ``a.jpg`` is ``a.txt`` beside it, null where there is none.
+    The text of ``a.jpg`` is ``a.txt`` beside it, null if there is no such file.
 
     Raises:
-        DataError: there are no images, or a text cannot be read.
+        DataError: if there are no images, or a text cannot be read.
     """
     images = _images(path)
     if not images:
@@ -104,6 +104,6 @@ def _text(image: Path) -> str | None:
         return path.read_text(encoding="utf-8-sig").strip() if path.exists() else None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
-            f"The text {path} cannot be read as UTF-8: {error}. If it is of Windows: "
-            f"iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.txt, which replaces it."
+            f"The text {path} cannot be read as UTF-8: {error}. If it was written on Windows, "
+            f"convert it by iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.txt, and replace it."
         ) from error

@@ -1,4 +1,4 @@
-"""Hugging Face datasets on disk, and Parquet files of its hub."""
+"""Reading of saved Hugging Face datasets, and of Parquet files from its hub."""
 
 import json
 from pathlib import Path
@@ -16,15 +16,15 @@ HF_SPLIT_COLUMN = "split"
 
 
 def is_saved_dataset(path: Path) -> bool:
-    """Whether a folder is what ``save_to_disk`` writes."""
+    """Whether a folder was written by ``save_to_disk``."""
     return (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file()
 
 
 def read_saved_dataset(path: Path) -> pa.Table:
-    """All splits of a dataset, memory-mapped; a ``DatasetDict`` gets :data:`HF_SPLIT_COLUMN`.
+    """Read all splits of a dataset as a memory map; a ``DatasetDict`` has a column of splits.
 
-    Layout of ``save_to_disk``: Arrow streams named by state.json, splits by dataset_dict.json.
-    Source: the documentation of Hugging Face ``datasets``, and what its version 5.2 writes.
+    This column is :data:`HF_SPLIT_COLUMN`. ``save_to_disk`` writes Arrow streams, which state.json
+    lists; dataset_dict.json lists the splits (Hugging Face ``datasets``, version 5.2).
     """
     if not (path / "dataset_dict.json").is_file():
         return _read_split(path)
@@ -51,15 +51,15 @@ def _read_split(path: Path) -> pa.Table:
 
 
 def read_hub_parquet(path: Path) -> pa.Table:
-    """A Parquet file, with class names if its metadata has them."""
+    """Read a Parquet file, with class names if its metadata has them."""
     table = pyarrow.parquet.read_table(path)
-    table.validate(full=True)  # else text that is not UTF-8 is an error much later
+    table.validate(full=True)  # else text that is not UTF-8 would fail much later
     written = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     return _with_class_names(table, written.get("info") or {})
 
 
 def _with_class_names(table: pa.Table, info: Any) -> pa.Table:
-    """Names instead of numbers in ``ClassLabel`` columns and lists of them; -1 is unknown.
+    """Replace numbers by class names in ``ClassLabel`` columns and lists; -1 is unknown.
 
     Metadata may be older than the columns, so they may be missing or hold no numbers.
     """

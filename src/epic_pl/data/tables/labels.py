@@ -1,4 +1,4 @@
-"""The label column of a user's table as class indices; errors name rows."""
+"""Conversion of the label column of a user's table to class indices; errors name rows."""
 
 import ast
 import re
@@ -27,7 +27,7 @@ ClassNames = list[list[str] | None]
 
 
 class Labels(NamedTuple):
-    """Labels of all rows: class indices, None for a row to predict."""
+    """Class indices of all rows, None for a row to predict, and the class names."""
 
     codes: list[list[int] | None]
     classes: Sequence[str]
@@ -35,17 +35,17 @@ class Labels(NamedTuple):
 
 
 def read_labels(cells: pa.Array, split: npt.NDArray[np.str_], options: RowOptions) -> Labels:
-    """Class indices out of the cells of the label column.
+    """Convert the cells of the label column to class indices.
 
     Args:
-        cells: strings, numbers or lists of them.
-        split: split of each row. Labels of rows to predict are not read: they may be "?". If there
-            are no such rows, a test split without any label is predicted.
+        cells: cells of the label column: strings, numbers or lists of them.
+        split: split of each row. Labels of rows to predict are ignored, so they may be "?". If
+            there are no such rows, a test split without any label is predicted.
         options: name of the column, separator and classes.
 
     Raises:
-        DataError: labels are missing, ambiguous, or none of the classes.
-        ConfigError: the separator does not fit the column.
+        DataError: if labels are missing, ambiguous, or no class.
+        ConfigError: if the separator does not fit the column.
     """
     column, to_predict = options.label_column, split == "predict"
     if to_predict.any():
@@ -85,14 +85,14 @@ def read_labels(cells: pa.Array, split: npt.NDArray[np.str_], options: RowOption
 
 
 def _class_names(cells: Any, column: str, separator: str | None) -> tuple[ClassNames, bool]:
-    """Class names of each row, and whether a row may have several."""
+    """Class names of each row, and whether rows may have several."""
     written = written_lists(cells)
     cells = cells if written is None else written
     if separator is not None and pa.types.is_nested(cells.type):
         raise ConfigError(f"Column {column!r} holds lists: leave label_separator out.")
     if separator == "":
         raise ConfigError("label_separator is empty; give a string such as '|', or leave it out.")
-    if separator is not None:  # no class applies to a row with an empty cell
+    if separator is not None:  # a row with an empty cell has no class
         rows = [(cell or "").split(separator) for cell in cells.cast(pa.string()).to_pylist()]
         parts = [[part.strip() for part in row if part.strip()] for row in rows]
         cells = pa.array(parts, pa.list_(pa.string()))
@@ -112,7 +112,7 @@ def _class_names(cells: Any, column: str, separator: str | None) -> tuple[ClassN
 
 
 def written_lists(cells: Any) -> pa.Array | None:
-    """Lists that strings spell, such as ``["red", "round"]``; None if they spell none."""
+    """Parse strings such as ``["red", "round"]`` as lists; None if the strings are no lists."""
     if not (pa.types.is_string(cells.type) or pa.types.is_large_string(cells.type)):
         return None
     written = [cell and cell.strip() for cell in cells.to_pylist()]
@@ -122,7 +122,7 @@ def written_lists(cells: Any) -> pa.Array | None:
     lists = [_list(cell) if cell else None for cell in written]
     broken = [row for row, cell in enumerate(written) if cell and lists[row] is None]
     if len(broken) == len(filled):
-        return None  # classes that stand in brackets
+        return None  # names of classes in brackets
     if broken:
         raise DataError(
             f"Labels are lists, but {written[broken[0]]!r} cannot be read as one (row {broken[0]}; "
@@ -152,13 +152,13 @@ def _names(values: Any, column: str, rows: Sequence[int]) -> list[str | None]:
                 f"({at.size:,} such, the first in row {rows[int(at[0])]})."
             )
 
-    if pa.types.is_floating(values.type):  # as pandas turns whole numbers with gaps into
+    if pa.types.is_floating(values.type):  # pandas stores integers with gaps as floats
         whole = pc.and_(pc.less(pc.abs(values), 2.0**53), pc.equal(values, pc.round(values)))
         why = "is no whole number below 2^53: bin fractions, and leave unknown cells empty"
         refuse(pc.invert(whole), why)
         values = values.cast(pa.int64())
     values = pc.utf8_trim_whitespace(values.cast(pa.string()))
-    # pandas also writes 1.0 for 1; where both occur, they are one class
+    # pandas also writes 1.0 for 1; if both occur, they are one class
     pointed = pc.match_substring(values, ".")
     if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py() and not pc.all(pointed).as_py():
         values = pc.replace_substring_regex(values, r"\.0+$", "")
@@ -171,13 +171,13 @@ def _names(values: Any, column: str, rows: Sequence[int]) -> list[str | None]:
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """Classes in alphabetical order, or by number where all are numbers."""
+    """Class names in alphabetical order, or in numerical order if all are numbers."""
     classes = sorted(set(names))
     return sorted(classes, key=float) if all(map(_NUMBER.fullmatch, classes)) else classes
 
 
 def _encode(names: ClassNames, classes: Sequence[str]) -> list[list[int] | None]:
-    """Class names as indices into ``classes``; one that a cell names twice applies once."""
+    """Class names as indices into ``classes``; repetitions within a cell count once."""
     index = {name: code for code, name in enumerate(classes)}
     unknown = [
         (row, name) for row, named in enumerate(names) for name in named or () if name not in index

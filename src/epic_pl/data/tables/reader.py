@@ -1,4 +1,4 @@
-"""A user's table as Arrow: a file, a folder of class folders, or a saved Hugging Face dataset."""
+"""Reading of a user's table as Arrow: a file, class folders, or a saved Hugging Face dataset."""
 
 import os
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
 def source_files(path: Path) -> list[Path]:
-    """The files that a table is read from, or the folders of its images.
+    """The files of a table, or the folders of its images.
 
     Raises:
-        DataError: the path is no table.
+        DataError: if the path is no table.
     """
     if os.path.isdir(path):
         if is_saved_dataset(path):

@@ -1,4 +1,4 @@
-"""Rows of a user's table, checked and assigned to splits."""
+"""Rows of a user's table: they are checked and assigned to splits here."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -34,23 +34,23 @@ Builder = Callable[[pa.Table, RowOptions], tuple[pa.Table, Sequence[str]]]
 
 
 def table_folder(path: Path) -> Path:
-    """The folder that image paths are relative to by default."""
+    """The folder that image paths of a table are relative to by default."""
     return (path if os.path.isdir(path) else path.parent).resolve()
 
 
 def read_rows(
     table: Path | pa.Table, image_root: Path, options: RowOptions, build: Builder
 ) -> Rows:
-    """Rows of a table; its embedded images are unpacked.
+    """Read the rows of a table, and unpack its embedded images.
 
     Args:
         table: a path for :func:`~epic_pl.data.tables.reader.read_table`, or a table in memory.
         image_root: folder that image paths are relative to.
-        options: which columns are read, and how.
-        build: such as :func:`build_rows`.
+        options: options that name the columns.
+        build: function that makes rows of a table, such as :func:`build_rows`.
 
     Raises:
-        DataError: the table or a row cannot be used.
+        DataError: if the table or a row cannot be used.
     """
     path = table if isinstance(table, Path) else Path("table in memory")
     try:
@@ -71,13 +71,13 @@ def read_rows(
 def read_unlabelled(
     table: Path | pa.Table, image_root: Path, options: RowOptions, multilabel: bool = False
 ) -> Rows:
-    """Rows to predict: a table for :func:`read_rows`, or all images below a folder.
+    """Read rows to predict from a table, see :func:`read_rows`, or from a folder of images.
 
-    A folder's images are named by their paths in it, and ``options`` only say which modalities are
-    read.
+    Images of a folder are named by their paths in it; ``options`` then only select the modalities
+    to read.
 
     Raises:
-        DataError: the table or folder, or a row, cannot be used.
+        DataError: if the table or folder, or a row, cannot be used.
     """
     build = partial(_build_unlabelled, multilabel=multilabel)
     if not (isinstance(table, Path) and is_image_folder(table)):
@@ -92,7 +92,7 @@ def read_unlabelled(
 
 
 def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequence[str]]:
-    """Rows of all splits."""
+    """Make checked rows of all splits, and the class names."""
     columns = read_columns(source, options)
     named = read_splits(source, options.split_column)
     cells = read_label_cells(source, options.label_column)
@@ -118,13 +118,13 @@ def _assign(
     named: npt.NDArray[np.str_],
     options: RowOptions,
 ) -> npt.NDArray[np.str_]:
-    """Split of each row: the one that the table names, or one cut off its training rows.
+    """Split of each row: the one that the table names, or a new one of its training rows.
 
     Args:
-        codes: classes of each row, None for one to predict.
-        groups: rows with the same number stay together.
-        named: the table's own splits.
-        options: sizes and seed of the splits that it does not name.
+        codes: classes of each row, None for a row to predict.
+        groups: group number of each row; rows of a group stay together.
+        named: splits that the table names.
+        options: sizes and seed of the splits that the table does not name.
     """
     split = np.where([row is None for row in codes], "predict", named)
     wanted = (("val", options.val_size), ("test", options.test_size))
@@ -148,7 +148,7 @@ def _assign(
 
 
 def _image_numbers(columns: Columns) -> npt.NDArray[np.int64]:
-    """A number for each distinct image, or text of rows without one; empty rows have their own."""
+    """A number for each distinct image, or text without an image; empty rows are all distinct."""
     images, texts = columns.images, columns.texts
     if pc.any(pc.match_substring_regex(images, r"//|(^|/)\.\.?/")).as_py():
         paths = images.to_pylist()

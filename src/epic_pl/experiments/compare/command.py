@@ -20,26 +20,26 @@ def compare(
 ) -> int:
     """Train methods with several seeds on the same data and schedule, and compare them.
 
-    Each run has a process of its own. Accuracy and cost are compared, and the others are tested
-    against the first method. Finished runs with the same options are not repeated. The exit code is
-    1 if every run failed, and 130 if interrupted.
+    Each run has a process of its own. Tables show accuracy and cost, and p-values of each method's
+    difference from the first. Finished runs with the same options are not repeated. The exit code
+    is 1 if every run failed, and 130 if interrupted.
 
     Args:
-        fit_options: of ``epic-pl fit``, for all runs.
+        fit_options: options of epic-pl fit, for all runs.
         methods: names, joined by commas (all methods, and all variants).
-        seeds: runs of each method.
+        seeds: number of runs of each method.
         splits: split the data anew for each seed (data.split_seed).
-        variants: YAML file, name -> {method, options of fit}.
-        tune: first choose options of each method by so many trials on validation, in the spaces
-            of docs/compare.md; needs the extra tune.
-        output: folder (runs/compare/CONFIG).
+        variants: YAML file of name -> {method, options of fit}.
+        tune: number of trials on validation that first choose the options of each method, in the
+            spaces of docs/compare.md; needs the extra tune.
+        output: folder of all files (runs/compare/CONFIG).
 
     Raises:
-        EpicError: with a message for the user, before the first run.
+        EpicError: if an option is wrong, before the first run.
     """
     if tune and splits:
         raise ConfigError(
-            "--tune chooses options on rows that other seeds of --splits test on: leave one out."
+            "With --splits, --tune would choose options on test rows of other seeds: leave one out."
         )
     if tune:
         import optuna  # noqa: F401 an extra that the searches need
@@ -63,7 +63,7 @@ def compare(
             notes += f" Chosen by {tune} trials on validation: {'; '.join(options)}."
         execute(runs, train_and_test, lambda: report(runs, notes=notes))
     except KeyboardInterrupt:
-        raise KeyboardInterrupt("the same command continues with what is left.") from None
+        raise KeyboardInterrupt("the same command continues the comparison.") from None
     show(report(runs, notes=notes))
     print(f"Tables and plot: {output}/comparison.md, .json, .png")
     return int(all(run.result is None for run in runs))

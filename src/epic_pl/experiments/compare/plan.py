@@ -1,4 +1,4 @@
-"""The variants that are compared, and their runs: methods by name, options, and folders."""
+"""The variants of a comparison, and the list of their runs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,16 +16,16 @@ from epic_pl.utils.config_files import find_packaged, read_yaml
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.plugins import find_class, known_classes
 
-# set for each run, so that an option for all of them would be lost
+# the comparison sets these for each run, so a user's value would be lost
 _OWN_OPTIONS = ("seed_everything", "ckpt_path", "model.method", "trainer.default_root_dir")
 _ALL_VARIANTS = "variants"  # a word of --methods
 _NAME = re.compile(r"[\w.-]+")
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads only true and false as booleans, as configs do: ``cache.level: off`` is text."""
+    """A loader that reads only true and false as booleans: ``cache.level: off`` is text."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 the base class's own
+    yaml_implicit_resolvers = {  # noqa: RUF012 overrides the base class's attribute
         letter: [(tag, regexp) for tag, regexp in pairs if letter in "tTfF" or "bool" not in tag]
         for letter, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
@@ -33,7 +33,7 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass(frozen=True)
 class Variant:
-    """A line of the comparison: a method, and the options of this line only.
+    """A line of the comparison: a method with options of its own.
 
     ``chosen`` are further options, which a search has found.
     """
@@ -44,20 +44,20 @@ class Variant:
     chosen: tuple[str, ...] = ()
 
     def fit_options(self, shared: Sequence[str]) -> tuple[str, ...]:
-        """Options of ``fit`` that make this line, after those of all lines."""
+        """Options of ``fit`` for this line: the ``shared`` ones of all lines, then its own."""
         method = f"--model.method={self.method}"
         return (*shared, method, *self.options, *self.chosen, *ONE_DEVICE)
 
 
 def read_variants(path: str) -> list[Variant]:
-    """The variants of a YAML or JSON file: name -> {method, options of fit}.
+    """Read the variants of a YAML or JSON file: name -> {method, options of fit}.
 
     Raises:
-        ConfigError: if the file cannot be read as that.
+        ConfigError: if the file has another content.
     """
     content = read_yaml(path, _Loader)
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{path} is no mapping of names to a method and options of fit.")
+        raise ConfigError(f"{path} must map names to a method and options of fit.")
     return [_variant(path, str(name), fields) for name, fields in content.items()]
 
 
@@ -73,8 +73,8 @@ def _variant(path: str, name: str, fields: Any) -> Variant:
     find_class(Method, method)
     if not _NAME.fullmatch(name) or name in (*methods, _ALL_VARIANTS):
         raise ConfigError(
-            f"Variant {name!r} of {path} needs another name, of letters, digits, '_', '-' and '.', "
-            "which is no method's."
+            f"Variant {name!r} of {path} needs another name: letters, digits, '_', '-' and '.', "
+            "but not the name of a method."
         )
     options = as_options({str(key): value for key, value in fields.items() if key != "method"})
     refuse_own("compare", _OWN_OPTIONS, options)
@@ -82,7 +82,7 @@ def _variant(path: str, name: str, fields: Any) -> Variant:
 
 
 def choose(names: str | None, variants: Sequence[Variant]) -> list[Variant]:
-    """The variants named by ``--methods``, in its order; all of them for None.
+    """The variants that ``--methods`` names, in its order; all of them for None.
 
     The word "variants" stands for all variants.
 
@@ -97,7 +97,7 @@ def choose(names: str | None, variants: Sequence[Variant]) -> list[Variant]:
         wanted[place : place + 1] = [variant.name for variant in variants]
     for name in wanted:
         if name not in known:
-            find_class(Method, name)  # of another package, by its import path
+            find_class(Method, name)  # a method of another package, by its import path
     return [known.get(name, Variant(name, name)) for name in dict.fromkeys(wanted)]
 
 
@@ -108,17 +108,17 @@ def plan(
     output: Path,
     splits: bool = False,
 ) -> list[Run]:
-    """All runs: every variant with the first seed, then with the second, and so on.
+    """List all runs: every variant with the first seed, then with the second, and so on.
 
     The name of a run's folder has the seed and a hash of all other options and of the data's files,
-    so that runs with other options never share a folder.
+    so that runs with different options never share a folder.
 
     Args:
         variants: lines of the comparison.
-        seeds: runs of each variant.
-        shared: options of ``fit`` for all.
+        seeds: number of runs of each variant.
+        shared: options of ``fit`` for all runs.
         output: folder of all files.
-        splits: split the data anew for each seed, for all variants alike.
+        splits: whether each seed has its own splits, the same for all variants.
 
     Raises:
         ConfigError: if an option is set by the comparison itself.
@@ -139,12 +139,12 @@ def plan(
 def tuned(
     variants: Sequence[Variant], shared: Sequence[str], output: Path, trials: int
 ) -> list[Variant]:
-    """The variants with the options that are best on validation after so many trials.
+    """The variants with the best options on validation that ``trials`` trials found.
 
-    Searches that are finished are not repeated, others continue. Needs the extra ``tune``.
+    Finished searches are not repeated, others continue. It needs the extra ``tune``.
 
     Raises:
-        ConfigError: if no trial of a search came to its end.
+        ConfigError: if a search has no finished trial.
     """
     from epic_pl.experiments.tune.search import plan_search, read_space
     from epic_pl.experiments.tune.study import best_options

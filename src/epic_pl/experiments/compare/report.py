@@ -1,4 +1,4 @@
-"""A comparison as tables in Markdown, rows in JSON, a plot, and a table on the console."""
+"""The files of a comparison (tables in Markdown, rows in JSON, a plot) and its console table."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "seconds": lambda row: _number(row["seconds"]),
     "cache": lambda row: str(row["cache_level"] or _NONE),
 }
-_ON_CONSOLE = ("p", "trained", "peak MB", "seconds")  # as much as fits into 80 columns
+_ON_CONSOLE = ("p", "trained", "peak MB", "seconds")  # columns that fit into 80 characters
 _LEGEND = (
     "ms/record: a call of `Classifier` with one image and text of the test split, median of 20. "
     "± is the standard deviation over seeds. p: two-sided, paired bootstrap against `{reference}`, "
@@ -42,7 +42,7 @@ _PLOTTED = {"seconds": "training, s", "trainable": "trained parameters"}
 def write_comparison(runs: Sequence[Run], folder: Path, reference: str, notes: str) -> list[Row]:
     """Write ``comparison.{md,json,png}`` to a folder, and return the rows.
 
-    Unless all runs have ended, there is no bootstrap, and nothing is written without a result.
+    Until all runs have ended, the bootstrap is left out. Without a result nothing is written.
     """
     results = [run.result for run in runs if run.result is not None]
     rows = comparison_rows(runs, reference)
@@ -63,7 +63,7 @@ def write_comparison(runs: Sequence[Run], folder: Path, reference: str, notes: s
 
 
 def show(rows: Sequence[Row]) -> None:
-    """Print the main metric of every method, and why runs are missing."""
+    """Print the main metric of every method, and the reasons why runs are missing."""
     console, first = Console(), [row for row in rows if row["metric"] == rows[0]["metric"]]
     heads = (f"{first[0]['metric']} %", *_ON_CONSOLE)
     numbers = (Column(head, justify="right", no_wrap=True) for head in heads)
@@ -77,7 +77,7 @@ def show(rows: Sequence[Row]) -> None:
 
 
 def _markdown(rows: Sequence[Row], reference: str, notes: str) -> str:
-    """The main metric with costs, then all metrics, then the runs that are missing."""
+    """Text with the main metric and costs, then all metrics, then the missing runs."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     first = [row for row in rows if row["metric"] == metrics[0]]
     heads = ["method", f"{metrics[0]} %", f"difference from {reference} (95%)", *_COLUMNS]
@@ -106,7 +106,7 @@ def _markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list
 
 
 def _percent(row: Row) -> str:
-    """Percent with the spread over seeds."""
+    """The metric in percent, with the standard deviation over seeds."""
     spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
     return _NONE if row["mean"] is None else f"{100 * row['mean']:.1f}{spread}"
 
@@ -128,7 +128,7 @@ def _p_value(value: float | None) -> str:
 
 @plot_style()
 def _draw_comparison(rows: Sequence[Row], reference: str) -> Figure:
-    """A line for each method: main metric, difference from the reference, and costs."""
+    """A figure with a line for each method: main metric, difference and costs."""
     main = rows[0]["metric"]
     shown = [row for row in rows if row["metric"] == main and row["seeds"]][::-1]
     figure = Figure(figsize=(11, 1.6 + 0.3 * len(shown)))
@@ -141,7 +141,7 @@ def _draw_comparison(rows: Sequence[Row], reference: str) -> Figure:
             score.plot(100 * value, at, "|", color=GREY, zorder=3)
         if row["difference"] is not None:
             low, mean, high = (100 * row[key] for key in ("low", "difference", "high"))
-            # the interval of few samples may leave out their mean
+            # with few samples the interval may not contain the mean
             bounds = [[max(mean - low, 0)], [max(high - mean, 0)]]
             difference.errorbar(mean, at, xerr=bounds, **style)
         for axes, cost in zip(costs, _PLOTTED, strict=True):

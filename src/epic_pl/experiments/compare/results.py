@@ -1,4 +1,4 @@
-"""Rows of a comparison: means and spreads over seeds, cost, and the paired bootstrap.
+"""Rows of a comparison: mean and deviation over seeds, cost, and the paired bootstrap.
 
 Shape legend: N test samples, C classes.
 """
@@ -41,7 +41,7 @@ def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
     Unless all runs have ended, the bootstrap is left out.
 
     Raises:
-        ConfigError: the files of a finished run are damaged.
+        ConfigError: if the files of a finished run are damaged.
     """
     by_name: dict[str, list[Run]] = {}
     for run in runs:
@@ -71,14 +71,14 @@ def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
 
 
 def _predictions(run: Run) -> Predictions:
-    """Those of a finished run; ConfigError if they or its result are damaged."""
+    """Read the predictions of a finished run; ConfigError if its files are damaged."""
     try:
         float(_method_rows("", [run], _metrics(run))[0]["mean"])
         return Predictions.read(run.folder / "predictions.parquet")
-    except Exception as error:  # of a file that anything may have written
+    except Exception as error:  # a damaged file may cause any error
         raise ConfigError(
-            f"result.json and predictions.parquet in {run.folder} are not those of a run "
-            f"({error!r:.99}): remove that folder, and the same command does the run again."
+            f"result.json or predictions.parquet in {run.folder} is damaged ({error!r:.99}): "
+            "remove that folder, and the same command repeats the run."
         ) from error
 
 
@@ -102,12 +102,12 @@ def _method_rows(name: str, runs: Sequence[Run], metrics: Sequence[str]) -> list
 
 
 def _why(run: Run) -> str:
-    """Why a run has no result."""
+    """The reason why a run has no result."""
     return f"failed: {run.failure}" if run.failure else "not finished"
 
 
 def _spread(metric: str, values: list[float]) -> Row:
-    """Mean and sample standard deviation; one seed has none."""
+    """Mean and sample standard deviation; the latter is missing for one seed."""
     std = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return {"metric": metric, "mean": _mean(values), "std": std, "values": values}
 
@@ -118,9 +118,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _majority(runs: Sequence[Predictions]) -> list[Predictions]:
-    """The most frequent class for every sample, one for each test split.
+    """Predictions of the most frequent class for all samples, for each test split.
 
-    Multilabel: labels that at least half of the samples have.
+    Multilabel: all labels that at least half of the samples have.
     """
     by_split = {
         tuple(run.ids): run._replace(
@@ -132,9 +132,9 @@ def _majority(runs: Sequence[Predictions]) -> list[Predictions]:
 
 
 def _compared(candidate: Sequence[Predictions], reference: Sequence[Predictions]) -> Row:
-    """The bootstrap's columns; none where samples cannot be paired.
+    """Columns of the bootstrap; empty if the samples cannot be paired.
 
-    Seeds may have test splits of their own if they are the same for both methods.
+    Each seed may have its own test split, if it is the same for both methods.
     """
     ids = [run.ids for run in reference]
     one_split = all(run.ids == ids[0] for run in (*candidate, *reference))

@@ -1,4 +1,4 @@
-"""The main metric of test predictions as a ratio of sums, and a paired bootstrap over images.
+"""A paired bootstrap over images of the main metric, which is a ratio of sums.
 
 Shape legend: N samples, G groups, D draws, C classes, ``...`` any shape.
 """
@@ -25,8 +25,8 @@ _PREFIX = "probability_"
 class Predictions(NamedTuple):
     """Test predictions of a run: N ids, ``truth (N, C)`` bool, ``scores (N, C)``.
 
-    ``groups`` are the units of the bootstrap: images where they are known, else samples. Rows
-    of one image are not independent.
+    ``groups`` are the units of the bootstrap: images if they are known, else samples. Samples of
+    one image are not independent.
     """
 
     ids: list[str]
@@ -56,19 +56,19 @@ class Predictions(NamedTuple):
 def sums_of_samples(predictions: Predictions) -> Floats:
     """Numerator and denominator of the task's main metric for each sample, ``(N, 2)``."""
     truth, scores = torch.from_numpy(predictions.truth), torch.from_numpy(predictions.scores)
-    predicted = metric_inputs(predictions.task, scores)  # at 0.5, as MAIN_METRIC
+    predicted = metric_inputs(predictions.task, scores)  # MAIN_METRIC has the threshold 0.5
     if predictions.task == "multiclass":
         truth, predicted = truth.long().argmax(dim=1), predicted.argmax(dim=1)
     return np.asarray(main_metric_sums(predicted, truth).double().numpy())
 
 
 def value_of(sums: Floats) -> Floats:
-    """The metric ``(...)`` from sums ``(..., 2)`` over any samples; 0 of none."""
+    """The metric ``(...)`` from sums ``(..., 2)`` over samples; 0 without samples."""
     return np.asarray(sums[..., 0] / np.maximum(sums[..., 1], 1))
 
 
 def sums_of_groups(sums: Floats, groups: Sequence[str], numbers: Mapping[str, int]) -> Floats:
-    """``(G, 2)`` from the samples' ``(N, 2)``; zeros where a group has no sample here."""
+    """Sums ``(G, 2)`` of groups from those of samples ``(N, 2)``; 0 for a group without any."""
     total = np.zeros((len(numbers), sums.shape[1]))
     np.add.at(total, [numbers[group] for group in groups], sums)
     return total
@@ -79,23 +79,23 @@ def paired_bootstrap(
 ) -> dict[str, float]:
     """Compare the mean metric over seeds of two methods on the same samples.
 
-    Groups are drawn with replacement, the same ones for all runs. The spread over seeds is not part
-    of it.
+    Groups are drawn with replacement, the same ones for all runs. The variation over seeds is not
+    taken into account.
 
     Args:
-        candidate: sums of the metric by group ``(G, 2)``, one array a seed.
-        reference: the same; the number of seeds may differ.
-        draws: D, a multiple of 100.
+        candidate: sums ``(G, 2)`` of the metric by group, an array for each seed.
+        reference: sums of the other method; the number of seeds may differ.
+        draws: number of draws D, a multiple of 100.
         seed: seed of the draws.
 
     Returns:
         ``difference``, candidate minus reference; ``low`` and ``high``, the 2.5th and 97.5th
         percentile of the drawn differences; ``p_value``, twice the share of draws on the other
-        side of zero, zeros counting on both.
+        side of zero, where zeros count for both sides.
     """
 
     def difference(weights: Floats) -> Floats:
-        """``(D,)`` for weights ``(D, G)``."""
+        """Differences ``(D,)`` for weights ``(D, G)``."""
         one, other = (
             np.mean([value_of(weights @ sums) for sums in side], axis=0)
             for side in (candidate, reference)
@@ -107,7 +107,7 @@ def paired_bootstrap(
     rng, shares = np.random.default_rng(seed), np.full(size, 1 / size)
     blocks = (rng.multinomial(size, shares, size=_AT_A_TIME) for _ in range(draws // _AT_A_TIME))
     drawn = np.concatenate([difference(block.astype(np.float64)) for block in blocks])  # (D,)
-    # equal counts must give exactly zero
+    # without rounding errors, so that equal counts give exactly zero
     drawn[np.abs(drawn) < 1e-12] = 0.0
     low, high = np.percentile(drawn, [2.5, 97.5])
     tail = min(int((drawn <= 0).sum()), int((drawn >= 0).sum()))

@@ -1,5 +1,5 @@
 """``epic-pl tune``: search of ``fit`` options by Optuna on the validation metric.
 
-``search`` reads what is searched, ``study`` does trials until there are enough, and ``report``
-writes the results. The test split is never read.
+``search`` reads the search space, ``study`` runs the trials, and ``report`` writes the results.
+The test split is never read.
 """

@@ -13,19 +13,19 @@ def tune(
     space: str = "wide.yaml",
     output: Path | None = None,
 ) -> int:
-    """Search options on the validation metric that checkpoint.monitor names.
+    """Search the options with the best validation metric, which checkpoint.monitor names.
 
     The test split is never read. The same command continues an interrupted search. Needs the extra
     `tune`. The exit code is 1 if no trial was trained to its end, and 130 if interrupted.
 
     Args:
-        fit_options: of ``epic-pl fit``, for all trials.
-        trials: their number, those of an interrupted search included.
-        space: YAML file, option -> {low, high, log} or list of choices.
-        output: folder (runs/tune/CONFIG).
+        fit_options: options of epic-pl fit, for all trials.
+        trials: number of trials, those before an interruption included.
+        space: YAML file of option -> {low, high, log} or list of choices.
+        output: folder of all files (runs/tune/CONFIG).
 
     Raises:
-        EpicError: with a message for the user.
+        EpicError: if an option is wrong, or no trial can be trained.
     """
     from epic_pl.experiments.tune.search import plan_search, read_space
     from epic_pl.experiments.tune.study import best_options

@@ -1,4 +1,4 @@
-"""Results of a search: the best options as an overlay, a table of all trials, and a plot."""
+"""The files of a search: the best options as an overlay, a table of all trials, and a plot."""
 
 import csv
 import io
@@ -53,14 +53,14 @@ def write_results(study: optuna.Study, search: Search) -> Path | None:
 
 
 def plot_history(study: optuna.Study, search: Search) -> None:
-    """Write ``search.png``."""
+    """Write the plot of :func:`draw_history` to ``search.png``."""
     write_bytes(search.output / "search.png", png(draw_history(study, search)))
 
 
 @plot_style()
 def draw_history(study: optuna.Study, search: Search) -> Figure:
-    """The metric trial by trial, and the best one so far."""
-    # all metrics of validation are shares but the loss
+    """A figure of the metric of each trial, and of the best one so far."""
+    # all validation metrics but the loss are between 0 and 1
     scale, unit = (1, "") if search.monitor.endswith("loss") else (100, "%")
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     numbers, values = zip(*((t.number, scale * (t.value or 0)) for t in done), strict=True)

@@ -1,4 +1,4 @@
-"""What is searched: a space of ``fit`` options as Optuna distributions, and a metric."""
+"""The definition of a search: a space of ``fit`` options as Optuna distributions, and a metric."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,22 +16,22 @@ from epic_pl.utils.errors import ConfigError
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 Space = dict[str, Distribution]
 _OWN_OPTIONS = ("ckpt_path", "trainer.default_root_dir")
-# set by the search in every trial, or what trials are compared by
+# the search sets these in every trial, or needs them equal to compare trials
 _SECTIONS = ("checkpoint", "last_checkpoint", "early_stopping")
 _FIXED = ("seed_everything", "ckpt_path", "config", *_SECTIONS)
 
 
 @dataclass(frozen=True)
 class Search:
-    """Subject of a study.
+    """The definition of a search.
 
     Attributes:
-        options: of ``fit``, for all trials.
-        parsed: all options that result from them.
+        options: options of ``fit``, for all trials.
+        parsed: all options of ``fit``, with defaults.
         space: distribution of each option that is searched.
-        monitor: metric of validation.
+        monitor: validation metric.
         mode: "max" or "min", whichever is better.
-        keeps_best: whether the best epoch of a trial counts, as ``fit`` would keep it, or the last.
+        keeps_best: whether the best epoch of a trial counts, as in ``fit``, or the last one.
         output: folder of all files.
     """
 
@@ -45,16 +45,16 @@ class Search:
 
     @property
     def key(self) -> str:
-        """Hash of everything that makes two trials comparable."""
+        """Hash of everything that must be equal for two trials to be comparable."""
         known = {name: value for name, value in self.parsed.items() if name != "config"}
         return options_key(known, {name: repr(option) for name, option in self.space.items()})
 
 
 def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
-    """A search on the metric by which the config keeps its best checkpoint, or stops early.
+    """Define a search on the metric that the config monitors for checkpoints or early stopping.
 
     Raises:
-        ConfigError: if that is no metric of validation, or the search sets an option itself.
+        ConfigError: if that is no validation metric, or the search sets an option itself.
         ArgumentError: if ``fit`` does not know an option.
     """
     refuse_own("tune", _OWN_OPTIONS, shared)
@@ -64,21 +64,21 @@ def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
     monitor, mode = parsed[section]["monitor"], parsed[section]["mode"]
     if not str(monitor).startswith("val/"):
         raise ConfigError(
-            f"{section}.monitor is {monitor!r}, and the search needs a metric of the validation "
-            f"split, as val/accuracy: set it in the config or by --{section}.monitor."
+            f"{section}.monitor is {monitor!r}, but the search needs a metric of the validation "
+            f"split, such as val/accuracy: set it in the config or by --{section}.monitor."
         )
     return Search(tuple(shared), parsed, space, monitor, mode, keeps_best, output)
 
 
 def read_space(path: str) -> Space:
-    """The space of a YAML file: option -> {low, high, log} or a list of choices.
+    """Read the space of a YAML file: option -> {low, high, log} or a list of choices.
 
     Raises:
-        ConfigError: if it cannot be read as that; it names the option.
+        ConfigError: if the file has another content; the message names the option.
     """
     content = read_yaml(path)
     if not isinstance(content, Mapping) or not content:
-        raise ConfigError(f"{path} is no mapping of options to ranges or choices.")
+        raise ConfigError(f"{path} must map options to ranges or lists of choices.")
     space = {}
     for name, fields in content.items():
         if str(name).split(".")[0] in _FIXED:
@@ -106,7 +106,7 @@ def _distribution(fields: Any) -> Distribution:
 
 
 def _range(low: Any, high: Any, log: bool = False) -> Distribution:
-    if float(low) >= float(high):  # 1e-4 is text in YAML
+    if float(low) >= float(high):  # YAML reads 1e-4 as text
         raise ValueError("an empty range")
     if isinstance(low, int) and isinstance(high, int):
         return IntDistribution(low, high, log)
@@ -114,20 +114,20 @@ def _range(low: Any, high: Any, log: bool = False) -> Distribution:
 
 
 def values_of(space: Space, parsed: Mapping[str, Any]) -> dict[str, Any]:
-    """A parsed config's values of the options, as far as they are in the space."""
+    """The config's own values of the searched options, without those outside of the space."""
     values = {}
     for name, distribution in space.items():
         value: Any = parsed
         for key in name.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
-        with suppress(TypeError, ValueError):  # outside of the distribution
+        with suppress(TypeError, ValueError):  # the value is outside of the distribution
             optuna.create_trial(value=0.0, params={name: value}, distributions={name: distribution})
             values[name] = value
     return values
 
 
 def suggest(trial: optuna.Trial, name: str, distribution: Distribution) -> Any:
-    """The trial's value of an option."""
+    """The value of an option that Optuna suggests for a trial."""
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(name, distribution.choices)
     low, high, log = distribution.low, distribution.high, distribution.log

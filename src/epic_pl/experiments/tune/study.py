@@ -1,4 +1,4 @@
-"""The study of a search: trials of ``fit`` without checkpoints, until there are enough."""
+"""The study of a search, whose trials are runs of ``fit`` without checkpoints."""
 
 import contextlib
 import math
@@ -23,18 +23,18 @@ _TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def best_options(search: Search, trials: int) -> dict[str, Any] | None:
-    """Do the trials that are left of all, write the results, and return the best options.
+    """Run the remaining trials, write the results, and return the best options.
 
-    The options of trial i depend on ``seed_everything``, i and the results before it; trials that
-    were cut off do not count, so an interrupted search continues unchanged.
+    The options of trial i depend on ``seed_everything``, i and earlier results. Interrupted trials
+    do not count, so an interrupted search continues as if it had not been.
 
     Returns:
-        None if no trial came to its end.
+        None if no trial was finished.
 
     Raises:
         ConfigError: if another search is running in the folder, or has other options.
-        Exception: from a trial, if none has ever been trained.
-        KeyboardInterrupt: as it is.
+        Exception: error of a trial, if no trial has ever succeeded.
+        KeyboardInterrupt: after Ctrl-C.
     """
     search.output.mkdir(parents=True, exist_ok=True)
     seed = int(search.parsed["seed_everything"] or 0)
@@ -43,7 +43,7 @@ def best_options(search: Search, trials: int) -> dict[str, Any] | None:
             study = open_study(search)
             while (done := sum(map(_counts, study.get_trials(deepcopy=False)))) < trials:
                 study.sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + done) % 2**32)
-                # if none was ever trained, the fault is in the config: the next would fail as well
+                # if no trial has ever succeeded, the config is at fault
                 trained = study.get_trials(deepcopy=False, states=_TRAINED)
                 catch = (Exception,) if trained else ()
                 try:
@@ -64,12 +64,12 @@ def best_options(search: Search, trials: int) -> dict[str, Any] | None:
 
 
 def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial came to its own end, which may be a failure; a killed one did not."""
+    """Whether a trial ended by itself, with or without a failure; a killed one did not."""
     return trial.state in _TRAINED or MESSAGE in trial.user_attrs
 
 
 def open_study(search: Search) -> optuna.Study:
-    """The study in the folder of the search, new or continued.
+    """Open the study in the folder of the search, new or continued.
 
     The first trial has the config's own options.
 
@@ -80,7 +80,7 @@ def open_study(search: Search) -> optuna.Study:
     file = search.output.resolve() / "study.db"
     direction = optuna.study.StudyDirection[f"{search.mode}imize".upper()]
     try:
-        # a connection of our own: brackets or % of a folder have a meaning in an address
+        # pass a connection, since brackets and % in a folder's name would be special in an address
         storage = optuna.storages.RDBStorage(
             "sqlite:///study.db",
             engine_kwargs={"creator": lambda: sqlite3.connect(file, check_same_thread=False)},
@@ -94,10 +94,10 @@ def open_study(search: Search) -> optuna.Study:
         )
         key = study.user_attrs.get("key", None if study.trials else search.key)
         fits = key == search.key and study.direction == direction
-        for trial in study.trials:  # another option could name a class
+        for trial in study.trials:  # refuse unknown options, which could name a class
             fits &= trial.distributions.items() <= search.space.items()
-    except Exception as error:  # of a file that anything may have written
-        raise ConfigError(f"{file}: {first_line(error)}: give --output another folder.") from error
+    except Exception as error:  # a damaged file may cause any error
+        raise ConfigError(f"{file}: {first_line(error)}; give --output another folder.") from error
     if not fits:
         raise ConfigError(
             f"{search.output} has a search of other options, of another space, or of a table that "
@@ -106,7 +106,7 @@ def open_study(search: Search) -> optuna.Study:
         )
     study.set_user_attr("key", search.key)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        # this process holds the folder's lock, so the trial's process has ended
+        # this process has the folder's lock, so the process of that trial has ended
         study.tell(trial.number, state=TrialState.FAIL)
     first = values_of(search.space, search.parsed)
     if first and not study.get_trials(deepcopy=False, states=(*_TRAINED, TrialState.WAITING)):
@@ -115,14 +115,14 @@ def open_study(search: Search) -> optuna.Study:
 
 
 def run_trial(trial: optuna.Trial, search: Search) -> float:
-    """Train with the trial's options, with all output in a folder of its own.
+    """Train with the trial's options; all output goes to a folder of the trial.
 
     Returns:
-        The metric of the best validation, or of the last; not a number if it was never finite.
+        The metric of the best, or of the last, validation; NaN if it was never finite.
 
     Raises:
         TrialPruned: if the trial was ended early.
-        Exception: from ``fit``, noted in the trial.
+        Exception: error of ``fit``, which is also stored in the trial.
     """
     values = {name: suggest(trial, name, option) for name, option in search.space.items()}
     folder = search.output / "trials" / f"{trial.number:04d}"
@@ -141,7 +141,7 @@ def run_trial(trial: optuna.Trial, search: Search) -> float:
             trial.set_user_attr(MESSAGE, " ".join(f"{type(error).__name__}: {error}".split()))
             raise
         finally:
-            free_memory()  # the next trial needs it
+            free_memory()  # for the next trial
     counted = watch.values if search.keeps_best else watch.values[-1:]
     finite = [value for value in counted if math.isfinite(value)]
     if not finite:
@@ -156,7 +156,7 @@ def train(options: list[str], watch: Callback) -> None:
     """Train with options of ``fit``, without checkpoints.
 
     Raises:
-        EpicError: from ``fit``.
+        EpicError: if ``fit`` fails.
     """
     cli = parse(["fit", *options])
     use_stored_features(cli.build())
@@ -167,10 +167,10 @@ def train(options: list[str], watch: Callback) -> None:
 
 
 class TrialWatch(Callback):
-    """Reports a metric after each validation, and ends a trial that is pruned.
+    """Reports a metric to Optuna after each validation, and ends a trial that is pruned.
 
     Attributes:
-        values: the metric of each validation.
+        values: metric of each validation.
         pruned: whether the trial was ended early.
     """
 
@@ -180,12 +180,12 @@ class TrialWatch(Callback):
         self.pruned = False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report the metric."""
+        """Report the metric, and stop the trainer if the trial is pruned."""
         if trainer.sanity_checking:
             return
         self.values.append(float(trainer.callback_metrics[self._monitor]))
         self._trial.report(self.values[-1], len(self.values) - 1)
         if self._trial.should_prune():
             self.pruned = trainer.should_stop = True
-            # a config's least number of epochs would keep the trainer going
+            # else the trainer would go on until min_epochs
             trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None

@@ -1,4 +1,4 @@
-"""Filling stores: by any number of processes, killed and continued at will, to the same bytes."""
+"""Filling of stores: any number of processes, also killed and restarted, write the same bytes."""
 
 import shutil
 import sys
@@ -30,14 +30,14 @@ from epic_pl.utils.files import write_json
 from epic_pl.utils.share import ALL, Share
 
 SHARD_BYTES = 128_000_000
-_SHARD_ITEMS = 8192  # at most: minutes of encoding, which a kill costs
-_SLACK = 64_000_000  # bytes of disk that stay free
+_SHARD_ITEMS = 8192  # maximum number of items, some minutes of encoding that a kill would lose
+_SLACK = 64_000_000  # bytes of disk space that stay free
 
 Produce = Callable[[Any], tuple[Mapping[str, Tensor], Tensor | None]]
 
 
 def default_root() -> Path:
-    """The folder of all stores, unless told otherwise."""
+    """The default folder of all stores."""
     return cache_dir() / "features"
 
 
@@ -46,14 +46,14 @@ class StoreRequest:
     """The items that a store must hold, and the functions that encode them.
 
     Attributes:
-        spec: the store's spec.
-        hashes: one string for each item, by its content; repeated ones are stored once.
-        produce: encodes what ``prepare`` gives. Returns for each field ``(B, *shape)`` floating
-            point, and for ragged stores, whose token axes hold the longest of the batch, the B
-            lengths, else None. It must depend on nothing but the items.
+        spec: description of the store.
+        hashes: a string for each item that depends on its content; repeated ones are stored once.
+        produce: function that encodes the output of ``prepare``. It returns for each field a
+            floating-point tensor ``(B, *shape)``, padded to the longest item of the batch in ragged
+            stores, and then the B lengths, else None. It must depend on the items only.
         mean_tokens: mean length of a ragged store's items, to estimate its size; None assumes the
-            longest.
-        prepare: reads the items at B positions in ``hashes`` as the encoder's inputs.
+            maximum length.
+        prepare: function that reads the items at B positions of ``hashes`` as encoder inputs.
         prefetch: whether a thread prepares the next batch while one is encoded.
     """
 
@@ -67,22 +67,22 @@ class StoreRequest:
     def missing(self, root: Path, shard_bytes: int) -> dict[int, Indices]:
         """Positions in ``hashes`` of the items that the store lacks, by the number of their shard.
 
-        Numbers do not depend on the shards that other processes have written by now.
+        These numbers do not depend on shards that other processes have written meanwhile.
         """
         digests = digests_of(self.hashes)
-        items = np.sort(np.unique(digests, return_index=True)[1])  # each once, as first given
+        items = np.sort(np.unique(digests, return_index=True)[1])  # first position of each item
         new = np.arange(len(items))
-        with suppress(CacheError):  # no store yet, or one whose description is rewritten
+        with suppress(CacheError):  # there is no store yet, or its description is rewritten
             new = new[~np.isin(digests[items], FeatureStore(self.spec.folder(root)).digests)]
         size = min(max(1, shard_bytes // self.spec.nbytes(1)), _SHARD_ITEMS)
         shards = (new[start : start + size] for start in range(0, len(new), size))
         return {int(shard[0]) // size: items[shard] for shard in shards}
 
     def open(self, root: Path) -> FeatureStore | None:
-        """A store with all items: of this spec, or of one with more fields, which serves."""
+        """A store with all items and fields: of this spec, or of one that :meth:`serves` it."""
         others = (path.parent for path in sorted(root.glob(f"{self.spec.modality}-*/{SPEC}")))
         for folder in dict.fromkeys([self.spec.folder(root), *others]):
-            with suppress(CacheError):  # missing, or of another version
+            with suppress(CacheError):  # the store is missing, or of another version
                 if StoreSpec.read(folder).serves(self.spec):
                     store = FeatureStore(folder, self.spec.fields)
                     if (store.rows(self.hashes) >= 0).all():
@@ -103,24 +103,24 @@ def fill_stores(
 ) -> list[FeatureStore]:
     """Fill stores with the items that they lack, and open them.
 
-    What is already there is kept; new items go to new files, in the order in which they are first
-    given. The bytes depend on the spec, the items, ``batch_size`` and ``shard_bytes`` alone: not
-    on the number of processes, nor on how often they were killed.
+    Stored items are kept; new items go to new files, in the order in which they are first given.
+    The bytes depend only on the spec, the items, ``batch_size`` and ``shard_bytes``, not on the
+    number of processes or on how often they were killed.
 
     Args:
-        root: the folder of all stores; ranks must see the same one.
-        requests: one for each store. The sizes of all are compared with the free disk first.
-        batch_size: number of items that are produced at a time.
-        shard_bytes: largest size of a file, which has 8,192 items at most.
-        share: the shards that this process writes.
+        root: folder of all stores, which all ranks must share.
+        requests: a request for each store. Their total size is compared with the free disk first.
+        batch_size: number of items that are encoded at a time.
+        shard_bytes: maximum size of a file, which has at most 8,192 items.
+        share: share of the shards that this process writes.
         complete: whether ``barrier`` waits for all other shares.
-        progress: print the estimate and a progress bar.
-        barrier: called by each process before anything is written, and once all stores are
+        progress: whether to print the estimated size and a progress bar.
+        barrier: called by each process before anything is written, and when all stores are
             complete.
 
     Raises:
-        CacheError: too little disk is free, a store cannot be written, or a number is not finite
-            once stored.
+        CacheError: if too little disk is free, a store cannot be written, or a number is not finite
+            after conversion.
     """
     todo = [
         (request, request.missing(root, shard_bytes))
@@ -137,7 +137,7 @@ def fill_stores(
         except OSError as error:
             failed = str(error.filename)
             if str(root) not in failed and failed not in map(str, root.parents):
-                raise  # of `produce`, for example an image that is missing
+                raise  # an error of `produce`, such as a missing image
             raise CacheError(
                 f"The feature store {folder} could not be written ({error}). Free some disk space, "
                 "correct the folder's permissions, or choose another folder by cache.folder or "
@@ -150,14 +150,14 @@ def fill_stores(
             print(f"{request.spec.modality} features: {lacking:,} still missing", flush=True)
     stores = [store for request in requests if (store := request.open(root))]
     if complete and len(stores) < len(requests):
-        raise CacheError(f"The feature stores in {root} were changed while they were filled.")
+        raise CacheError(f"The feature stores in {root} were changed meanwhile: start again.")
     return stores
 
 
 def _write(
     folder: Path, request: StoreRequest, shards: list[Indices], batch_size: int, show: bool
 ) -> None:
-    """Write the shards that no other process has written by now."""
+    """Write the shards of this share that are not written yet."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         StoreSpec.read(folder)
@@ -182,7 +182,7 @@ def _write(
 def _prepared(
     request: StoreRequest, positions: Indices, batch_size: int
 ) -> Iterator[tuple[list[int], Any]]:
-    """Batches of positions and what is prepared of them."""
+    """Yield batches of positions with their prepared inputs."""
     starts = range(0, len(positions), batch_size)
     batches = [positions[start : start + batch_size].tolist() for start in starts]
     if not request.prefetch:
@@ -200,7 +200,7 @@ def _prepared(
 def _require_disk(
     root: Path, todo: Sequence[tuple[StoreRequest, dict[int, Indices]]], show: bool
 ) -> None:
-    """Compare the size of all that is missing with the free disk."""
+    """Check that the free disk is large enough for all missing items."""
     if not todo:
         return
     parts, needed = [], 0
@@ -213,8 +213,8 @@ def _require_disk(
     free, what = shutil.disk_usage(place).free, f"{' and '.join(parts)}, in {root}"
     if needed + _SLACK > free:
         raise CacheError(
-            f"Caching {what} needs {decimal(needed)}, and {decimal(_SLACK)} that stay free, but "
-            f"{decimal(free)} are free there. Store smaller numbers (cache.dtype float16 or int8; "
+            f"Caching {what} needs {decimal(needed)}, and {decimal(_SLACK)} must stay free, but "
+            f"only {decimal(free)} are free. Store smaller numbers (cache.dtype float16 or int8; "
             f"now {todo[0][0].spec.dtype}) or another level, choose another cache folder (or set "
             "EPIC_PL_CACHE to one), or remove old stores: `epic-pl cache info` lists them."
         )

@@ -1,4 +1,4 @@
-"""Reading a feature store: rows of items, and batches of them.
+"""Reading of a feature store: positions of items, and batches of their features.
 
 Shape legend: B items of a batch, N tokens of its longest item.
 """
@@ -19,25 +19,25 @@ from epic_pl.features.store.spec import Field, StoreSpec
 from epic_pl.utils.types import Features
 
 Indices = npt.NDArray[np.int64]
-_LARGE = 1 << 17  # numbers of an item from which products of its own cost nothing extra
+_LARGE = 1 << 17  # numbers per item from which a product for each item costs nothing extra
 
 
 class FeatureStore:
-    """The items that a store has, mapped into memory and read-only.
+    """The items of a store, mapped into memory and read-only.
 
-    Shards that are truncated or not of the spec are left out; a build writes them again.
+    Shards that are truncated or do not fit the spec are ignored; filling writes them again.
 
     Args:
-        folder: the store's own folder.
+        folder: folder of the store.
         fields: the fields to read; None reads all.
         shards: names of the files to open; None opens all.
 
     Attributes:
-        spec: what the store holds.
-        digests: of its items, in the order of rows.
+        spec: description of the store.
+        digests: digests of its items, in the order of rows.
 
     Raises:
-        CacheError: there is no such store.
+        CacheError: if there is no such store.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class FeatureStore:
         if digests:
             self.digests = np.concatenate(digests).view(self.digests.dtype)[:, 0]
         self._order = np.argsort(self.digests, kind="stable")
-        # of each row: its shard, its place there, and the place of its first token
+        # for each row: its shard, its index in it, and the index of its first token
         counts = [*map(len, digests)]
         self._shard = np.repeat(np.arange(len(counts)), counts)
         self._place = _concatenate(map(np.arange, counts))
@@ -66,14 +66,14 @@ class FeatureStore:
         self._start = _concatenate(np.cumsum(tokens) - tokens for tokens in lengths)
 
     def __reduce__(self) -> tuple[type["FeatureStore"], tuple[object, ...]]:
-        # the same shards, whatever other processes have added: rows depend on them
+        # rows depend on the shards, so open the same ones even if other processes have added some
         return type(self), (self.folder, self._fields, self._names)
 
     def __len__(self) -> int:
         return len(self.digests)
 
     def rows(self, hashes: Sequence[str]) -> Indices:
-        """Row of each item, -1 where the store does not have it."""
+        """Row of each item; -1 if the store lacks it."""
         digests = digests_of(hashes)
         if len(self) == 0:
             return np.full(len(digests), -1)
@@ -82,13 +82,13 @@ class FeatureStore:
         return np.where(self.digests[rows] == digests, rows, -1)
 
     def gather(self, rows: Indices, in_place: Collection[str] = ()) -> Features:
-        """Read a batch.
+        """Read the fields of a batch.
 
         Args:
-            rows: (B,) as `rows` gives them, in any order, repeated or not; at least one. Rows -1
-                give zeros, and no tokens.
-            in_place: fields that are given as lists of B mapped tensors if they are large and
-                floating point.
+            rows: rows ``(B,)`` from `rows`, in any order, also repeated; at least one. Row -1 gives
+                zeros and no tokens.
+            in_place: fields that are returned as lists of B memory-mapped tensors if they are large
+                and floating point.
 
         Returns:
             For each field ``(B, *shape)``, in ragged stores with the token axis padded with zeros

@@ -1,1 +1,1 @@
-"""Attention of a trained model's prompts, drawn sample by sample: ``epic-pl explain``."""
+"""``epic-pl explain``: figures of the prompts' attention in single samples."""

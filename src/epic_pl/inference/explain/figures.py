@@ -12,17 +12,17 @@ from epic_pl.inference.explain.samples import Explanation
 from epic_pl.utils.html_page import HEAT, SHADES, plot_style, png, shorten, svg
 
 _WIDTH = 6.4  # inches: legible on a phone
-_COLUMNS, _PANEL = 3, 2.2  # images side by side; inches, their height with title
-_WORDS, _LETTERS = 14, 14  # words in a row, and letters of a word
-_WORD_HEIGHT, _CELL = 1.1, 0.24  # inches, of rotated words and of a row of numbers
-_MATRIX = 2.5  # inches
-_MAX_NUMBERS = 100  # cells of a matrix with numbers in them
-_ALIKE = 0.05  # difference of shares, of the largest share or of 1, that no shade shows
+_COLUMNS, _PANEL = 3, 2.2  # images in a row; height of an image with its title in inches
+_WORDS, _LETTERS = 14, 14  # words in a row, and letters shown of a word
+_WORD_HEIGHT, _CELL = 1.1, 0.24  # height in inches of rotated words, and of a row of numbers
+_MATRIX = 2.5  # height of a matrix in inches
+_MAX_NUMBERS = 100  # number of cells up to which a matrix shows numbers
+_ALIKE = 0.05  # difference of shares, relative to the largest or absolute, that is not visible
 
 
 @plot_style()
 def draw_explanation(explanation: Explanation, step: int = -1, title: bool = True) -> Figure:
-    """Patches and words of a step, and the similarity matrices of all steps."""
+    """Draw patches and words of a step, and the similarity matrices of all steps."""
     of_step = explanation.steps[step]
     maps, shares = _distinct(of_step.patches), _distinct(of_step.words)
     bands = math.ceil(len(explanation.words) / _WORDS)
@@ -51,7 +51,7 @@ def draw_explanation(explanation: Explanation, step: int = -1, title: bool = Tru
 
 
 def _distinct(shares: Tensor) -> Tensor:
-    """``shares (n, ...)`` of prompts, or their mean ``(1, ...)`` if all attend alike."""
+    """Attention ``(n, ...)`` of the prompts, or its mean ``(1, ...)`` if all are alike."""
     differences = shares.amax(dim=0) - shares.amin(dim=0)
     alike = not shares.numel() or bool(differences.max() <= _ALIKE * shares.max())
     return shares.mean(dim=0, keepdim=True) if alike else shares
@@ -63,7 +63,7 @@ def _names(shares: Tensor) -> list[str]:
 
 
 def _similarities(explanation: Explanation) -> tuple[dict[int, Tensor], list[str]]:
-    """Matrices to draw, by step, and a sentence for each whose shares are about equal."""
+    """Matrices to draw, by step, and a sentence instead of each whose values are about equal."""
     matrices, flat = {}, []
     first = len(explanation.steps) - len(explanation.similarities) + 1
     for step, shares in enumerate(explanation.similarities, first):
@@ -78,22 +78,22 @@ def _similarities(explanation: Explanation) -> tuple[dict[int, Tensor], list[str
 
 
 def _compared(step: int) -> tuple[str, str]:
-    """Names of rows and columns of a similarity matrix."""
+    """Names of rows and columns of a step's similarity matrix."""
     return ("patch", "part of the text") if step == 1 else ("image prompt", "text prompt")
 
 
 def sample_png(explanation: Explanation, step: int = -1) -> bytes:
-    """:func:`draw_explanation` as PNG."""
+    """A PNG of :func:`draw_explanation`."""
     return png(draw_explanation(explanation, step))
 
 
 def sample_svg(explanation: Explanation, step: int = -1) -> bytes:
-    """:func:`draw_explanation` as SVG for a page, without the headline."""
+    """An SVG of :func:`draw_explanation` for a page, without the headline."""
     return svg(draw_explanation(explanation, step, title=False))
 
 
 def _draw_patches(part: Any, rows: int, image: Image.Image, maps: Tensor) -> None:
-    """The image, and the attention of each prompt on it."""
+    """Draw the image with the attention of each prompt on it."""
     panels = part.subplots(rows, _COLUMNS, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
@@ -113,7 +113,7 @@ def _draw_patches(part: Any, rows: int, image: Image.Image, maps: Tensor) -> Non
 
 
 def _draw_words(part: Any, rows: int, words: list[str], shares: Tensor) -> None:
-    """The attention of each text prompt on each word, in percent; words in reading order."""
+    """Draw the attention of each text prompt on each word, in percent, in reading order."""
     most = max(100 * float(shares.max()), 1e-9)
     part.suptitle("attention of each text prompt on each word, %", x=0, ha="left", fontsize=9)
     for row, axes in enumerate(part.subplots(rows, 1, squeeze=False).flat):
@@ -140,7 +140,7 @@ def _draw_similarities(part: Any, rows: int, matrices: dict[int, Tensor]) -> Non
 
 
 def _draw_matrix(axes: Any, values: Tensor, most: float, form: str) -> Any:
-    """Shades, and numbers unless they are too many."""
+    """Draw a matrix as shades, with numbers if it is small."""
     grid = {"cmap": SHADES, "aspect": "auto", "interpolation": "nearest"}
     drawn = axes.imshow(values.numpy(), vmin=0, vmax=most, **grid)
     axes.spines[:].set_visible(False)

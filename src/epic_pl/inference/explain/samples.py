@@ -1,4 +1,4 @@
-"""Attention of the prompts in single samples.
+"""Computation of the prompts' attention in single samples.
 
 Shape legend: n prompts, g patches a side, N tokens, W words, K steps.
 """
@@ -23,13 +23,13 @@ from epic_pl.utils.types import Sample
 
 @dataclass(frozen=True)
 class Step:
-    """Attention weights of one step, the mean over heads.
+    """Attention weights of one step, averaged over heads.
 
-    The rest to a sum of one is on special tokens, registers and the prompts themselves.
+    The remaining attention is on special tokens, registers and the prompts themselves.
 
     Attributes:
-        patches: ``(n, g, g)`` of the image prompts; zeros without an image.
-        words: ``(n, W)`` of the text prompts.
+        patches: attention ``(n, g, g)`` of the image prompts; zeros without an image.
+        words: attention ``(n, W)`` of the text prompts.
     """
 
     patches: Tensor
@@ -41,15 +41,15 @@ class Explanation:
     """Attention and prediction of one sample, on the CPU.
 
     Attributes:
-        sample_id: its id.
-        image: as the encoder saw it; None if absent.
-        words: W words; none if the text is absent.
+        sample_id: id of the sample.
+        image: image after preprocessing; None if it is missing.
+        words: the W words of the text; empty if it is missing.
         prediction: the class, or the labels of a multilabel task.
-        probability: of the class; multilabel: the lowest of the predicted labels, None without.
-        truth: None if unknown.
-        steps: K.
-        similarities: ``softmax(S)`` of each exchange, of image over text prompts, whose rows
-            sum to one; none of unimodal samples.
+        probability: probability of the class; multilabel: the lowest one of the predicted labels.
+        truth: the true class or labels; None if unknown.
+        steps: attention of each of the K steps.
+        similarities: ``softmax(S)`` of each exchange, with image prompts in rows that sum to one;
+            empty for unimodal samples.
     """
 
     sample_id: str
@@ -63,7 +63,7 @@ class Explanation:
 
     @property
     def headline(self) -> str:
-        """Id, prediction with its probability, and truth."""
+        """Id, prediction with its probability, and truth in one line."""
         truth = "unknown" if self.truth is None else _in_words(self.truth)
         return f"{self.sample_id}: {_in_words(self.prediction, self.probability)}, true: {truth}"
 
@@ -74,13 +74,13 @@ def _in_words(labels: Sequence[str], probability: float | None = None) -> str:
 
 
 def spread_rows(rows: int, count: int) -> list[int]:
-    """``count`` of ``rows`` at even distances, since tables are often sorted; at most all."""
+    """``count`` of ``rows`` row numbers at even distances, since tables are often sorted."""
     count = min(count, rows)
     return [number * rows // count for number in range(count)]
 
 
 def rows_of_ids(dataset: ImageTextDataset, ids: Sequence[str]) -> list[int]:
-    """Rows of the samples with these ids, in this order.
+    """Row numbers of the samples with these ids, in this order.
 
     Raises:
         DataError: if the split has no such sample.
@@ -94,7 +94,7 @@ def rows_of_ids(dataset: ImageTextDataset, ids: Sequence[str]) -> list[int]:
 
 
 def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> Explanation:
-    """Run a module, in evaluation mode, on a sample that the preprocessing made.
+    """Explain a preprocessed sample; the module is in evaluation mode.
 
     Raises:
         ConfigError: if the method has no attention to draw.
@@ -128,14 +128,14 @@ def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> 
 
 @torch.no_grad()
 def predict_alone(module: EPICModule, processor: Processor, sample: Sample) -> dict[str, str]:
-    """What a module says to the "image" and to the "text" alone; empty without both."""
+    """Predictions for the "image" and the "text" alone; empty if the sample lacks one."""
     if sample["image"] is None or sample["text"] is None:
         return {}
     evaluator, answers = Evaluator.of(module), {}
     for name, other in (("image", "text"), ("text", "image")):
         lacking: Any = {**sample, other: None}
         batch = module.transfer_batch_to_device(processor.collate([lacking]), module.device, 0)
-        # the module would warn of what is left out on purpose
+        # the module itself would warn that a modality is missing
         answers[name] = _in_words(*_answer(evaluator, module.model(batch).logits))
     return answers
 
@@ -150,25 +150,25 @@ def _answer(evaluator: Evaluator, logits: Tensor) -> tuple[list[str], float | No
 
 
 def _on_patches(attention: Attention, prefix: int) -> Tensor:
-    """Attention on the patch grid, ``(n, g, g)``, rows from the top."""
+    """Attention ``(n, g, g)`` on the patch grid, with rows from the top."""
     patches = attention.tokens[0, :, prefix:].float().cpu()  # (n, g * g)
     side = math.isqrt(patches.shape[1])
     if side * side != patches.shape[1]:
         raise EncoderError(
             f"This image encoder has {patches.shape[1]} patches, which form no square grid, so "
-            "attention on them cannot be drawn over an image."
+            "attention on them cannot be drawn. Explain a model with square images."
         )
     return patches.view(-1, side, side)
 
 
 def _words(processor: Any, text: str) -> tuple[list[str], list[int]]:
-    """W words of a text, and for each token its word's number from 1; 0 for special tokens."""
+    """The W words of a text, and for each token the number of its word, 0 for special tokens."""
     tokens = processor.tokenize([text])
     ids = tokens["input_ids"][0].tolist()
     names = processor.tokenizer.convert_ids_to_tokens(ids)
     if tokens.is_fast:
         of_tokens = tokens.word_ids(0)
-    else:  # words are not known: a token is one
+    else:  # the tokenizer does not tell words, so each token counts as one
         special = processor.tokenizer.get_special_tokens_mask(ids, already_has_special_tokens=True)
         of_tokens = [None if mask else position for position, mask in enumerate(special)]
     words: list[str] = []
@@ -182,7 +182,7 @@ def _words(processor: Any, text: str) -> tuple[list[str], list[int]]:
 
 
 def _on_words(attention: Attention, words: int, numbers: list[int]) -> Tensor:
-    """Attention on the tokens of each word, ``(n, W)``."""
+    """Attention ``(n, W)`` on each word, the sum over its tokens."""
     weights = attention.tokens[0, :, : len(numbers)].float().cpu()  # (n, N)
     sums = weights.new_zeros(len(weights), 1 + words)
     return sums.index_add_(1, torch.tensor(numbers, dtype=torch.long), weights)[:, 1:]

@@ -1,4 +1,4 @@
-"""The folder of an exported model: written beside its place, verified, then moved.
+"""The folder of an exported model, which is written under another name, verified, and moved.
 
 Shape legend: B batch, S text tokens, H, W image height and width in pixels.
 """
@@ -35,19 +35,19 @@ IMPORTED = ("clean_text.py", "decoding.py")
 """Files of :mod:`epic_pl.data` that it imports."""
 TOLERANCE = 1e-4
 """Largest accepted difference between a probability of the exported model and the module's."""
-# B and S of the batches that are compared; the traced inputs have other sizes
+# B and S of the batches that verify the model; the traced inputs have other sizes
 _COMPARED = ((3, 8), (1, 2), (4, 3))
 _TIMED, _CALLS = (1, 16), 7
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
-    """Check that a model may be written into ``folder``, before anything is loaded.
+    """Check that a model may be written to ``folder``, before anything is loaded.
 
     Raises:
         ConfigError: if it is a file, or not empty and ``overwrite`` is False.
     """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--output {folder} is a file: give a folder, or one yet to be made.")
+        raise ConfigError(f"--output {folder} is a file: name a folder, which need not exist.")
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
         raise ConfigError(
             f"--output {folder} is not empty: give another folder, or --overwrite to replace the "
@@ -56,10 +56,10 @@ def check_output(folder: Path, overwrite: bool) -> None:
 
 
 def find_tokenizer(module: EPICModule) -> Any | None:
-    """Tokenizer of the text encoder; None if it has none and the user's own pipeline makes texts.
+    """The tokenizer of the text encoder; None if the user's own pipeline makes the tokens.
 
     Raises:
-        EpicError: if a DataModule of this package needs a tokenizer that is not there.
+        EpicError: if a DataModule of this package needs a tokenizer, but it cannot be loaded.
     """
     encoder = module.checkpoint_info()["text_encoder"]
     try:
@@ -72,10 +72,10 @@ def find_tokenizer(module: EPICModule) -> Any | None:
 
 
 def describe(module: EPICModule, tokenizer: Any | None) -> Description:
-    """What the user of an exported model needs to know.
+    """The description of a module for users of its export.
 
     Raises:
-        ConfigError: a value of the module cannot be described.
+        ConfigError: if a value of the module cannot be described.
     """
     info, thresholds = module.checkpoint_info(), module.postprocessor.thresholds
     height, width = module.model.image_encoder.example(1, 1, torch.Generator()).shape[-2:]
@@ -105,7 +105,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> Description:
 
 
 def _preprocessing(module: EPICModule) -> Preprocessing | None:
-    """Preprocessing in the checkpoint; None without any, or if it is not of this package."""
+    """The checkpoint's preprocessing; None if there is none, or it is of another pipeline."""
     try:
         return Preprocessing.from_dict(module.hparams.get("preprocessing"))
     except ConfigError:
@@ -113,7 +113,7 @@ def _preprocessing(module: EPICModule) -> Preprocessing | None:
 
 
 class Written(NamedTuple):
-    """The largest difference of a probability, and the least seconds that one sample took."""
+    """The largest difference of a probability, and the shortest time in seconds of one sample."""
 
     difference: float
     seconds: float
@@ -129,12 +129,12 @@ def write_folder(
 ) -> Written:
     """Write model, description and tokenizer of a module on the CPU, in evaluation mode.
 
-    Other files in the folder stay. ``onnx`` adds ``predict.py`` with the files that it imports, and
-    with ``int8`` a second file whose encoders have weights in 8 bits, which is not compared here.
+    Other files in the folder stay. ``onnx`` adds ``predict.py`` and the files that it imports.
+    ``int8`` adds a second model whose encoders have weights in 8 bits; it is not verified here.
 
     Raises:
-        ConfigError: if the model cannot be exported, or gives other probabilities; the folder is
-            then as it was.
+        ConfigError: if the model cannot be exported, or its probabilities differ; the folder is
+            then unchanged.
     """
     description = describe(module, tokenizer)
     eager = Probabilities(module.model, module.postprocessor)
@@ -158,7 +158,7 @@ def write_folder(
             tokenizer.save_pretrained(made / TOKENIZER)
         run = load_program(path)
         difference = largest_difference(run, module)
-        if not difference <= TOLERANCE:  # true for NaN, too
+        if not difference <= TOLERANCE:  # also true for NaN
             raise ConfigError(
                 f"The exported model's probabilities differ from the checkpoint's by "
                 f"{difference:.1e}, more than {TOLERANCE:.0e}: nothing was written to {folder}. "
@@ -171,9 +171,9 @@ def write_folder(
 
 
 def replace_model(made: Path, folder: Path) -> None:
-    """Move a model into a folder.
+    """Move a new model into a folder, in place of an old one.
 
-    The description goes first and comes last: when this is killed, there is no model.
+    The old description is removed first and the new one moved last, so that a kill leaves no model.
     """
     folder.mkdir(exist_ok=True)
     for name in (DESCRIPTION, PROGRAM, ONNX, f"{ONNX}.data", ONNX_INT8, PREDICT, *IMPORTED):
@@ -185,19 +185,19 @@ def replace_model(made: Path, folder: Path) -> None:
 
 @torch.no_grad()
 def _seconds(inputs: tuple[Tensor, ...], *functions: Program) -> list[float]:
-    """Shortest call of each function; they take turns, so that other load slows all of them."""
+    """Shortest time of a call of each function; calls alternate, so other load affects all."""
     turns = [[timeit(partial(run, *inputs), number=1) for run in functions] for _ in range(_CALLS)]
     return [min(times) for times in zip(*turns, strict=True)]
 
 
 @torch.no_grad()
 def largest_difference(run: Program, module: EPICModule) -> float:
-    """Between the probabilities of an exported model and of ``predict_step``, in any batch size."""
+    """Largest difference between the exported model's probabilities and the module's."""
     differences = []
     for seed, (rows, tokens) in enumerate(_COMPARED, start=1):
         inputs = random_inputs(module.model, rows, tokens, seed)
         batch: Any = dict(zip(INPUTS, inputs, strict=True))
-        # as in predict_step, which would warn of the modalities that are left out on purpose
+        # not predict_step, which would warn of the missing modalities of the test batches
         expected = module.postprocessor(module.model(batch).logits)
         differences.append((run(*inputs) - expected).abs().max())
     return float(torch.stack(differences).max())

@@ -1,4 +1,4 @@
-"""A program as an ONNX file, a second one with encoders in 8 bits, and what these cost."""
+"""Writing of ONNX files, also with encoders in 8 bits, and comparison of their scores."""
 
 import logging
 import warnings
@@ -22,11 +22,10 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
     """Write an ONNX file; weights of more than 2 GB go to a file beside it.
 
     Raises:
-        ImportError: the extra ``onnx`` is not installed.
-        ConfigError: the extra ``onnx`` is not installed, or an operation cannot be translated.
+        ConfigError: if the extra ``onnx`` is not installed, or an operation cannot be translated.
     """
     try:
-        import onnxruntime  # noqa: F401 what is written must be compared, too
+        import onnxruntime  # noqa: F401 needed later to verify the file
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ConfigError(
@@ -34,11 +33,11 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
         ) from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the translation's own parts
+            warnings.simplefilter("ignore")  # they are about the translator's own code
             translated = torch.onnx.export(
                 program, input_names=list(INPUTS), output_names=["probabilities"], verbose=False
             )
-    except Exception as error:  # translating may fail in any way on a custom model
+    except Exception as error:  # a custom model may cause any error
         raise ConfigError(
             f"This model cannot be translated to ONNX: {first_line(error)}. Leave out "
             "--format onnx."
@@ -48,7 +47,7 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
 
 
 def write_int8(source: Path, target: Path) -> None:
-    """Write an ONNX file again with the encoders' weights in 8 bits, quantised row by row."""
+    """Write a copy of an ONNX file with the encoders' weights in 8 bits, quantised by rows."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -60,7 +59,7 @@ def write_int8(source: Path, target: Path) -> None:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == _SCOPES), "")
         if any(encoder in scopes for encoder in _ENCODERS):
             names.append(node.name)
-    logging.disable(logging.WARNING)  # advice on steps that the translation has done
+    logging.disable(logging.WARNING)  # it advises steps that the translation has already done
     try:
         quantize_dynamic(
             model,
@@ -68,7 +67,7 @@ def write_int8(source: Path, target: Path) -> None:
             op_types_to_quantize=["MatMul", "Gemm", "Gather"],
             nodes_to_quantize=names,
             per_channel=True,
-            reduce_range=True,  # sums of 8 bits overflow on processors without VNNI
+            reduce_range=True,  # without VNNI, sums of full 8-bit products overflow
             weight_type=QuantType.QInt8,
         )
     finally:
@@ -76,7 +75,7 @@ def write_int8(source: Path, target: Path) -> None:
 
 
 def compare_scores(folder: Path, module: EPICModule, data: ImageTextDataModule) -> str:
-    """Scores of both ONNX models of a folder on the validation split, as lines of text."""
+    """Lines of text with the validation scores of both ONNX models of a folder."""
     data.prepare_data()
     data.setup("validate")
     models = {name: load_program(folder / name) for name in (ONNX, ONNX_INT8)}

@@ -1,4 +1,4 @@
-"""A trained model as a ``torch.export`` program, which plain torch runs.
+"""Export of a trained model as a ``torch.export`` program, which runs with torch alone.
 
 Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
@@ -12,16 +12,16 @@ from epic_pl.nn.base import DualEncoder
 from epic_pl.utils.errors import ConfigError, first_line
 from epic_pl.utils.types import Batch
 
-# B and S of the traced inputs; sizes 0 and 1 would be taken for constants
+# B and S of the traced inputs; torch would treat sizes 0 and 1 as constants
 _ROWS, _TOKENS = 2, 5
 
 
 class Probabilities(nn.Module):
-    """A model from plain tensors to the probabilities that prediction gives.
+    """A model from plain tensors to calibrated probabilities.
 
     Args:
-        model: in evaluation mode, float32.
-        postprocessor: turns logits ``(B, C)`` into probabilities.
+        model: model in evaluation mode and float32.
+        postprocessor: module that maps logits ``(B, C)`` to probabilities.
     """
 
     def __init__(self, model: DualEncoder, postprocessor: nn.Module) -> None:
@@ -54,7 +54,7 @@ class Probabilities(nn.Module):
 
 
 def export_program(module: Probabilities) -> ExportedProgram:
-    """Export a model on the CPU for images of its encoder's size, any B, and any S it takes.
+    """Export a model on the CPU for images of its encoder's size, any B, and any S it supports.
 
     Raises:
         ConfigError: if torch cannot trace the method or an encoder.
@@ -62,11 +62,11 @@ def export_program(module: Probabilities) -> ExportedProgram:
     model = module.eval().model
     inputs = random_inputs(model, _ROWS, _TOKENS)
     rows, rows_and_tokens = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-    shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows)  # as INPUTS
+    shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows)  # in the order of INPUTS
     try:
         with torch.no_grad():
             program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # tracing may fail in any way on a custom model
+    except Exception as error:  # a custom model may cause any error
         encoders = " and ".join(
             type(encoder.model).__name__ for encoder in (model.image_encoder, model.text_encoder)
         )
@@ -78,12 +78,12 @@ def export_program(module: Probabilities) -> ExportedProgram:
     for part in program.graph_module.modules():
         if isinstance(part, GraphModule):
             for node in part.graph.nodes:
-                node.meta.pop("stack_trace", None)  # file paths of this machine
+                node.meta.pop("stack_trace", None)  # it has file paths of this machine
     return program
 
 
 def random_inputs(model: DualEncoder, rows: int, tokens: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """Inputs in the order of :data:`~epic_pl.inference.description.INPUTS`, of B rows and S tokens.
+    """Random inputs in the order of :data:`~epic_pl.inference.description.INPUTS`.
 
     Half of the last text is padding; the second row has no image, the third no text.
     """

@@ -1,1 +1,1 @@
-"""Trained models over HTTP."""
+"""A server and a web page for trained models."""

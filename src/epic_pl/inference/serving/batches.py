@@ -1,4 +1,4 @@
-"""Classifying the samples of several requests together, in one thread."""
+"""Batches of samples from several requests, which one thread classifies."""
 
 import asyncio
 import math
@@ -16,18 +16,18 @@ from epic_pl.inference.item_classifier import ItemClassifier
 from epic_pl.utils.types import Sample
 
 RETRY = {"Retry-After": "1"}
-_WAIT_SECONDS = 0.005  # for further samples of a batch
+_WAIT_SECONDS = 0.005  # time to wait for further samples of a batch
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _Job = tuple[Sample, int | None, asyncio.Future[Any]]  # a sample, `top_k`, and its labels
 
 
 class Batches:
-    """Collects the samples that arrive during a batch, and classifies them as the next one.
+    """Collects samples that arrive while a batch is classified, and makes them the next batch.
 
     Args:
-        model: one model, or several of them.
-        max_batch: largest number of samples in a batch.
-        registry: of metrics.
+        model: classifier of one model, or of several.
+        max_batch: maximum number of samples in a batch.
+        registry: registry of the metrics.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class Batches:
         self.failed = False
 
     def work(self, seconds: float) -> bool:
-        """Whether :meth:`run` has not failed, and no batch takes longer than ``seconds``."""
+        """Whether :meth:`run` still runs, and no batch takes longer than ``seconds``."""
         return not self.failed and time.monotonic() - self._busy_since < seconds
 
     async def labels(self, sample: Sample, top_k: int | None) -> Any:
-        """Labels of a prepared sample, of several models by task; or the model's exception."""
+        """Labels of a prepared sample, with several models by task; raises the model's error."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._jobs.put_nowait((sample, top_k, future))
         if self.failed:
@@ -57,7 +57,7 @@ class Batches:
         """Classify until this is cancelled.
 
         Raises:
-            Exception: nothing can be classified any more, such as after the loss of a device.
+            Exception: if nothing can be classified any more, as after the loss of a device.
         """
         thread, jobs = ThreadPoolExecutor(1), list[_Job]()
         try:
@@ -69,7 +69,7 @@ class Batches:
                 self._busy_since = math.inf
                 for (*_, future), answer in zip(jobs, answers, strict=True):
                     self._sizes.observe(len(jobs))
-                    if future.done():  # its request was given up meanwhile
+                    if future.done():  # its request has been cancelled
                         continue
                     failed = isinstance(answer, Exception)
                     (future.set_exception if failed else future.set_result)(answer)
@@ -80,7 +80,7 @@ class Batches:
             self._refuse_all()
 
     async def _next_jobs(self) -> list[_Job]:
-        """Jobs of a batch, at least one, whose requests were not given up."""
+        """The jobs of the next batch, at least one, without cancelled ones."""
         jobs: list[_Job] = []
         while not jobs:
             taken = [await self._jobs.get()]
@@ -92,12 +92,12 @@ class Batches:
         return jobs
 
     def _classify(self, jobs: Sequence[_Job]) -> list[Any]:
-        """Labels of each sample, or an exception: if all fail together, each is tried alone."""
+        """Labels of each sample, or its exception: if a batch fails, each sample is tried alone."""
         try:
             scores = self._model.sample_probabilities([sample for sample, *_ in jobs])
             labels = {top_k: self._model.labels(scores, top_k) for _, top_k, _ in jobs}
             return [labels[top_k][row] for row, (_, top_k, _) in enumerate(jobs)]
-        except torch.AcceleratorError:  # the device refuses all work until the process ends
+        except torch.AcceleratorError:  # the device fails until the process ends
             raise
         except Exception as error:
             if len(jobs) == 1:

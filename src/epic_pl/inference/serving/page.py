@@ -1,4 +1,4 @@
-"""The page of ``epic-pl app``: an image, a text, or both in, labels and attention out."""
+"""The web page of ``epic-pl app``: it shows labels and attention for an image, a text, or both."""
 
 import base64
 import html
@@ -22,7 +22,7 @@ MAX_BYTES = 20 * 2**20
 MAX_CHARACTERS = 10_000
 """Longest text."""
 _PAIR, _IMAGE, _TEXT = _TITLES = ("Image and text", "Image alone", "Text alone")
-_SHOWN = 5  # labels that are always shown
+_SHOWN = 5  # number of labels that are always shown
 _ATTENTION = """\
 <h3>What the prompts attend to</h3>
 <p>Shares of attention in the last layer that the prompts read, the mean over its heads. Attention
@@ -32,7 +32,7 @@ src="data:image/svg+xml;base64,{}">"""
 
 
 class Answer(NamedTuple):
-    """What the page shows: labels with probabilities by title, notes on them, HTML of attention."""
+    """Labels with probabilities by title, notes on them, and the attention as HTML."""
 
     labels: dict[str, dict[str, float]]
     notes: list[str]
@@ -40,19 +40,19 @@ class Answer(NamedTuple):
 
 
 def build_page(classifier: Classifier, name: str) -> Any:
-    """The page as ``gradio.Blocks``.
+    """Build the page as ``gradio.Blocks``.
 
     Raises:
-        ConfigError: gradio is not installed.
+        ConfigError: if gradio is not installed.
     """
-    # its import reads these; it asks only this machine, which a proxy may not reach
+    # gradio's import reads these; it calls only this machine, which a proxy may not reach
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", NO_PROXY="*", no_proxy="*")
     try:
         gradio = import_module("gradio")
     except ImportError as error:
         raise ConfigError("epic-pl app needs gradio: pip install 'epic_pl[app]'.") from error
     names = classifier.class_names
-    # uploads are deleted within two hours
+    # gradio deletes uploads within two hours
     with gradio.Blocks(title=name, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gradio.Markdown(f"# {name}\nGive an image, a text, or both.")
         with gradio.Row():
@@ -61,7 +61,7 @@ def build_page(classifier: Classifier, name: str) -> Any:
                 text = gradio.Textbox(label="Text", max_lines=8)
                 classify = gradio.Button("Classify", variant="primary")
                 clear = gradio.ClearButton()
-        heading = classifier.thresholds is None  # the most probable label, in large letters
+        heading = classifier.thresholds is None  # show the most probable label in large letters
         with gradio.Row():
             labels = [gradio.Label(label=title, show_heading=heading) for title in _TITLES]
         notes, attention = gradio.Markdown(), gradio.HTML()
@@ -85,7 +85,7 @@ def build_page(classifier: Classifier, name: str) -> Any:
             [image, text],
             [*labels, notes, attention],
             api_name="classify",
-            # gr.Image opens any path that comes without `meta`; uploaded_file does not
+            # gr.Image would open any path that comes without `meta`; uploaded_file does not
             preprocess=False,
         )
     return page.queue(max_size=32)
@@ -95,7 +95,7 @@ def open_page(page: Any, host: str, port: int) -> str:
     """Serve a page from threads of this process, and return its address.
 
     Raises:
-        ConfigError: the host or the port cannot be used.
+        ConfigError: if the host or the port cannot be used.
     """
     from fastapi import Depends, HTTPException, Request
     from gradio.themes import Default
@@ -106,9 +106,9 @@ def open_page(page: Any, host: str, port: int) -> str:
             raise HTTPException(400, "Upload the image: addresses are not fetched.")
 
     async def refuse_addresses(request: Request) -> None:
-        """Gradio would fetch a file that a request names by its address."""
+        """Refuse requests with addresses of files, which gradio would fetch."""
         if request.url.path != "/gradio_api/upload":
-            with suppress(ValueError):  # no JSON
+            with suppress(ValueError):  # the body is no JSON
                 json.loads(await request.body(), object_hook=refuse_address)
 
     place = {"server_name": host, "server_port": port, "prevent_thread_lock": True, "quiet": True}
@@ -119,7 +119,7 @@ def open_page(page: Any, host: str, port: int) -> str:
         page.launch(**place, **offline, theme=theme, max_file_size=MAX_BYTES, app_kwargs=checks)
     except (OSError, OverflowError, ValueError, HTTPError, InvalidURL) as error:
         raise ConfigError(
-            f"The page cannot listen on {host}, port {port}: the port is taken or no port, or the "
+            f"The page cannot listen on {host}, port {port}: the port is in use or invalid, or the "
             "host is no address of this machine. Choose another --port or --host."
         ) from error
     return str(page.local_url)
@@ -129,11 +129,11 @@ def uploaded_file(upload: Any, folder: Path) -> Path | None:
     """The regular file below gradio's folder that an upload names; None without an upload.
 
     Raises:
-        DataError: it names anything else; the message says nothing of it.
+        DataError: if it names anything else, which the message does not repeat.
     """
     if upload is None:
         return None
-    # no such key, NUL characters, and links that lead back to themselves
+    # a missing key, a NUL character, or a circle of links
     with suppress(LookupError, TypeError, ValueError, RuntimeError, OSError):
         file = Path(upload["path"]).resolve()
         below = file.is_relative_to(folder.resolve())
@@ -143,15 +143,15 @@ def uploaded_file(upload: Any, folder: Path) -> Path | None:
 
 
 def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
-    """Labels of a pair and of each modality alone, as the classifier gives them, and attention.
+    """Labels of a pair and of each modality alone, and the attention of the pair.
 
     Args:
         classifier: the model.
-        image: an image file; None is no image.
-        text: a text; None and blanks are no text.
+        image: an image file; None for no image.
+        text: a text; None or blanks for no text.
 
     Raises:
-        DataError: both are missing, the image cannot be read, or the text is too long.
+        DataError: if both are missing, the image cannot be read, or the text is too long.
     """
     text = str(text or "").strip()
     if len(text) > MAX_CHARACTERS:
@@ -162,7 +162,7 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
     if image:
         try:
             samples[_IMAGE] = classifier.prepare(Item(image=image))
-        except DataError as error:  # whose message quotes the path and the first bytes
+        except DataError as error:  # its message has the path and the first bytes
             raise DataError(
                 f"The image cannot be read: upload a whole file in one of {', '.join(FORMATS)} "
                 f"with at most {MAX_PIXELS:,} pixels."
@@ -193,7 +193,7 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
 
 
 def _labels(classifier: Classifier, sample: Sample) -> dict[str, float]:
-    """The most probable labels, and all that reach their thresholds, which are marked."""
+    """The most probable labels, and all that reach their thresholds; these are marked."""
     scores = classifier.sample_probabilities([sample])
     (likely,) = classifier.labels(scores, _SHOWN)
     reached = [] if classifier.thresholds is None else classifier.labels(scores)[0]

@@ -1,4 +1,4 @@
-"""A server of trained models: its endpoints, what they refuse, and its end."""
+"""The server of trained models: its endpoints, limits, start and end."""
 
 import asyncio
 import logging
@@ -33,24 +33,24 @@ from epic_pl.utils.errors import DataError
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 _FORM = "multipart/form-data"
-_THREADS = 4  # that decode images
-_SHOWN, _LONGEST = 3, 120  # problems of a request, and characters of each
-_LARGEST = 16  # requests of the largest size that may be read at a time
+_THREADS = 4  # number of threads that decode images
+_SHOWN, _LONGEST = 3, 120  # problems in an error message, and maximum characters of each
+_LARGEST = 16  # number of requests of the maximum size that may be read at a time
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server refuses; statuses are in docs/serve.md."""
+    """Limits of a server; docs/serve.md lists the HTTP statuses of refused requests."""
 
-    waiting: int = 256  # open requests
-    seconds: int = 30  # until a request is given up
-    payload: int = 10_000_000  # bytes of a request
-    pixels: int = 25_000_000  # of an image
-    characters: int = 20_000  # of a text
+    waiting: int = 256  # maximum number of open requests
+    seconds: int = 30  # time limit of a request
+    payload: int = 10_000_000  # maximum bytes of a request
+    pixels: int = 25_000_000  # maximum pixels of an image
+    characters: int = 20_000  # maximum characters of a text
 
 
 class _ImageEncoder(Base64Encoder):
-    """Base64, also with line breaks or as a data URL; all else is an error."""
+    """Base64, also with line breaks or as a data URL; anything else is an error."""
 
     @classmethod
     def decode(cls, data: bytes) -> bytes:
@@ -59,7 +59,7 @@ class _ImageEncoder(Base64Encoder):
 
 
 class Pair(BaseModel):
-    """An image-text pair; an image or a text that is left out is missing."""
+    """An image-text pair; an image or a text that is not given is missing."""
 
     model_config = ConfigDict(extra="forbid")
     image: Annotated[bytes, EncodedBytes(encoder=_ImageEncoder)] | None = None
@@ -70,7 +70,7 @@ class Pair(BaseModel):
 
 
 class PairForm(BaseModel):
-    """A :class:`Pair` as a form has it: a file, and numbers as text."""
+    """A :class:`Pair` as a form sends it: a file, and numbers as text."""
 
     model_config = ConfigDict(extra="forbid")
     image: UploadFile | None = None
@@ -86,7 +86,7 @@ class Label(BaseModel):
 
 
 class Labels(BaseModel):
-    """Labels of a pair, best first; of several models by the model's name."""
+    """Labels of a pair, the most probable first; with several models by the model's name."""
 
     labels: list[Label] | dict[str, list[Label]]
 
@@ -96,7 +96,7 @@ _REASONS = {
     "json_invalid": "no JSON at character {loc[1]}: {ctx[error]}",
     "model_attributes_type": 'give one pair, {{"text": "a"}}, as Content-Type: application/json',
     "value_error": "must be a file in a form (curl -F image=@dish.jpg), in JSON its base64",
-}  # by pydantic's name of the error
+}  # keys are pydantic's names of errors
 
 
 class _Gate:
@@ -106,7 +106,7 @@ class _Gate:
         self, limits: Limits, key: str | None, registry: prometheus.CollectorRegistry
     ) -> None:
         self._limits, self._key = limits, (key or "").encode()
-        self._open = self._bytes = 0  # requests, and bytes of their bodies
+        self._open = self._bytes = 0  # number of open requests, and bytes of their bodies
         self._requests = prometheus.Counter(
             "epic_pl_requests", "Requests by status", ["status"], registry=registry
         )
@@ -117,7 +117,7 @@ class _Gate:
         waiting.set_function(lambda: self._open)
 
     async def respond(self, request: Request, handle: _Handler) -> Response:
-        """The response to a request that ``handle`` parses and answers."""
+        """Check a request, and let ``handle`` parse and answer it."""
         with self._seconds.time():
             try:
                 response = await self._admit(request, handle)
@@ -151,7 +151,7 @@ class _Gate:
                         raise too_large
                     if self._bytes > _LARGEST * limits.payload:
                         raise busy
-                # a parser would hold up all others: base64 and numbers have none of these
+                # many of these characters take long to parse, which would block other requests
                 is_form = request.headers.get("content-type", "").lower().startswith(_FORM)
                 if not is_form and sum(map(body.count, b",[{&%")) > limits.characters + 10:
                     raise HTTPException(422, "body: too many values, or too long a text")
@@ -164,7 +164,7 @@ class _Gate:
             reason = f"There was no answer within {limits.seconds} seconds."
             raise HTTPException(504, reason) from None
         except ClientDisconnect:
-            raise HTTPException(400, "The client has gone.") from None
+            raise HTTPException(400, "The client has closed the connection.") from None
         except RequestValidationError as error:
             raise HTTPException(422, _problems(error)) from error
         except HTTPException:
@@ -177,7 +177,7 @@ class _Gate:
 
 
 def _problems(error: RequestValidationError) -> str:
-    """What is wrong with the values of a request, without repeating them."""
+    """A description of a request's invalid values that does not repeat them."""
     problems = []
     for problem in error.errors()[:_SHOWN]:
         name = ".".join(part for part in problem["loc"][1:] if isinstance(part, str)) or "body"
@@ -195,14 +195,14 @@ def build_app(
     key: str | None,
     end: Callable[[Any], object],
 ) -> FastAPI:
-    """The application of a server.
+    """Build the application of a server.
 
     Args:
-        model: one model, or several of them.
-        limits: of requests.
-        max_batch: largest number of requests that are classified together.
-        key: that requests must have in the header X-API-Key; None lets everyone in.
-        end: called with the error after which nothing can be classified any more.
+        model: classifier of one model, or of several.
+        limits: limits of requests.
+        max_batch: maximum number of requests that are classified together.
+        key: key that requests must have in the header X-API-Key; None admits all requests.
+        end: function that is called with an error after which nothing can be classified.
     """
     registry = prometheus.CollectorRegistry()
     gate, batches = _Gate(limits, key, registry), Batches(model, max_batch, registry)
@@ -234,7 +234,7 @@ def build_app(
             raise HTTPException(422, str(error)) from error
         return Labels.model_validate({"labels": await batches.labels(sample, top_k)})
 
-    # the gate checks the key; here it is only described
+    # the gate checks the key; this only describes it for /docs
     header = Security(APIKeyHeader(name="X-API-Key", auto_error=False))
     router = APIRouter(route_class=GatedRoute, dependencies=[header])
 
@@ -252,14 +252,14 @@ def build_app(
     app = FastAPI(
         title="epic-pl",
         lifespan=classifying,
-        # more fields than are known, to name unknown ones
+        # allow more fields than exist, so that the error can name unknown ones
         form_limits={"max_files": 3, "max_fields": 10, "max_part_size": limits.payload},
     )
     app.include_router(router)
 
     @app.get("/health")
     async def health() -> Response:
-        """Whether requests are classified."""
+        """Tell whether requests are classified."""
         works = batches.work(limits.seconds)
         return Response("ok" if works else "not ready", 200 if works else 503)
 
@@ -279,13 +279,13 @@ def run_server(
     key: str | None,
     listener: socket.socket,
 ) -> None:
-    """Answer requests until SIGTERM or Ctrl-C, after which open ones are still answered.
+    """Answer requests until SIGTERM or Ctrl-C, and then those that are still open.
 
     Arguments are those of :func:`build_app`, and a socket that listens.
 
     Raises:
         SystemExit: with 0 after a signal.
-        Exception: nothing can be classified any more.
+        Exception: if nothing can be classified any more.
     """
     failures: list[Exception] = []
 
@@ -294,7 +294,7 @@ def run_server(
         server.should_exit = True
 
     app = build_app(model, limits, max_batch, key, end)
-    # of h11, uvicorn's other parser, chunks of one byte each hold up all others for seconds
+    # in h11, uvicorn's other parser, a body in chunks of one byte blocks all others for seconds
     config = uvicorn.Config(
         app,
         http="httptools",
@@ -303,7 +303,7 @@ def run_server(
         timeout_graceful_shutdown=limits.seconds,
     )
     server = uvicorn.Server(config)
-    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn repeats the one that it has obeyed
+    for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises its signal again at the end
         signal.signal(number, lambda *_: sys.exit(0))
     server.run(sockets=[listener])
     for error in failures:

@@ -1,6 +1,6 @@
 """Classify an image with its text, or the rows of a CSV file, by the ONNX model beside this file.
 
-    python predict.py dish.jpg "its text"  # - is a missing one
+    python predict.py dish.jpg "its text"  # - stands for a missing image or text
     python predict.py --table rows.csv --image photo --text title --output predicted.csv
 
 Needs numpy, Pillow, tokenizers and onnxruntime. In Python: ``Model()("dish.jpg", "its text")``.
@@ -18,12 +18,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 from clean_text import clean_text  # type: ignore[import-not-found]  # beside this file
-from decoding import decode  # type: ignore[import-not-found]  # likewise
+from decoding import decode  # type: ignore[import-not-found]  # beside this file
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
 
-MAX_ASPECT = 4  # of an image; a longer one is trimmed
-CHARACTERS_PER_TOKEN = 1000  # of a text; what is longer is cut before it is tokenized
+MAX_ASPECT = 4  # images with a higher ratio of sides are trimmed
+CHARACTERS_PER_TOKEN = 1000  # longer texts are cut before they are tokenized
 
 
 class Model:
@@ -38,14 +38,14 @@ class Model:
         self.session = onnxruntime.InferenceSession(str(folder / file))
 
     def __call__(self, image: Any = None, text: str | None = None, top_k: int = 5) -> list[Any]:
-        """Labels and scores, the highest first; of a multilabel task those that are assigned."""
+        """Labels and scores, the highest first; multilabel: those that are assigned."""
         scores, least = self.probabilities(image, text), self.about["thresholds"]
         order = np.argsort(-scores, kind="stable")
         chosen = order[:top_k] if least is None else [i for i in order if scores[i] >= least[i]]
         return [{"label": self.about["class_names"][i], "score": float(scores[i])} for i in chosen]
 
     def probabilities(self, image: Any = None, text: str | None = None) -> npt.NDArray[np.float32]:
-        """Probabilities (classes,) of an image (a path or an open file) and a text, or of one."""
+        """Probabilities (classes,) of an image (a path or an open file), a text, or both."""
         if image is None and text is None:
             raise ValueError("there is neither image nor text")
         words = clean_text(text or "") if self.text["clean"] else text or ""
@@ -62,7 +62,7 @@ class Model:
         for name in self.about["never_missing"]:
             if not inputs[f"{name}_present"]:
                 warnings.warn(
-                    f"Samples lack the {name}, which no training sample did.", stacklevel=2
+                    f"Samples lack the {name}, but every training sample had it.", stacklevel=2
                 )
         scores: npt.NDArray[np.float32] = self.session.run(None, inputs)[0][0]
         return scores
@@ -90,13 +90,13 @@ class Model:
 
 
 def centre(image: Image.Image, width: int, height: int) -> Image.Image:
-    """The centre of an image."""
+    """The centre of an image, of the given size."""
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     return image.crop((left, top, left + width, top + height))
 
 
 def classify(model: Model, table: Path, output: Path, image: str, text: str) -> bool:
-    """Write a CSV file with its predictions to a new file; returns whether a row is bad."""
+    """Write the rows of a CSV file with predictions; returns whether a row is bad."""
     with table.open(encoding="utf-8-sig", newline="") as source:
         mark, bad = max(",;\t|", key=source.readline().count), False
         source.seek(0)
@@ -119,7 +119,7 @@ def classify(model: Model, table: Path, output: Path, image: str, text: str) -> 
                     labels = labels[:1] if model.about["thresholds"] is None else labels
                     cells["predicted"] = "|".join(label["label"] for label in labels)
                     cells["score"] = "|".join(f"{label['score']:.4f}" for label in labels)
-                except Exception as error:  # a damaged image may cause any
+                except Exception as error:  # a damaged image may cause any error
                     print(f"predict.py: {table}, line {rows.line_num}: {error}", file=sys.stderr)
                     cells["error"], bad = str(error), True
                 written.writerow(cells)
@@ -127,7 +127,7 @@ def classify(model: Model, table: Path, output: Path, image: str, text: str) -> 
 
 
 def main() -> int:
-    """Classify what the command line names; returns 1 if a row is bad."""
+    """Classify the image, text or table of the command line; returns 1 if a row is bad."""
     parser = argparse.ArgumentParser("predict.py", usage=__doc__)
     parser.add_argument("pair", nargs="*")
     for name in ("table", "image", "text", "output"):

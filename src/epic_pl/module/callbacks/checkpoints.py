@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps, and when: the best one, and the latest state to resume from."""
+"""Callbacks that save the best checkpoint and the latest state to resume from."""
 
 import os
 import signal
@@ -24,10 +24,10 @@ _INTERVAL = 15 * 60  # seconds of training that a killed run loses at most, by d
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the best epoch, that of the run which is resumed included."""
+    """Keeps the checkpoint of the best epoch; a resumed run also compares with earlier epochs."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Use absolute paths: another working folder may have a run of the same relative name."""
+        """Make the folder's path absolute, so that runs of two working folders stay apart."""
         super().setup(trainer, pl_module, stage)
         if "://" not in str(self.dirpath):
             self.dirpath = os.path.realpath(str(self.dirpath))
@@ -37,7 +37,7 @@ class BestCheckpoint(ModelCheckpoint):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take over the best so far, which lies beside the checkpoint even if a run was moved."""
+        """Restore the best score and path so far; the file is beside the checkpoint."""
         if state := checkpoint["callbacks"].pop(self.state_key, None):
             best, scores = Path(state["best_model_path"]), state["best_k_models"].items()
             beside = Path(str(trainer.ckpt_path)).parent.resolve() / best.name
@@ -45,7 +45,7 @@ class BestCheckpoint(ModelCheckpoint):
                 for key in ("best_model_path", "kth_best_model_path"):
                     state[key] = str(own.parent / Path(state[key]).name)
                 state["best_k_models"] = {str(own.parent / Path(p).name): s for p, s in scores}
-                # Lightning would forget the score of another folder
+                # Lightning drops the best score if the folder has another path, as after a move
                 checkpoint["callbacks"][self.state_key] = {**state, "dirpath": self.dirpath}
 
 
@@ -61,11 +61,11 @@ class LastCheckpoint(Checkpoint):
     a run resumed from there would skip either.
 
     Args:
-        dirpath: folder; None is that of the run's other checkpoints.
-        every_n_train_steps: also save after every so many optimiser steps.
+        dirpath: folder of the files; None is that of the run's other checkpoints.
+        every_n_train_steps: number of optimiser steps after which a state is saved, too.
 
     Attributes:
-        path: the file; None before a run.
+        path: path of ``last.ckpt``; None before a run.
 
     Raises:
         ConfigError: if ``every_n_train_steps`` is not positive.
@@ -89,28 +89,28 @@ class LastCheckpoint(Checkpoint):
             check_writable("last_checkpoint.dirpath", self.path.parent, LAST)
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals over from Lightning, which has just asked for them."""
-        if threading.current_thread() is threading.main_thread():  # no other one may
+        """Replace the signal handlers that Lightning has just installed by those of this class."""
+        if threading.current_thread() is threading.main_thread():  # signals need the main thread
             for number in JOB_SIGNALS:
                 signal.signal(number, self._on_signal)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """As before the sanity check, which may be switched off."""
+        """Replace Lightning's signal handlers, also if there is no sanity check."""
         self.on_sanity_check_start(trainer, pl_module)
-        # a run that stopped early has no more to do, although its last epoch was cut short
+        # a run that was stopped early is finished, although its last epoch is incomplete
         reasons = {stopping.stopping_reason for stopping in trainer.early_stopping_callbacks}
         trainer.should_stop |= bool(reasons - {EarlyStoppingReason.NOT_STOPPED})
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # nothing else: the step that is interrupted here is not finished
+        # only note the signal: the current step must finish before its state is saved
         self._signal = number
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
     ) -> None:
         """Save if a step count or the clock says so."""
-        loop: Any = trainer.fit_loop  # what follows is known to its private parts alone
+        loop: Any = trainer.fit_loop  # only private attributes say what comes after the batch
         validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
         if not validates and not loop.epoch_loop.batch_progress.is_last_batch:
             steps = self.every_n_train_steps
@@ -130,14 +130,14 @@ class LastCheckpoint(Checkpoint):
         self._save(trainer, True)
 
     def _save(self, trainer: L.Trainer, due: bool) -> None:
-        """Save if any rank is due, or told to end."""
+        """Save if it is due on any rank, or any rank was told to end."""
         path = self.path
         assert path is not None
         if getattr(trainer, "fast_dev_run", False):
             return
         decide = trainer.strategy.reduce_boolean_decision
         ends = self._signal is not None
-        if not decide(due or ends, all=False):  # ranks talk once a step
+        if not decide(due or ends, all=False):  # one exchange between ranks per step
             return
         ends = decide(ends, all=False)
         if trainer.is_global_zero:
@@ -146,14 +146,14 @@ class LastCheckpoint(Checkpoint):
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if ends:
             number = signal.Signals(self._signal or signal.SIGTERM)
-            rank_zero_info(f"Saved {path} upon {number.name}; --ckpt_path last resumes from it.")
+            rank_zero_info(f"Saved {path} after {number.name}; --ckpt_path last resumes from it.")
             if number.name == "SIGUSR1" and trainer.is_global_zero:
                 _requeue()
             raise SystemExit(128 + number)
 
 
 def _keep(path: Path, spare: Path) -> None:
-    """Give a file a second name, which it keeps when another one takes the first."""
+    """Keep a file under a second name, so that a new file can replace it under the first."""
     if not path.is_file():
         return
     part = spare.with_name(f".{spare.name}.part")
@@ -166,7 +166,7 @@ def _keep(path: Path, spare: Path) -> None:
 
 
 def _requeue() -> None:
-    """Put the SLURM job back into the queue; nothing where there is none."""
+    """Requeue the SLURM job, if this process runs in one."""
     job = os.environ.get("SLURM_JOB_ID")
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         job = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"

@@ -1,4 +1,4 @@
-"""Cost of training: samples per second, and peak memory beyond that at the start."""
+"""Cost of training: samples per second, and growth of memory since the start."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-WARMUP_STEPS = 2  # are not timed
+WARMUP_STEPS = 2  # steps that are not timed
 _STATUS = Path("/proc/self/status")
 _OWN = ("RssAnon", "RssShmem")
 _SAMPLING_S = 0.005
@@ -18,8 +18,8 @@ _SAMPLING_S = 0.005
 class CostMeter(Callback):
     """Measures the throughput and peak memory of a fit.
 
-    The rate covers the whole loop (loading, step, logging) after two steps. CPU memory is that of
-    the process's anonymous and shared pages, without mapped files; GPU memory is torch's.
+    The rate covers the whole loop (loading, step, logging) after two steps. CPU memory counts the
+    process's anonymous and shared pages, not mapped files. GPU memory is what torch has allocated.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class CostMeter(Callback):
 
     @property
     def peak_memory_mb(self) -> float:
-        """Peak memory beyond that at the start, in MB of a million bytes."""
+        """Peak memory minus memory at the start, in MB (a million bytes)."""
         return self._memory.growth / 1e6 if self._memory else 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -68,7 +68,7 @@ class CostMeter(Callback):
 
 
 class _PeakMemory:
-    """Peak memory since it was made: of torch's allocator on a GPU, else sampled by a thread."""
+    """Peak memory since construction: from torch's allocator on a GPU, else sampled by a thread."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device if device.type == "cuda" else None
@@ -93,7 +93,7 @@ class _PeakMemory:
 
     @property
     def growth(self) -> int:
-        """Bytes at the peak beyond those at the start."""
+        """Bytes at the peak minus bytes at the start."""
         if self._device is not None:
             self._peak = torch.cuda.max_memory_allocated(self._device)
         return self._peak - self._first

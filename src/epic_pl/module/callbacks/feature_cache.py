@@ -23,20 +23,20 @@ from epic_pl.utils.validate import check_at_least
 class FeatureCache(Callback):
     """Fills feature stores before a run, and has the DataModule's loaders read them.
 
-    What is already stored is reused by any run whose encoders, layers and preprocessing are the
-    same. Ranks share the work.
+    Runs with the same encoders, layers and preprocessing share stored features. Ranks share the
+    work.
 
     Args:
         level: "off"; "boundary": tokens that enter the first interaction layer, for any prompts;
             "layers": keys and values of every interaction layer, for read-only prompts.
-        dtype: of the stored numbers: float32, bfloat16, float16 or int8.
-        folder: of the stores; None is ``features`` in the cache folder.
+        dtype: data type of the stored numbers: float32, bfloat16, float16 or int8.
+        folder: folder of the stores; None is ``features`` in the cache folder.
         batch_size: number of images or texts that are encoded at a time; None is 16 on a CPU, where
-            larger tensors take longer, else 64.
-        threads: that decode images while the stores are filled.
+            larger batches are slower, else 64.
+        threads: number of threads that decode images while the stores are filled.
 
     Raises:
-        ConfigError: if the cache does not go with the other options.
+        ConfigError: if the cache is incompatible with other options.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class FeatureCache(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not isinstance(data, ImageTextDataModule) or not isinstance(pl_module, EPICModule):
             raise ConfigError(
-                "The feature cache needs the names of a row's image and text, which only an "
-                "ImageTextDataModule with an EPICModule has: set cache.level to off for loaders "
+                "The feature cache must know the image and text of each row, which only an "
+                "ImageTextDataModule with an EPICModule tells: set cache.level to off for loaders "
                 "of your own."
             )
         self._fill_on_ranks(trainer, pl_module, data, [stage])
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Let the DataModule read images again: another run may ask for other splits."""
+        """Let the DataModule read images again, since another run may need other splits."""
         data: Any = getattr(trainer, "datamodule", None)
         if self.level != "off" and isinstance(data, ImageTextDataModule):
             data.use_features(None)
@@ -76,7 +76,7 @@ class FeatureCache(Callback):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Let the DataModule read images again: no teardown follows."""
+        """Let the DataModule read images again, since Lightning calls no teardown."""
         self.teardown(trainer, pl_module, "")
 
     def fill(
@@ -89,16 +89,16 @@ class FeatureCache(Callback):
         progress: bool = True,
         barrier: Callable[[], None] = lambda: None,
     ) -> None:
-        """Store what stages of ``data``, already set up, need; its loaders then read that.
+        """Store the features that stages of ``data`` need, and let its loaders read them.
 
         Args:
-            module: whose encoders are run.
-            data: whose loaders will read the stores.
+            module: module whose encoders are run.
+            data: data that is set up; its loaders will read the stores.
             *stages: ``fit``, ``validate``, ``test`` or ``predict``.
-            share: of this process.
+            share: share of the work that this process does.
             complete: whether ``barrier`` waits for all other shares; else no loader is changed.
-            progress: whether to print what is done.
-            barrier: called by each process before anything is written, and once all is there.
+            progress: whether to print the progress.
+            barrier: called by each process before anything is written, and when all is written.
 
         Raises:
             ConfigError: augmentation is on, or the method cannot be trained from features of this
@@ -149,17 +149,17 @@ class FeatureCache(Callback):
         data: ImageTextDataModule,
         shard: str | None = None,
     ) -> None:
-        """Store what every stage of ``data`` needs; processes are started as for ``fit``.
+        """Store the features that all stages of ``data`` need, with the trainer's processes.
 
         Args:
-            trainer: its devices, nodes and strategy, or a launcher that it was started by, give
-                the processes that share the work.
-            module: whose encoders are run.
-            data: not set up yet.
+            trainer: trainer whose devices, nodes and strategy, or launcher, determine the
+                processes that share the work.
+            module: module whose encoders are run.
+            data: data that is not set up yet.
             shard: part of the work as ``i/n``, for jobs that do not wait for each other.
 
         Raises:
-            ConfigError: the cache is off or does not go with other options.
+            ConfigError: the cache is off or incompatible with other options.
             DataError: a split cannot be read.
             CacheError: the stores cannot be written.
         """
@@ -175,14 +175,14 @@ class FeatureCache(Callback):
         try:
             launcher.launch(self._build, trainer, module, data, shard)
         except BaseException:
-            if hasattr(launcher, "kill"):  # processes that this one has started would wait for it
+            if hasattr(launcher, "kill"):  # else the processes that this one started wait forever
                 launcher.kill(signal.SIGTERM)
             raise
 
     def _build(
         self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule, shard: str | None
     ) -> None:
-        """The part of one process; leaves out `test` or `predict` where they cannot be read."""
+        """Do one process's share; `test` and `predict` are left out if they cannot be read."""
         trainer.strategy.setup_environment()
         if trainer.local_rank == 0:
             data.prepare_data()
@@ -217,8 +217,8 @@ class FeatureCache(Callback):
                 trainer.strategy.barrier("feature cache")
             except RuntimeError as error:  # of the process group
                 raise CacheError(
-                    "Another process has ended while the features were stored: its own message "
-                    "says why. What is written is kept."
+                    "Another process ended while the features were stored: its own message says "
+                    "why. Files that are written are kept; run the command again to continue."
                 ) from error
 
         # a trainer moves the module only after its setup hooks

@@ -30,18 +30,18 @@ from epic_pl.utils.validate import check_writable
 class PredictionWriter(Callback):
     """Writes ``sample_id``, ``label`` and probabilities of every predicted sample, in order.
 
-    In a multilabel task ``label`` joins the labels that reach their thresholds by ``|``. The column
-    ``image_path`` names each sample's image where batches do, null without one: samples of one
-    image are not independent. Rows that ranks repeat are dropped by id.
+    In a multilabel task ``label`` joins with ``|`` the labels that reach their thresholds. If the
+    batches name images, the column ``image_path`` has each sample's, null if it has none, since
+    samples of one image are not independent. Rows that ranks repeat are dropped by id.
 
-    A file is written at the end. A folder gets a Parquet file for every 64 batches: a command that
-    was killed continues with the first that is missing, and each process writes its own.
+    A file is written at the end. A folder gets a Parquet file for every 64 batches; each process
+    writes files of its own, and a command that was killed continues with the first missing one.
 
     A CSV file has the delimiter and the byte order mark, if any, of the CSV file that is predicted.
 
     Args:
-        output: file name, ``.parquet`` or ``.csv``, relative to the run's log folder; or a name
-            without a suffix, of a folder below ``trainer.default_root_dir``.
+        output: name of a ``.parquet`` or ``.csv`` file, relative to the run's log folder; or a
+            name without a suffix, for a folder below ``trainer.default_root_dir``.
         top_k: None writes one probability column a class (``probability_<class>``); k writes the k
             best as columns ``label_1``, ``probability_1``, ...
         shard: part of the rows as ``i/n``, for jobs that do not wait for each other and write to
@@ -73,7 +73,7 @@ class PredictionWriter(Callback):
         self._bulk: BulkPass | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Check that the file can be written, before the predictions take any time."""
+        """Check that the output can be written before anything is predicted."""
         if stage != "predict":
             return
         path = self._path(trainer)
@@ -93,7 +93,7 @@ class PredictionWriter(Callback):
     def _open_pass(
         self, trainer: L.Trainer, module: EPICModule, rows: Rows
     ) -> tuple[BulkPass, pa.Table]:
-        """The parts that this process has to write; the weights are loaded by now."""
+        """Open the parts that this process has to write; its weights are loaded."""
         data: Any = getattr(trainer, "datamodule", None)
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
         self._bulk = BulkPass(
@@ -127,7 +127,7 @@ class PredictionWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Write a part with its last batch."""
+        """Write a part when its last batch is predicted."""
         data: Any = getattr(trainer, "datamodule", None)
         if isinstance(data, ImageTextDataModule):
             self._full_texts += data.processor.full_texts(batch)
@@ -144,7 +144,7 @@ class PredictionWriter(Callback):
         return prediction_table(columns, scores, module.class_names, numbers, self.top_k)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Say how many parts there are, and let the DataModule read all rows again."""
+        """Print how many parts there are, and let the DataModule read all rows again."""
         if self._bulk is not None and stage == "predict":
             rank_zero_info(str(self._bulk))
             self._bulk = None
@@ -158,7 +158,7 @@ class PredictionWriter(Callback):
             data.processor.tell_full(self._full_texts)
         if self._in_parts:
             return
-        # both are collective calls, so every rank must make them
+        # every rank must make these two calls, since they exchange data
         path, outputs = self._path(trainer), pl_module.outputs.merged(even=True)
         if not trainer.is_global_zero:
             return

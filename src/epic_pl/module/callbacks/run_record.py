@@ -1,4 +1,4 @@
-"""What a run was made of, and what came out: ``run.json`` beside its ``config.yaml``."""
+"""The origin and the result of a run in ``run.json``, beside its ``config.yaml``."""
 
 import platform
 import subprocess
@@ -21,7 +21,7 @@ _PACKAGES = (
 
 
 class RunRecord(SaveConfigCallback):
-    """Saves the resolved config, and beside it ``run.json``.
+    """Saves the resolved config and ``run.json``.
 
     ``made_of`` has versions of packages, commits of the working folder and of the package where
     they are under git, fingerprints of both encoders, a hash of the rows of each split, and the
@@ -29,17 +29,17 @@ class RunRecord(SaveConfigCallback):
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Find the folder, which ranks agree on, and write before anything is trained."""
+        """Find the folder, the same on all ranks, and write before anything is trained."""
         self._path = Path(str(trainer.log_dir)) / "run.json"
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write ``made_of``; the first rank alone is asked to."""
+        """Write ``made_of``; Lightning calls this on the first rank only."""
         self._content: dict[str, Any] = {"made_of": _made_of(trainer, pl_module)}
         write_json(self._path, self._content)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add ``result``, also where a run was resumed after its last step."""
+        """Add ``result``, also if a run was resumed after its last step."""
         if trainer.is_global_zero:
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self._content["result"] = {
@@ -67,7 +67,7 @@ def _made_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
 
 
 def _commit(folder: Path) -> str | None:
-    """Commit of a folder under git, with a ``+`` where files differ from it."""
+    """Commit of a folder under git, with ``+`` if files differ from it; None without git."""
     git = ["git", "-C", str(folder)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)

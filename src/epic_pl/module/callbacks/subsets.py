@@ -1,4 +1,4 @@
-"""Accuracy of each subset of the rows, for data that names some."""
+"""Accuracy of each subset of the rows, for data that defines subsets."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from epic_pl.module import EPICModule
 class SubsetAccuracy(Callback):
     """Logs ``val/accuracy_<subset>`` and ``test/accuracy_<subset>`` of multiclass tasks.
 
-    See :attr:`~epic_pl.data.ImageTextDataModule.subsets`. Where the data names none,
-    nothing is logged.
+    :attr:`~epic_pl.data.ImageTextDataModule.subsets` defines them; without any, nothing is
+    logged.
     """
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log the accuracies, over all ranks; NaN of a subset without rows."""
+        """Log the accuracies over all ranks; NaN for a subset without rows."""
         data: Any = getattr(trainer, "datamodule", None)
         if not isinstance(data, ImageTextDataModule) or data.task != "multiclass":
             return

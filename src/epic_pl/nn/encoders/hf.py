@@ -1,7 +1,7 @@
 """Hugging Face models as frozen encoders, with an attention function that can read a memory.
 
-Their layers pass keyword arguments on to the attention function that the config names, so it is
-enough to register a function: no layer's code is copied.
+Layers of transformers pass their keyword arguments to the attention function that the config names.
+So registering a function is enough, and no layer's code is copied.
 
 Shape legend: B batch, N tokens, n positions of a stream, h heads, d width.
 """
@@ -31,7 +31,7 @@ def _reading_attention(
     memory: Memory | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """SDPA, with a memory also over its keys and values; ``(B, n, h, d / h)``."""
+    """SDPA over the stream and, if given, a memory; returns ``(B, n, h, d / h)``."""
     if memory is not None:
         scale = kwargs.get("scaling")
         read = read_attention(query, key, value, memory, attention_mask, scale)
@@ -47,7 +47,7 @@ AttentionMaskInterface.register(READING_ATTENTION, sdpa_mask)
 
 
 class Projections(NamedTuple):
-    """Linear layers of an attention layer, and the norm before them."""
+    """The norm and the query, key and value projections of an attention layer."""
 
     norm: nn.Module
     query: nn.Module
@@ -56,12 +56,12 @@ class Projections(NamedTuple):
 
 
 class HFEncoder(Encoder):
-    """A transformers model whose layers take ``attention_mask`` and ``memory``.
+    """A model of the transformers library whose layers take ``attention_mask`` and ``memory``.
 
     Args:
         model: the model; its attention function is replaced by SDPA that can read a memory.
         pooling: "auto", "cls" or "mean".
-        **running: more arguments of :class:`~epic_pl.nn.encoders.base.Encoder`.
+        **running: further arguments of :class:`~epic_pl.nn.encoders.base.Encoder`.
     """
 
     model: Any
@@ -80,11 +80,11 @@ class HFEncoder(Encoder):
         """Projections of the attention in layer ``index``."""
 
     def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
-        """Token ids ``(B, N)``."""
+        """Random token ids ``(B, N)``."""
         return torch.randint(self.model.config.vocab_size, (rows, tokens), generator=generator)
 
     def configuration(self) -> dict[str, Any]:
-        """Entries of the config that affect the outputs, but no weight's name or shape.
+        """Entries of the config that affect outputs, but not names or shapes of weights.
 
         ``pad_token_id`` shifts the positions of RoBERTa-like models.
         """
@@ -99,26 +99,26 @@ class HFEncoder(Encoder):
         return outputs
 
     def memory(self, index: int, tokens: Tensor) -> Memory:
-        """Keys and values of layer ``index`` for the tokens that enter it."""
+        """Keys and values of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
         norm, _, key, value = self._projections(index)
         normed = norm(tokens)
         return Memory(self._split_heads(key(normed)), self._split_heads(value(normed)))
 
     def queries(self, index: int, tokens: Tensor) -> Tensor:
-        """Queries of layer ``index`` for the tokens that enter it."""
+        """Queries of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
         norm, query, _, _ = self._projections(index)
         return self._split_heads(query(norm(tokens)))
 
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
-        """Layer ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
+        """Run layer ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
         seen = read_mask(mask, memory.length() + stream.shape[1])
         outputs: Tensor = self._layers()[index](stream, attention_mask=seen, memory=memory)
         return outputs
 
     def _split_heads(self, projected: Tensor) -> Tensor:
-        """``(B, N, d)`` to ``(B, h, N, d / h)``."""
+        """Reshape ``(B, N, d)`` to ``(B, h, N, d / h)``."""
         batch, length, width = projected.shape
         heads: int = self.model.config.num_attention_heads
         return projected.view(batch, length, heads, width // heads).transpose(1, 2)
@@ -130,7 +130,7 @@ class HFTextEncoder(HFEncoder):
     "auto" and "cls" pool the first token, "mean" the visible ones; a pooler is not used.
 
     Raises:
-        EncoderError: the model is of another kind.
+        EncoderError: if the model has no ``embeddings`` and ``encoder.layer``.
     """
 
     def __init__(self, model: PreTrainedModel, pooling: Pooling = "auto", **running: Any) -> None:
@@ -141,18 +141,18 @@ class HFTextEncoder(HFEncoder):
         super().__init__(model, pooling, **running)
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Token ids ``(B, N)`` to tokens ``(B, N, d)``."""
+        """Tokens ``(B, N, d)`` of token ids ``(B, N)``."""
         tokens: Tensor = self.model.embeddings(input_ids=inputs)
         if hasattr(self.model, "embeddings_project"):  # ELECTRA's narrower embeddings
             tokens = self.model.embeddings_project(tokens)
         return tokens
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Pooled output ``(B, d)``; these models normalise inside their last layer."""
+        """Pooled output ``(B, d)``; no norm follows, since the last layer ends with one."""
         return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
 
     def can_trim_last_layer(self, index: int) -> bool:
-        """Whether the first token is pooled."""
+        """Whether only the first token is pooled."""
         return self.pooling != "mean"
 
     def _layers(self) -> Any:

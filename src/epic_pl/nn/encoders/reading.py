@@ -22,15 +22,15 @@ class Memory(NamedTuple):
 
     # a method, since torch 2.10 cannot compile properties of a named tuple
     def length(self) -> int:
-        """N."""
+        """Number of tokens N."""
         return self.keys.shape[2] if isinstance(self.keys, Tensor) else _longest(self.keys)
 
     def scores(self, queries: Tensor) -> Tensor:
-        """``Q K^T (B, h, n, N)`` of queries ``(B, h, n, d / h)``."""
+        """Products ``Q K^T (B, h, n, N)`` with queries ``Q (B, h, n, d / h)``."""
         return _times_stored(queries, self.keys, True)
 
     def read(self, weights: Tensor) -> Tensor:
-        """``A V (B, h, n, d / h)`` of weights ``(B, h, n, N)``."""
+        """Weighted values ``A V (B, h, n, d / h)`` with weights ``A (B, h, n, N)``."""
         return _times_stored(weights, self.values, False)
 
 
@@ -45,17 +45,17 @@ def read_attention(
     """``softmax(Q [K_m; K]^T) [V_m; V]``, ``(B, h, n, d / h)``, in the queries' precision.
 
     Attention kernels need ``[K_m; K]`` and ``[V_m; V]`` as one tensor each. A step reads every
-    memory once, so these copies would cost more than the rest of the layer. Instead, only the
-    scores are concatenated, which are small for n far below N.
+    memory only once, so these copies would cost more than the rest of the layer. Instead, only the
+    scores are concatenated; they are small, since n is far below N.
 
     Args:
-        queries: of the stream ``(B, h, n, d / h)``.
-        keys: the same.
-        values: the same.
-        memory: of N tokens.
+        queries: queries ``Q (B, h, n, d / h)`` of the stream.
+        keys: keys ``K (B, h, n, d / h)`` of the stream.
+        values: values ``V (B, h, n, d / h)`` of the stream.
+        memory: keys ``K_m`` and values ``V_m`` of N tokens.
         mask: ``(B, 1, 1, N + n)`` bool, True on visible positions, the memory first; None if all
             are visible. Each sample needs a visible position.
-        scale: factor of the scores; None is one over the square root of ``d / h``.
+        scale: factor of the scores; None is ``1 / sqrt(d / h)``.
     """
     scaled = queries * (queries.shape[-1] ** -0.5 if scale is None else scale)
     stored = memory.scores(scaled)  # (B, h, n, N)
@@ -70,8 +70,8 @@ def read_attention(
 class _TimesStored(torch.autograd.Function):
     """``x S`` or ``x S^T`` for a constant ``S``, saved for backward in its stored precision.
 
-    Autograd would save a copy in x's precision for every layer: with float16 and four layers,
-    twice the memory of the batch.
+    Autograd would save a copy in x's precision for every layer. With float16 and four layers these
+    copies would take twice the memory of the batch.
     """
 
     @staticmethod
@@ -92,7 +92,7 @@ class _TimesStored(torch.autograd.Function):
 
 def _times_stored(x: Tensor, stored: Tensor | list[Tensor], transposed: bool) -> Tensor:
     if isinstance(stored, Tensor):
-        if stored.requires_grad:  # a memory of joint prompts, whose tokens depend on the prompts
+        if stored.requires_grad:  # with joint prompts the tokens depend on the prompts
             return _product(x, stored, transposed)
         stored = stored.detach()
     product: Tensor = _TimesStored.apply(x, stored, transposed)  # type: ignore[no-untyped-call]  # torch
@@ -100,9 +100,9 @@ def _times_stored(x: Tensor, stored: Tensor | list[Tensor], transposed: bool) ->
 
 
 def _product(x: Tensor, stored: Tensor | list[Tensor], transposed: bool) -> Tensor:
-    """``x S`` or ``x S^T``; of a list as if all samples had the tokens of the longest."""
+    """``x S`` or ``x S^T``; samples of a list are padded to the number of tokens of the longest."""
     if isinstance(stored, Tensor):
-        converted = stored.to(x.dtype).contiguous()  # in one pass
+        converted = stored.to(x.dtype).contiguous()  # both in one pass over the memory
         return x @ (converted.mT if transposed else converted)
     products = []
     for sample, part in zip(x, stored, strict=True):

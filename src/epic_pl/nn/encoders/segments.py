@@ -15,11 +15,11 @@ from epic_pl.utils.errors import ConfigError
 def segment_means(patches: Tensor, number: int) -> Tensor:
     """Means ``(B, n, d)`` of the cells of a grid that is as square as n allows.
 
-    Cells overlap if they do not divide the image evenly.
+    Cells overlap if the patches cannot be divided evenly among them.
 
     Args:
-        patches: ``(B, P, d)``, of a square image row by row.
-        number: n.
+        patches: patches ``(B, P, d)`` of a square image, row by row.
+        number: number of cells n.
 
     Raises:
         ConfigError: if the patches do not form a square.
@@ -50,7 +50,7 @@ def grid_side(number: int) -> int:
     side = math.isqrt(number)
     if side**2 != number:
         raise ConfigError(
-            "first_prompt 'tokens' and the method parts need square images, but here an image has "
-            f"{number} patches."
+            f"An image has {number} patches, which form no square. first_prompt 'tokens' and the "
+            "method Parts need square images: take another first_prompt, method or image encoder."
         )
     return side

@@ -18,11 +18,11 @@ class TimmViTEncoder(Encoder):
 
     Args:
         model: built without a classifier (``num_classes=0``).
-        pooling: "cls" is the class token, "mean" the mean of the patches, "auto" timm's own pool.
-        **running: further options of :class:`~epic_pl.nn.encoders.base.Encoder`.
+        pooling: "cls" is the class token, "mean" the mean of the patches, "auto" timm's pooling.
+        **running: further arguments of :class:`~epic_pl.nn.encoders.base.Encoder`.
 
     Raises:
-        EncoderError: if "cls" is asked of a model that has no class token.
+        EncoderError: if ``pooling`` is "cls" and the model has no class token.
     """
 
     model: VisionTransformer
@@ -36,7 +36,7 @@ class TimmViTEncoder(Encoder):
         self.num_prefix_tokens = model.num_prefix_tokens
 
     def configuration(self) -> dict[str, Any]:
-        """The architecture, and its options that names and shapes of weights do not show."""
+        """The architecture, and its options that do not change names or shapes of weights."""
         modules: list[Any] = list(self.model.modules())
         return {
             "architecture": getattr(self.model, "pretrained_cfg", {}).get("architecture"),
@@ -57,18 +57,18 @@ class TimmViTEncoder(Encoder):
 
     @property
     def required_size(self) -> tuple[int, int] | None:
-        """The position embedding's size, unless timm resamples it for each input."""
+        """Image size of the position embedding; None if timm resamples it for each input."""
         patches = self.model.patch_embed
         return patches.img_size if patches.strict_img_size else None
 
     def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
-        """Images ``(B, 3, H, W)`` of the model's own size."""
+        """Random images ``(B, 3, H, W)`` of the model's own size."""
         model: Any = self.model
         size = model.patch_embed.img_size or model.default_cfg["input_size"][1:]
         return torch.randn(rows, 3, *size, generator=generator)
 
     def embed(self, inputs: Tensor) -> Tensor:
-        """Images ``(B, 3, H, W)`` to tokens ``(B, N, d)``: class, registers, patches."""
+        """Tokens ``(B, N, d)`` of images ``(B, 3, H, W)``: class token, registers, patches."""
         model = self.model
         # timm's public methods run the blocks, too
         tokens: Tensor = model.norm_pre(
@@ -81,7 +81,7 @@ class TimmViTEncoder(Encoder):
         return outputs
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Final norm and pooling, ``(B, d)``; images have no padding, so the mask is unused."""
+        """Pooled output ``(B, d)`` after the final norm; images have no padding to mask."""
         model, normed = self.model, self.model.norm(tokens)
         pooled: Tensor
         if self.pooling == "auto":
@@ -93,13 +93,13 @@ class TimmViTEncoder(Encoder):
         return pooled
 
     def memory(self, index: int, tokens: Tensor) -> Memory:
-        """Keys and values of block ``index`` for the tokens that enter it."""
+        """Keys and values of block ``index`` for the tokens ``(B, N, d)`` that enter it."""
         block = self._plain_block(index)
         keys, values = _heads(block.attn, block.norm1(tokens), slice(1, 3))
         return Memory(block.attn.k_norm(keys), values)
 
     def queries(self, index: int, tokens: Tensor) -> Tensor:
-        """Queries of block ``index`` for the tokens that enter it."""
+        """Queries of block ``index`` for the tokens ``(B, N, d)`` that enter it."""
         block = self._plain_block(index)
         (queries,) = _heads(block.attn, block.norm1(tokens), slice(0, 1))
         normed: Tensor = block.attn.q_norm(queries)
@@ -108,7 +108,7 @@ class TimmViTEncoder(Encoder):
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
-        """Block ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
+        """Run block ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
         block = self._plain_block(index)
         attention = block.attn
         normed = block.norm1(stream)  # (B, n, d)
@@ -145,7 +145,7 @@ def _is_plain(block: nn.Module) -> bool:
 
 
 def _heads(attention: Any, normed: Tensor, wanted: slice) -> tuple[Tensor, ...]:
-    """The ``wanted`` of queries, keys and values, ``(B, h, N, d / h)`` each, before their norms."""
+    """Queries, keys and values, as ``wanted``, each ``(B, h, N, d / h)`` and before its norm."""
     batch, length, _ = normed.shape
     weight, bias = (
         None if fused is None else fused.unflatten(0, (3, -1))[wanted].flatten(0, 1)

@@ -16,7 +16,7 @@ from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.nn.standardization import Standardization
 from epic_pl.utils.validate import check_choices, check_probabilities
 
-# factor of torch's initial weights, with which logits of rare labels would vary by half a unit
+# factor of torch's initial weights; at 1, logits of rare labels would vary by half a unit
 _INITIAL_SCALE = 0.1
 # width r of the similarity's common space
 _COMMON_WIDTH = 128
@@ -32,8 +32,8 @@ class HeadConfig:
     Attributes:
         boundary: whether to add the mean of the tokens that enter the first interaction layer.
         similarity: whether to add a term for the similarity of both modalities.
-        network: "none", a linear layer; "wide", also a network with one hidden layer on the
-            features and the locations of the text's parts; "squeezed", only this network, on
+        network: "none" is a linear layer; "wide" adds a network with one hidden layer on the
+            features and the locations of the text's parts; "squeezed" is this network alone, on
             features projected to few dimensions, for labels that say how image and text match.
         dropout: dropout rate of the features.
 
@@ -64,7 +64,7 @@ class Pooled(NamedTuple):
 
 
 class ModalityFeatures(nn.Module):
-    """``h_m (B, D)``: standardised pooled output, boundary features and mean prompt.
+    """Features ``h_m (B, D)``: standardised pooled output, boundary features and mean prompt.
 
     If the modality is missing, a learned missing-modality embedding replaces the encoder's part.
     It is initialised as zero, the features' mean over the training set. In a unimodal sample, the
@@ -92,26 +92,26 @@ class ModalityFeatures(nn.Module):
         present: Tensor | None,
         both: Tensor | None,
     ) -> Tensor:
-        """Features of ``pooled`` and prompts ``(B, n, d)``.
+        """The features ``h_m (B, D)`` from ``pooled`` and prompts ``(B, n, d)``.
 
-        ``present (B,)`` is the mask of samples with the modality, ``both (B,)`` of complete ones.
+        ``present (B,)`` marks samples with the modality, ``both (B,)`` those with both.
         """
         output = pooled.output
         if self.boundary:
             output = torch.cat([output, pooled.boundary], dim=-1)
         features = self.encoder(output, present)
-        # DDP waits for a gradient of the embedding in every step
+        # use the embedding in every step, since DDP waits for its gradient
         mask = torch.ones_like(output[:, 0], dtype=torch.bool) if present is None else present
         features = torch.where(mask[:, None], features, self.missing.to(features.dtype))
         if self.prompts is None or prompts is None:
             return features
-        # prompts of unimodal samples lie far outside of the statistics of complete ones
+        # prompts of unimodal samples would be outliers for the statistics of complete samples
         mean = where_present(self.prompts(prompts.mean(dim=1), both), both)
         return torch.cat([features, mean], dim=-1)
 
 
 class SimilarityHead(nn.Module):
-    """``cos(h_v W_v, h_t W_t) / tau``, with a learned weight for each class.
+    """The similarity ``cos(h_v W_v, h_t W_t) / tau`` times a learned weight for each class.
 
     Whether two modalities match is a bilinear function, which a linear layer on their features
     cannot express. Not part of the paper; any method can use it.
@@ -131,13 +131,13 @@ class SimilarityHead(nn.Module):
         nn.init.normal_(self.linear.weight, std=_WEIGHT_STD)
 
     def project(self, features: Pair[Tensor], present: Presence) -> Pair[Tensor]:
-        """Features ``(B, D_v)`` and ``(B, D_t)`` as ``(B, 1, r)`` each, zero where missing."""
+        """Project features ``(B, D_v)`` and ``(B, D_t)`` to ``(B, 1, r)``; zero where missing."""
         image = where_present(self.down_image(features.image), present.image)
         text = where_present(self.down_text(features.text), present.text)
         return Pair(image[:, None], text[:, None])
 
     def forward(self, projected: Pair[Tensor]) -> Tensor:
-        """Logits ``(B, C)`` of the output of :meth:`project`; 0 for unimodal samples."""
+        """Logits ``(B, C)`` from the output of :meth:`project`; 0 for unimodal samples."""
         logits: Tensor = self.linear(self.cosine(*projected)[:, 0])  # the cosine of zero is zero
         return logits
 
@@ -185,7 +185,7 @@ class ClassificationHead(nn.Module):
 
     @property
     def never_missing(self) -> list[str]:
-        """Modalities that no training sample lacked: their embedding has its initial value."""
+        """Modalities that every training sample had, so that their embedding is not trained."""
         parts = {"image": self.image, "text": self.text}
         return [name for name, part in parts.items() if not part.missing.any()]
 
@@ -194,7 +194,7 @@ class ClassificationHead(nn.Module):
         """Initialise the last layer so that logits are close to ``prior (C,)``.
 
         *Focal Loss for Dense Object Detection*, arXiv 1708.02002, section 3.3: with other biases
-        the loss of rare labels is dominated by their base rate, which the model then has to learn.
+        the loss is at first dominated by the low frequency of rare labels.
         """
         *_, last = (m for m in self.classifier.modules() if isinstance(m, nn.Linear))
         last.weight.mul_(_INITIAL_SCALE)
@@ -207,9 +207,9 @@ class ClassificationHead(nn.Module):
         present: Presence,
         part_features: Tensor | None = None,
     ) -> tuple[Tensor, Pair[Tensor] | None]:
-        """Logits ``(B, C)`` of pooled features, last prompts ``(B, n, d)`` and the exchange's s.
+        """Logits ``(B, C)`` and, ``(B, 1, r)`` each or None, projections of the similarity term.
 
-        Also returns the projections of the similarity term, ``(B, 1, r)`` each, or None.
+        Inputs are pooled features, the last prompts ``(B, n, d)``, and the exchange's features s.
         """
         both = both_present(present)
         features = Pair(

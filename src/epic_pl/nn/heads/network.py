@@ -22,24 +22,24 @@ Network = Literal["none", "wide", "squeezed"]
 
 
 class GEGLU(nn.Module):
-    """``a * GELU(b)`` of the halves of ``[a; b]``, *GLU Variants Improve Transformer* (2002.05202).
+    """``a * GELU(b)`` of ``[a; b]`` (*GLU Variants Improve Transformer*, arXiv 2002.05202).
 
     Whether "left of" is true depends on a product of text features and locations. A gated layer
     can express it; a layer without a gate has to approximate it.
     """
 
     def forward(self, halves: Tensor) -> Tensor:
-        """``(..., D)`` of ``(..., 2 D)``."""
+        """Outputs ``(..., D)`` of inputs ``(..., 2 D)``."""
         value, gate = halves.chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 
 class NetworkHead(nn.Module):
-    """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s]))))`` with s of the first exchange.
+    """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s]))))`` with features s of the first exchange.
 
-    ``s`` is :func:`where_parts_fit` or another :class:`~epic_pl.nn.methods.parts.Reader`'s
-    output. The parts have a fixed order, so s shows the relation of two objects. "squeezed" first
-    projects each modality to 16 dimensions, so that the network depends mostly on ``s``.
+    ``s`` comes from :func:`where_parts_fit` or another :class:`~epic_pl.nn.methods.parts.Reader`.
+    The parts have a fixed order, so s shows how two objects are placed. "squeezed" first projects
+    each modality to 16 dimensions, so that the network depends mostly on ``s``.
 
     Args:
         widths: D_v and D_t.
@@ -70,9 +70,9 @@ class NetworkHead(nn.Module):
     def forward(
         self, features: Pair[Tensor], part_features: Tensor | None, present: Presence
     ) -> Tensor:
-        """Logits ``(B, C)`` of features ``(B, D_v)`` and ``(B, D_t)``, and of part features ``s``.
+        """Logits ``(B, C)`` from features ``(B, D_v)`` and ``(B, D_t)`` and part features ``s``.
 
-        ``s (B, num_part_features)`` is zero in unimodal samples.
+        ``s (B, num_part_features)`` must be zero for unimodal samples.
         """
         seen = list(features)
         if self.squeezed:
@@ -92,10 +92,10 @@ def _zeros(width: int, num_classes: int) -> nn.Linear:
 
 
 def where_parts_fit(similarities: Tensor) -> Tensor:
-    """``s (B, 3 n_t)`` of ``S (B, P, n_t)``: the location of each part of the text in the image.
+    """Locations ``s (B, 3 n_t)`` of the text's parts in the image, from ``S (B, P, n_t)``.
 
-    It consists of the mean row and column under the softmax over patches, and the match score of
-    the part (``logsumexp`` over patches).
+    For each part they are its mean row and column under the softmax over patches, and its match
+    score (``logsumexp`` over patches).
     """
     shares = similarities.softmax(dim=1)
     places = patch_places(similarities.shape[1]).to(shares)  # (P, 2)

@@ -1,6 +1,6 @@
 """EPIC and the methods that it is compared with, each with its options and its model in one file.
 
-To add one, write a class in a package of your own and name it by its import path; see
+For a method of your own, write a class in your package and name it by its import path; see
 docs/extend.md.
 """
 

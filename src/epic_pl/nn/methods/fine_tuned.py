@@ -22,9 +22,9 @@ from epic_pl.utils.validate import check_positive
 class FineTunedModel(NoPromptsModel):
     """The classification head on encoders that are also trained.
 
-    Dropout inside the encoders is active in training, as configured by their libraries.
+    In training, dropout inside the encoders is active at the rates of the pretrained configs.
 
-    Arguments are those of :class:`NoPrompts`; the encoders are thawed here.
+    Arguments are those of :class:`NoPromptsModel`; the encoders are thawed here.
     """
 
     tower = TrainedTower
@@ -41,12 +41,12 @@ class FineTunedModel(NoPromptsModel):
         self.method = method
         self.encoder_lr = method.encoder_lr
         for tower in self.towers:
-            # unused parameters get no gradient, for which DDP would wait
+            # parameters that are not used get no gradient, and DDP would wait for it
             used = _used_parameters(tower)
             self._make_trainable(tower.encoder.thaw(), used)
 
     def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
-        """Choose the trained parameters of a library's module among the names in ``used``."""
+        """Enable gradients of the parameters that the method trains, among those ``used``."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in used)
 
@@ -54,7 +54,7 @@ class FineTunedModel(NoPromptsModel):
 class LoRAModel(FineTunedModel):
     """Fine-tuning of ``W + (alpha / r) B A`` in every linear layer, with ``W`` frozen.
 
-    Arguments are those of :class:`FineTuned`.
+    Arguments are those of :class:`NoPromptsModel`.
 
     Raises:
         ConfigError: if peft cannot be imported.
@@ -63,7 +63,7 @@ class LoRAModel(FineTunedModel):
     method: "LoRA"
 
     def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
-        """Add the two matrices to every linear layer that the output depends on."""
+        """Add the matrices A and B to every linear layer that the pooled output depends on."""
         try:
             import peft
         except ImportError as error:
@@ -110,7 +110,7 @@ class LoRA(FullFineTuning):
     Attributes:
         interaction_layers: as in :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
         rank: r of the matrices ``A (r, d_in)`` and ``B (d_out, r)`` of each linear layer.
-        alpha: their product ``B A`` is scaled by alpha / r.
+        alpha: scale of the product ``B A``, which is multiplied by alpha / r.
         encoder_lr: peak learning rate of the matrices.
 
     Example:
@@ -131,9 +131,9 @@ class LoRA(FullFineTuning):
 
 @torch.enable_grad()
 def _used_parameters(tower: Tower[Any]) -> set[str]:
-    """Names, in the library's module, of the parameters that the pooled output depends on.
+    """Names of the parameters of the library's module that the pooled output depends on.
 
-    They are determined with one input, since a list would depend on the libraries' versions.
+    A backward pass finds them, since a fixed list would depend on the libraries' versions.
     """
     model = tower.encoder.model
     example = tower.encoder.example(1, 2, torch.Generator().manual_seed(0))

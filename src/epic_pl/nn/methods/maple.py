@@ -38,7 +38,7 @@ class DeepTower(JointTower):
         self.boundary_layer = boundary
 
     def run(self, state: JointState, prompts: Tensor) -> Pooled:
-        """Pooled features with prompts ``(J, n, d)``."""
+        """Run all layers with prompts ``(J, n, d)``; return the pooled features."""
         outputs = prompts[0]
         for layer in self.layers:
             if layer == self.boundary_layer:
@@ -113,7 +113,7 @@ class MaPLeModel(DualEncoder):
 
 @dataclass(frozen=True)
 class MaPLe(Method):
-    """MaPLe with these options.
+    """Options of MaPLe.
 
     Attributes:
         interaction_layers: as in :class:`~epic_pl.nn.methods.no_prompts.NoPrompts`.
@@ -136,7 +136,7 @@ class MaPLe(Method):
         check_positive(self, "num_prompts")
 
     def depth(self, num_layers: int) -> int:
-        """J, given that the shallower encoder has ``num_layers``.
+        """The number of layers J with their own prompts, if the shallower encoder has num_layers.
 
         Raises:
             ConfigError: if J exceeds ``num_layers``.

@@ -1,4 +1,4 @@
-"""The classification head on frozen features without prompts, the control of EPIC.
+"""Methods without prompts: the classification head on frozen features, as controls of EPIC.
 
 Shape legend: C classes.
 """
@@ -77,7 +77,7 @@ class LinearProbe(NoPrompts):
     """
 
     def own(self, head: HeadConfig) -> HeadConfig:
-        """A plain head."""
+        """A head without optional parts."""
         return replace(head, boundary=False, similarity=False, network="none")
 
 
@@ -91,5 +91,5 @@ class LateFusionMLP(NoPrompts):
     """
 
     def own(self, head: HeadConfig) -> HeadConfig:
-        """A head with the wide network."""
+        """``head`` with the wide network."""
         return replace(head, network="wide")

@@ -1,4 +1,4 @@
-"""Locates parts of the text in the image by similarity; no prompt passes through a frozen layer.
+"""The method Parts: locates parts of the text in the image by similarity, without prompts.
 
 Shape legend: B batch, N tokens, P patches of a square image, n parts of the text, d width, r common
 width, C classes.
@@ -18,7 +18,7 @@ from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FrozenTower
 from epic_pl.utils.types import Batch
 
-# 12 parts are level with 8 on scenes (docs/results.md)
+# 12 parts are not better than 8 on scenes (docs/results.md)
 _PARTS = 8
 _WIDTH = 128
 _DROPOUT = 0.3
@@ -28,8 +28,8 @@ class Reader(nn.Module, ABC):
     """Maps patches and parts to features ``(B, size)`` for the head.
 
     Args:
-        number: n.
-        width: r.
+        number: number of parts n.
+        width: common width r.
     """
 
     size: int
@@ -40,26 +40,26 @@ class Reader(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
-        """Features of ``A_v (B, P, r)``, ``A_t (B, n, r)`` and their ``S (B, P, n)``."""
+        """Features ``(B, size)`` from ``A_v (B, P, r)``, ``A_t (B, n, r)`` and ``S (B, P, n)``."""
 
 
 class PlaceReader(Reader):
-    """Location and match score of each part: :func:`where_parts_fit`."""
+    """Reads location and match score of each part by :func:`where_parts_fit`."""
 
     def __init__(self, number: int, width: int) -> None:
         super().__init__(number, width)
         self.size = 3 * number
 
     def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
-        """Rows, columns and match similarities."""
+        """Row, column and match score of each part."""
         return where_parts_fit(similarities)
 
 
 class PartsModel(DualEncoder):
-    """A head on ``S = cos(A_v, A_t) / tau`` of patches and parts of the text.
+    """A head on the similarities ``S = cos(A_v, A_t) / tau`` of patches and parts of the text.
 
     The head gets the location and the match score of each part. There are no prompts and no
-    messages. The head's network "none" becomes "wide". Subclasses have another :attr:`reader`.
+    messages. The head's network "none" becomes "wide". Subclasses set another :attr:`reader`.
     """
 
     reader: type[Reader] = PlaceReader
@@ -101,7 +101,7 @@ class PartsModel(DualEncoder):
         return self.cosine
 
     def forward(self, batch: Batch) -> Output:
-        """The head's output for pooled features and the reader's features."""
+        """The head's output for the pooled features and the features of the reader."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         patches = self.image_tower.content_tokens(image.boundary_tokens)

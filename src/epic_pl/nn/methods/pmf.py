@@ -1,4 +1,4 @@
-"""PMF: outputs of one modality's query prompts are mapped into the other's last layers.
+"""PMF: query prompts of one modality are mapped and put into the last layers of the other.
 
 Source: *Efficient Multimodal Fusion via Interactive Prompting*, CVPR 2023, arXiv 2304.06306,
 following its released code.
@@ -24,13 +24,13 @@ _INIT_STD = 0.02
 
 
 class FusionTower(JointTower):
-    """A tower whose last layer computes all tokens, as in the release."""
+    """A tower whose last layer computes all tokens, as in the released code."""
 
     trims_last_layer = False
 
 
 class FusionSide(nn.Module):
-    """Parameters of one modality: prompts in F layers, and maps to the other's width."""
+    """Parameters of one modality: prompts of F layers, and maps to the other encoder's width."""
 
     no_decay = ("query", "query_context", "fusion_context")
 
@@ -40,7 +40,7 @@ class FusionSide(nn.Module):
         self.query, self.query_context, self.fusion_context = (
             nn.Parameter(torch.randn(layers, n, width) * _INIT_STD) for _ in range(3)
         )
-        self.fusion_context.requires_grad_(False)  # as in the release
+        self.fusion_context.requires_grad_(False)  # as in the released code
         hidden = max(width // 2, other_width // 2)
         self.maps = nn.ModuleList(
             nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, other_width))
@@ -48,7 +48,7 @@ class FusionSide(nn.Module):
         )
 
     def ask(self, step: int, tower: JointTower, state: JointState) -> Tensor:
-        """The query stage: mapped outputs ``(B, n, other d)`` of the query prompts.
+        """The query stage: outputs of the query prompts, mapped to ``(B, n, other d)``.
 
         ``Map(Layer([U; context; query])[query])``.
         """
@@ -58,9 +58,9 @@ class FusionSide(nn.Module):
         return mapped
 
     def fuse(self, step: int, tower: JointTower, state: JointState, heard: Tensor) -> JointState:
-        """The fusion stage with the other modality's outputs: ``Layer([U; context; heard])``.
+        """The fusion stage ``Layer([U; context; heard])``, with ``heard`` from the other modality.
 
-        Only the tokens are passed on.
+        The new state has the outputs of the tokens only.
         """
         context = self.fusion_context[step].expand(heard.shape[0], -1, -1)
         state, _ = tower.acquire(step, state, torch.cat([context, heard], dim=1))
@@ -70,10 +70,10 @@ class FusionSide(nn.Module):
 class PMFModel(DualEncoder):
     """Two encoders that exchange mapped prompts in their last layers, and the classification head.
 
-    The release averages two linear heads, which equals one linear map of both pooled outputs.
-    A missing modality (not in the paper) is masked, and the other one receives zeros.
+    The released code averages two linear heads, which equals one linear map of both pooled outputs.
+    A missing modality (not in the paper) is masked, and the other one receives zeros from it.
 
-    The boundary features are those of the first fusion layer.
+    The boundary features are the mean of the tokens that enter the first fusion layer.
 
     Raises:
         ConfigError: if an encoder has fewer than F layers.
@@ -109,11 +109,11 @@ class PMFModel(DualEncoder):
 
     @property
     def matcher(self) -> None:
-        """None: each modality has seen the other before the head."""
+        """None: the modalities are already fused before the head, so none is compared."""
         return None
 
     def forward(self, batch: Batch) -> Output:
-        """The head's, of what is pooled after the last fusion layer."""
+        """The head's output for the features that are pooled after the last fusion layer."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         for step in range(self.num_steps):
@@ -130,7 +130,7 @@ class PMFModel(DualEncoder):
 
 @dataclass(frozen=True)
 class PMF(Method):
-    """PMF with these options; the defaults are the release's.
+    """Options of PMF; the defaults are those of the released code.
 
     Attributes:
         fusion_layers: F, the last F layers of each encoder.

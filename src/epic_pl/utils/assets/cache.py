@@ -25,12 +25,12 @@ def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
     it is always complete. `fill` writes the contents into an empty folder.
 
     Raises:
-        AssetError: the cache cannot be written, or an error of `fill`.
+        AssetError: if the cache cannot be written, or `fill` fails.
     """
     target = cache_dir() / relative
     partial = target.with_name(f".{target.name}.partial")
     try:
-        if target.is_dir():  # before the lock, so that a read-only cache works
+        if target.is_dir():  # without the lock, so that a read-only cache works
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(target.with_name(f".{target.name}.lock")):

