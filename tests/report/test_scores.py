@@ -7,7 +7,6 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from epic_pl.module.evaluator import Evaluator
-from epic_pl.module.metrics import compute_metrics
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.report.figures import draw_figures

@@ -4,7 +4,6 @@ import base64
 import contextlib
 import io
 import os
-import re
 import signal
 import socket
 import subprocess
