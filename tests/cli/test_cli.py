@@ -166,21 +166,6 @@ def test_a_folder_of_predictions_has_the_rows_of_one_file(config, best, workdir)
         run([*predict, "--predictions.output", "all.csv", "--shard", "1/2"])
 
 
-def test_test_and_predict_from_a_checkpoint(config, best, workdir):
-    tested = run(["test", "--config", config, "--ckpt_path", best])
-    options = ["--predictions.output", "top.csv", "--predictions.top_k", "2"]
-    predicted = run(["predict", "--config", config, "--ckpt_path", best, *options])
-    with (workdir / "runs" / "predict" / "version_0" / "top.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    names = ["sample_id", "image_path", "label", "label_1", "probability_1"]
-    assert list(rows[0]) == [*names, "label_2", "probability_2"]
-    assert [row["sample_id"] for row in rows] == [f"test{number}" for number in range(7)]
-    truth = [list(tiny_runs.COLOURS)[number % 3] for number in range(7)]
-    hits = sum(row["label"] == label for row, label in zip(rows, truth, strict=True))
-    assert tested.trainer.callback_metrics["test/accuracy"] == pytest.approx(hits / 7)
-    assert predicted.trainer.world_size == 1
-
-
 def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted, workdir, capsys):
     # three rows of the table without their labels, in a folder of their own
     shutil.copytree(fitted / "data", "elsewhere", ignore=shutil.ignore_patterns("table.csv"))
@@ -203,12 +188,6 @@ def test_rows_are_predicted_where_the_training_table_is_not(config, best, fitted
     for command, *options in others:
         said = _refused([command, "--config", config, *options, *gone], capsys)
         assert "gone.csv does not exist" in said
-
-
-def test_the_saved_config_runs_again(fitted, workdir):
-    shutil.copy(fitted / "runs" / "fit" / "version_0" / "config.yaml", workdir / "again.yaml")
-    cli = run(["fit", "--config", "again.yaml", "--config", "debug.yaml"])
-    assert cli.model.method.hub_width == 6
 
 
 # Lightning's rule, pinned: a checkpoint's options win over the command line's
@@ -249,15 +228,6 @@ def test_the_checkpoints_preprocessing_is_used_where_nothing_else_is_said(config
         data = run(["test", "--config", config, "--ckpt_path", "other.ckpt"]).datamodule
     assert data.preprocessing == content["epic_pl"]["preprocessing"]
     assert "data.max_text_tokens is 5, as in the checkpoint" in caplog.text
-
-
-def test_fit_resumes_from_a_checkpoint_and_warm_start_does_not(config, fitted, best):
-    last = str(Path(best).with_name("last.ckpt"))
-    resumed = run(["fit", "--config", config, "--ckpt_path", last, "--trainer.max_epochs", "3"])
-    assert resumed.trainer.global_step == 9
-    options = ["--model.method.hub_width", "6", "--trainer.max_epochs", "1"]
-    warm = run(["fit", "--config", config, "--model.warm_start", last, *options])
-    assert warm.trainer.global_step == 3
 
 
 def test_best_and_last_are_those_of_the_newest_run(config, fitted, workdir, caplog):
@@ -624,13 +594,6 @@ def test_a_config_names_no_class_of_the_parsers_own_denylist(name, config, capsy
     assert not (workdir / "pwned").exists()
 
 
-def test_a_checkpoint_that_is_not_there_or_not_ours_is_refused(config, capsys):
-    args = ["test", "--config", config, "--ckpt_path"]
-    assert "no checkpoint at 'none.ckpt'" in _refused([*args, "none.ckpt"], capsys)
-    torch.save({"state_dict": {}}, "foreign.ckpt")
-    assert "not a checkpoint of EPICModule" in _refused([*args, "foreign.ckpt"], capsys)
-
-
 def test_a_checkpoint_by_its_address_is_checked_and_other_addresses_are_refused(
     config, best, capsys
 ):
@@ -680,12 +643,9 @@ def test_a_corrupt_image_is_one_paragraph_also_from_a_worker(num_workers, config
     assert not multiprocessing.active_children()  # which ignore SIGTERM, so that exit would wait
 
 
-@pytest.mark.parametrize("level", ["off", "boundary"])
-def test_a_folder_with_a_corrupt_image_is_predicted_without_it(
-    level, config, best, capsys, workdir
-):
+def test_a_folder_with_a_corrupt_image_is_predicted_without_it(config, best, capsys, workdir):
     tiny_runs.table(workdir / "data", corrupt="val1")
-    options = ["--ckpt_path", best, "--data.predict_table=data/images", f"--cache.level={level}"]
+    options = ["--ckpt_path", best, "--data.predict_table=data/images", "--cache.level=boundary"]
     args = ["predict", "--config", config, *options, "--cache.folder=features"]
     said = _refused(args, capsys)
     assert "val1.png cannot be read" in said
@@ -699,6 +659,7 @@ def test_a_folder_with_a_corrupt_image_is_predicted_without_it(
 # ------------------------------------------------------------------ progress bar, help, balance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overlay", "kind"), [("wandb.yaml", "WandbLogger"), ("mlflow.yaml", "MLFlowLogger")]
 )

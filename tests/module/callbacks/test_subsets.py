@@ -1,10 +1,16 @@
+from unittest.mock import Mock
+
 import pytest
+import torch
 
 import tiny_openmoji
 import tiny_runs
 from controls import scenes
 from controls.scenes import ScenesDataModule
+from epic_pl.data import ImageTextDataModule
+from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import SubsetAccuracy
+from epic_pl.module.outputs import SplitOutputs
 
 
 @pytest.fixture
@@ -17,6 +23,7 @@ def data(monkeypatch, tmp_path, tiny_vit_dir, tiny_tokenizer_dir) -> ScenesDataM
     return ScenesDataModule(**encoders, batch_size_per_device=4)
 
 
+@pytest.mark.slow
 def test_accuracies_are_those_of_the_rows_of_each_kind(
     data, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
 ):
@@ -42,3 +49,20 @@ def test_data_without_kinds_logs_none(tmp_path, tiny_vit_dir, tiny_tokenizer_dir
     trainer = tiny_runs.trainer(tmp_path, callbacks=[SubsetAccuracy()])
     [logged] = trainer.test(model, tiny_runs.loader(tiny_runs.samples(4), 2), verbose=False)
     assert not [name for name in logged if name.startswith("test/accuracy_")]
+
+
+def test_answers_are_compared_with_the_labels_of_their_own_rows():
+    logits = torch.eye(2)[[0, 1, 1, 0, 0, 0]]
+    labels = torch.tensor([1, 1, 0, 0, 0, 1])  # of any other rows, the shares would differ
+    kinds = dict(zip("abcdef", ("odd", "even") * 3, strict=True))
+    data = Mock(spec=ImageTextDataModule, task="multiclass", subsets=("even", "odd"))
+    data.subset_of = kinds.get
+    module, logged = Mock(spec=EPICModule), {}
+    module.outputs = Mock(merged=lambda: SplitOutputs(logits, labels, sample_id=list("abcdef")))
+    module.log = lambda name, value, **_: logged.update({name: float(value)})
+    trainer = Mock(datamodule=data, testing=True)
+    SubsetAccuracy().on_test_epoch_end(trainer, module)
+    assert logged == {
+        "test/accuracy_even": pytest.approx(2 / 3),
+        "test/accuracy_odd": pytest.approx(1 / 3),
+    }
