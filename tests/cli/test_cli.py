@@ -106,7 +106,7 @@ def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, 
     assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict", "explain"])
+@pytest.mark.parametrize("command", ["test", "explain"])
 def test_untrained_weights_are_refused_and_the_newest_run_is_named(
     command, config, best, fitted, capsys
 ):
@@ -198,7 +198,7 @@ def test_a_checkpoints_options_beat_the_command_line(config, best):
     assert cli.model.optim.lr == 1.5e-3
 
 
-@pytest.mark.parametrize("command", ["validate", "test", "predict", "explain", "fit", "export"])
+@pytest.mark.parametrize("command", ["predict", "explain", "fit", "export"])
 def test_other_preprocessing_than_the_checkpoints_is_refused_with_both_values(
     command, config, best, capsys
 ):
