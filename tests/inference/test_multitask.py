@@ -92,12 +92,6 @@ def test_answers_are_by_task(tasks, items):
     assert together.task["labels"] == "multilabel"
 
 
-def test_a_server_can_prepare_and_classify_in_two_steps(tasks, items):
-    together = MultiTaskClassifier(tasks)
-    scores = together.sample_probabilities([together.prepare(item) for item in items])
-    assert together.labels(scores, 1) == together(items, top_k=1)
-
-
 def test_models_are_loaded_by_path(trained):
     together = MultiTaskClassifier.load({"a": "runs", "b": trained.checkpoint}, device="cpu")
     alone = Classifier.load("runs", device="cpu").probabilities([{"text": "red"}])

@@ -12,7 +12,6 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-import tiny_runs
 from epic_pl.module.checkpoint_io import (
     DurableCheckpointIO,
     newest_readable,
@@ -51,15 +50,6 @@ def test_what_was_there_stays_if_writing_fails(at, error, raised, said, tmp_path
     files.save_checkpoint(NEW, path)
     assert read_checkpoint(str(path))["state_dict"]["w"][0] == 2
     assert [each.name for each in path.parent.iterdir()] == ["last.ckpt"]
-
-
-def test_a_trainer_writes_and_reads_through_it(make, tmp_path):
-    rows = tiny_runs.loader(tiny_runs.samples())
-    trainer = tiny_runs.trainer(tmp_path, max_epochs=1, plugins=[DurableCheckpointIO()])
-    trainer.fit(make(), rows)
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    trainer.fit(make(), rows, ckpt_path=str(tmp_path / "a.ckpt"), weights_only=True)
-    assert trainer.global_step == 2
 
 
 def test_the_newest_file_that_can_be_read_is_found(tmp_path):

@@ -6,6 +6,7 @@ import torch
 from tiny_models import (
     ALL_PARTS,
     PAPER,
+    PRESENCE,
     batch,
     either_attention,
     every_encoder,
@@ -13,7 +14,6 @@ from tiny_models import (
     logits,
     make,
     over,
-    presences,
     text_encoder,
 )
 
@@ -56,10 +56,10 @@ def test_agrees_over_options(case, attention):
 
 
 @either_attention
-@presences
-def test_agrees_over_presence_and_padding(presence, attention):
+def test_agrees_over_presence_and_padding(attention):
     model = make(interaction_layers=3, prompt_attention=attention, head=ALL_PARTS)
-    assert_agrees(model, batch([6, 1, 4], *presence))
+    for presence in PRESENCE.values():
+        assert_agrees(model, batch([6, 1, 4], *presence))
 
 
 @either_attention
@@ -75,15 +75,3 @@ def test_agrees_over_encoders(encoders, attention):
 def test_agrees_with_encoders_of_different_depth(depths, attention):
     encoders = image_encoder(depths[0]), text_encoder(depths[1])
     assert_agrees(make("EPIC", *encoders, prompt_attention=attention), batch([4, 2]))
-
-
-@pytest.mark.parametrize(
-    "part", ["hubs.0.up_image.weight", "prompts.first_image", "head.image.prompts.mean"]
-)
-@either_attention
-def test_the_reference_notices_a_change(part, attention):
-    # a reference that agreed with any weights would prove nothing
-    model, made = make(interaction_layers=3, prompt_attention=attention), batch([4, 2])
-    before = slow_epic.logits(model, made)
-    dict([*model.named_parameters(), *model.named_buffers()])[part].data.mul_(1.01)
-    assert (before - slow_epic.logits(model, made)).abs().max() > 1e-7

@@ -45,23 +45,6 @@ def test_a_new_bottleneck_adds_nothing_and_a_parameter_free_hub_trains_nothing()
     assert not list(HUBS["parameter-free, one width"]().parameters())
 
 
-@pytest.mark.parametrize("missing", [0, 1], ids=["image", "text"])
-def test_a_missing_modality_sends_nothing_and_still_receives(hub, missing):
-    given = prompts(hub)
-    masks = [torch.ones(3, dtype=torch.bool) for _ in range(2)]
-    masks[missing][1] = False
-    full, partial = hub(given, ALL).prompts, hub(given, Pair(*masks)).prompts
-    other = 1 - missing
-    assert torch.equal(partial[other][1], given[other][1])
-    received = partial[missing] - given[missing]
-    torch.testing.assert_close(received[1], received[1][:1].expand_as(received[1]))  # one mean
-    assert received[1].abs().max() > 0
-    for present in (0, 2):
-        assert torch.equal(partial[other][present], full[other][present])
-        assert torch.equal(partial[missing][present], full[missing][present])
-        assert not torch.allclose(partial[other][present], given[other][present])
-
-
 def test_scores_are_cosines_over_a_temperature_that_never_reaches_zero():
     cosine, given = ScaledCosine().double(), [torch.randn(2, 4, 5).double() for _ in range(2)]
     similarities = cosine(*given)

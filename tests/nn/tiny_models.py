@@ -236,5 +236,4 @@ PRESENCE = {
 }
 every_encoder = over("encoders", ENCODERS)
 either_attention = pytest.mark.parametrize("attention", ["joint", "read_only"])
-presences = over("presence", PRESENCE)
 heads = over("head", {"plain": PLAIN, "all parts": ALL_PARTS})

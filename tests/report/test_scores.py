@@ -7,7 +7,6 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score, precision_recall_fscore_support
 
 from epic_pl.module.evaluator import Evaluator
-from epic_pl.module.metrics import compute_metrics
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.report.figures import draw_figures
@@ -145,26 +144,3 @@ def test_metrics_have_names_in_words(name, words):
     assert label(name) == words
     if name == "f1_macro":  # which multiclass tasks have, too
         assert label(name, multilabel=True) == "macro F1 at 0.5"
-
-
-def test_a_scores_name_says_its_threshold_in_every_part_of_a_report():
-    outputs, evaluator = (
-        _random("multilabel"),
-        Evaluator(list("abcd"), Postprocessor("multilabel", 4)),
-    )
-    evaluator.postprocessor.thresholds.copy_(torch.tensor([0.2, 0.4, 0.6, 0.7]))
-    probabilities = outputs.logits.sigmoid()
-    at_half = compute_metrics("multilabel", probabilities, outputs.labels)
-    tuned = evaluator.scores(outputs.logits, outputs.labels)
-    told = headline(evaluator, outputs)
-    for name, given, scores in (
-        ("f1_micro", probabilities >= 0.5, at_half),
-        ("f1_micro_tuned", probabilities >= evaluator.postprocessor.thresholds, tuned),
-    ):
-        expected = f1_score(outputs.labels, given, average="micro")
-        assert scores[name] == pytest.approx(expected)
-    assert at_half.keys().isdisjoint(tuned)
-    assert at_half["f1_micro"] != pytest.approx(tuned["f1_micro_tuned"], abs=0.01)
-    assert told["score"] == "f1_micro_tuned"
-    surest = coverage_table(evaluator, outputs)[-1]["score"]
-    assert told["value"] == pytest.approx(surest) == pytest.approx(tuned["f1_micro_tuned"])

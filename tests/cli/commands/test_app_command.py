@@ -20,9 +20,3 @@ def test_the_page_is_opened_on_this_machine_alone(trained, told, monkeypatch):
     assert code == 0, error
     assert opened == [("runs", "127.0.0.1", 7860)]
     assert "runs is on http://x/ until Ctrl+C." in printed
-
-
-def test_no_model_is_one_error(trained, told):
-    code, _, error = told("app", "nothing")
-    assert code == 1
-    assert "no trained model at nothing" in error

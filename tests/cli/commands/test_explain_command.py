@@ -37,14 +37,6 @@ def test_samples_are_spread_over_the_split(explain, tmp_path):
     assert sorted(path.name for path in tmp_path.glob("*.png")) == ["01_val0.png", "02_val2.png"]
 
 
-def test_weights_of_a_warm_start_are_explained(explain, trained, tmp_path):
-    run = ["--config", "runs/fit/version_0/config.yaml", "--model.warm_start", trained.checkpoint]
-    options = [*run, "--ckpt_path", "null", "--count", "1", "--output", tmp_path]
-    code, _, error = explain(*options)
-    assert code == 0, error
-    assert (tmp_path / "index.html").is_file()
-
-
 @pytest.mark.parametrize(
     ("options", "part"),
     [

@@ -14,7 +14,6 @@ import tiny_runs
 from epic_pl import Classifier
 from epic_pl.cli.main import call
 from epic_pl.inference.description import INPUTS
-from epic_pl.inference.export import folder
 from epic_pl.inference.export.folder import largest_difference
 from epic_pl.inference.export.program import random_inputs
 from epic_pl.module import EPICModule
@@ -194,14 +193,6 @@ def test_bad_paths_and_other_encoders_are_one_error(
     assert code == 1
     assert part in error
     assert not Path("never").exists()
-
-
-def test_the_shortest_calls_are_told_of_functions_that_take_turns(monkeypatch):
-    times, order = [90.0, 80.0, 3.0, 70.0, 60.0, 2.0, *[50.0] * 8], []
-    left = iter(times)
-    monkeypatch.setattr(folder, "timeit", lambda call, number: (call(), next(left))[1])
-    assert folder._seconds(("a",), order.append, lambda _: order.append("b")) == [3, 2]
-    assert order == ["a", "b"] * (len(times) // 2)
 
 
 @pytest.mark.parametrize("where", ["runs", "runs/fit/version_0", "best", "last"])

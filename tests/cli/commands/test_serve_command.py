@@ -43,18 +43,3 @@ def test_a_taken_port_is_refused_before_models_are_loaded(told):
     assert code == 1
     assert "Choose another --port." in error
     assert "Loading" not in out
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [(None, "There is no trained model at"), (b"x", "cannot be read as a checkpoint")],
-)
-def test_a_model_that_cannot_be_loaded_ends_the_command_with_its_error(
-    content, says, told, port, tmp_path
-):
-    if content:
-        (tmp_path / "model.ckpt").write_bytes(content)
-    code, out, error = told("serve", tmp_path / "model.ckpt", port)
-    assert code == 1
-    assert says in error
-    assert "Serving" not in out

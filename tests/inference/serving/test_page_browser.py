@@ -103,20 +103,6 @@ def test_the_keyboard_alone_reaches_everything(opened, square):
     assert tab.evaluate("document.activeElement.tagName") == "TEXTAREA"
 
 
-def test_a_bad_file_is_a_message_and_the_page_goes_on(opened, tmp_path, square):
-    tab = opened()
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(square.read_bytes()[:60])
-    tab.set_input_files("input[type=file]", broken)
-    tab.get_by_label("Remove Image").wait_for()
-    tab.get_by_role("button", name="Classify").click()
-    tab.get_by_text("The image cannot be read").wait_for()
-    tab.get_by_label("Remove Image").click()
-    tab.get_by_label("Text").fill("a red square")
-    tab.keyboard.press("Enter")
-    top_label(tab, "Text alone").wait_for()
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_needs_no_sideways_scrolling(scheme, opened, square):
     tab = opened(390, scheme)

@@ -23,6 +23,7 @@ def data(monkeypatch, tmp_path, tiny_vit_dir, tiny_tokenizer_dir) -> ScenesDataM
     return ScenesDataModule(**encoders, batch_size_per_device=4)
 
 
+@pytest.mark.slow
 def test_accuracies_are_those_of_the_rows_of_each_kind(
     data, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
 ):

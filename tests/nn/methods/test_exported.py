@@ -53,16 +53,12 @@ BATCHES = (
 )
 # linear_probe and no_interaction are no_prompts and epic with less
 DERIVED = ("EPIC", "NoInteraction", "LinearProbe")
-SLOW = [
-    *((name, False, "joint") for name in METHODS if name not in DERIVED),
-    ("EPIC", False, "read_only"),
-    ("EPIC", True, "joint"),
-    ("EPIC", True, "read_only"),
-]
 CASES = [
-    pytest.param("EPIC", False, "joint"),
-    *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW),
+    *((name, False, "joint") for name in METHODS if name not in DERIVED),
+    *(("EPIC", clip, attention) for clip in (False, True) for attention in ("joint", "read_only")),
 ]
+# test_export_command.py exports EPIC in the fast tests
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +93,6 @@ def test_another_process_gives_the_models_probabilities(name, clip, attention, e
     assert_exports(model, BATCHES, elsewhere, tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("text", ["roberta", "electra"])
 def test_other_text_models(text, elsewhere, tmp_path):
     model = make("NoInteraction", text=HFTextEncoder(hf_text(text))).float()

@@ -3,7 +3,7 @@
 import pytest
 import slow_methods
 import torch
-from tiny_models import ALL_PARTS, batch, image_encoder, logits, make, presences, text_encoder
+from tiny_models import ALL_PARTS, PRESENCE, batch, image_encoder, logits, make, text_encoder
 
 FEW_PROMPTS = {"fusion_layers": 3, "num_prompts": 1}
 CASES = {
@@ -28,11 +28,12 @@ def build(case, image_layers=3, text_layers=3):
     return model, lambda made: slow_methods.logits(reference, model, made, *rest)
 
 
-@presences
 @pytest.mark.parametrize("case", CASES)
-def test_agrees(case, presence):
-    (model, reference), made = build(case), batch([5, 1, 3], *presence)
-    torch.testing.assert_close(logits(model, made), reference(made), rtol=0, atol=1e-9)
+def test_agrees(case):
+    model, reference = build(case)
+    for presence in PRESENCE.values():
+        made = batch([5, 1, 3], *presence)
+        torch.testing.assert_close(logits(model, made), reference(made), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("depths", [(2, 4), (4, 2)])
@@ -40,23 +41,3 @@ def test_agrees(case, presence):
 def test_agrees_with_encoders_of_different_depth(case, depths):
     (model, reference), made = build(case, *depths), batch([4, 2], [1, 0], [1, 1])
     torch.testing.assert_close(logits(model, made), reference(made), rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("case", "part"),
-    [
-        ("mlp", "head.classifier.network.3.weight"),
-        ("pmf", "image_prompts.maps.0.0.weight"),
-        ("pmf", "text_prompts.query_context"),
-        ("pmf", "text_prompts.fusion_context"),
-        ("maple", "prompts.couplings.1.weight"),
-        ("parts", "parts.score.weight"),
-        ("parts", "parts.offsets"),
-    ],
-)
-def test_the_reference_notices_a_changed_weight(case, part):
-    # a reference that agreed with any weights would prove nothing
-    (model, reference), made = build(case), batch([4, 2])
-    before = reference(made)
-    model.get_parameter(part).data *= 1.01
-    assert (before - reference(made)).abs().max() > 1e-7
