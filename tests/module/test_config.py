@@ -43,7 +43,7 @@ from epic_pl.utils.errors import ConfigError
         ({"loss": {"class_weights": [1.0, 2.0]}}, "class_weights has 2 entries"),
         ({"loss": {"class_weights": [1.0, -2.0, 1.0]}}, "class_weights .* above 0"),
         ({"task": "multilabel", "loss": {"pos_weight": [1.0, 0.0, 1.0]}}, "pos_weight .* above 0"),
-        ({"loss": {"class_weights": [1.0, float("nan"), 1.0]}}, "finite"),
+        ({"loss": {"class_weights": [1.0, float("nan"), 1.0]}}, "class_weights is .*nan.* type"),
         ({"class_frequencies": [0.5, 0.5]}, "class_frequencies has 2 entries"),
     ],
     ids=str,

@@ -7,7 +7,7 @@ Options of methods, losses and the head are defined elsewhere: :class:`~epic_pl.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from math import inf
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from epic_pl.module.losses import Loss
 from epic_pl.nn.base import Method
@@ -129,7 +129,8 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     if kind.__module__.startswith("epic_pl."):  # others may have types that JSON does not know
         for name, option in value.items():
             if not is_dataclass(hints[name]) and not fits(option, hints[name]):
-                wanted = getattr(hints[name], "__name__", hints[name])
+                wanted: Any = hints[name]
+                wanted = wanted if get_args(wanted) else wanted.__name__
                 raise ConfigError(f"{name} is {option!r:.60}, but must be of type {wanted}.")
     if failure is not None:
         raise ConfigError(f"{kind.__name__}: {failure}.") from failure
