@@ -156,7 +156,7 @@ def check_options(options: Any, path: str | IO[bytes]) -> None:
         if "warm_start" in options:
             raise CheckpointError(f"{path!r} names a file of weights, which epic_pl never writes.")
         for name, base in _CLASSES.items():
-            spec = options.get(name)
+            spec: Any = options.get(name)
             if name not in options:
                 continue
             known = isinstance(spec, Mapping) and spec.keys() == {"class_path", "init_args"}

@@ -123,7 +123,7 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     }
     failure: TypeError | None = None
     try:
-        made = kind(**nested)
+        made: Any = kind(**nested)
     except TypeError as error:
         failure = error
     if kind.__module__.startswith("epic_pl."):  # others may have types that JSON does not know
@@ -134,7 +134,8 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
                 raise ConfigError(f"{name} is {option!r:.60}, but must be of type {wanted}.")
     if failure is not None:
         raise ConfigError(f"{kind.__name__}: {failure}.") from failure
-    return made
+    built: Config = made
+    return built
 
 
 def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
@@ -150,7 +151,7 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
         ConfigError: if there is no such class, or it has no such option.
     """
     if isinstance(value, kind):
-        if not is_dataclass(value):
+        if not is_dataclass(type(value)):
             raise ConfigError(f"{name_of(type(value))} must be a dataclass of options.")
         return value
     if isinstance(value, str):
@@ -170,9 +171,10 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
 
 def plain(value: Any) -> Any:
     """``value`` as plain types that load with ``weights_only=True``; classes become names."""
-    if isinstance(value, Method | Loss) and is_dataclass(value):
+    if isinstance(value, Method | Loss):
+        given: Any = value  # a dataclass, which their base classes are not
         options = {
-            field.name: plain(getattr(value, field.name)) for field in fields(value) if field.init
+            field.name: plain(getattr(value, field.name)) for field in fields(given) if field.init
         }
         return {"class_path": name_of(type(value)), "init_args": options}
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -3,7 +3,9 @@
 Shape legend: C classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from epic_pl.nn.base import DualEncoder, Method, Output, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
@@ -61,7 +63,7 @@ class NoPrompts(Method):
         ('boundary', 'layers')
     """
 
-    model = NoPromptsModel
+    model: ClassVar[Callable[..., DualEncoder]] = NoPromptsModel
     space = "head.yaml"
 
     interaction_layers: int | list[list[int]] = 2
