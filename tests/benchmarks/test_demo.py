@@ -19,7 +19,7 @@ def test_the_demo_trains_compares_predicts_and_explains(
     openmoji.main()
     rows = json.loads((tmp_path / "runs/demo/comparison.json").read_text())
     methods = [row["method"] for row in rows if row["metric"] == "accuracy"]
-    assert methods == ["majority", "epic", "frozen_features", "linear_probe"]
+    assert methods == ["majority", "EPIC", "frozen_features", "LinearProbe"]
     printed = capfd.readouterr().out
     table = printed[printed.index("== Test accuracy") :]
     for name in ("linear probe", "no prompts", "EPIC"):

@@ -22,7 +22,7 @@ def options(on_named, monkeypatch):
 def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkeypatch):
     (tmp_path / "ledger.md").write_text("# Ledger\n")
     monkeypatch.setattr(evidence, "clean_commit", lambda: ("abc", "sources"))
-    arguments = ["evidence.py", "--tasks=free", "--methods=epic,no_prompts", "--seeds=1"]
+    arguments = ["evidence.py", "--tasks=free", "--methods=EPIC,NoPrompts", "--seeds=1"]
     arguments += ["--tune=1", f"--records={tmp_path}", *options]
     monkeypatch.setattr("sys.argv", arguments)
     assert evidence.main() == 0
@@ -32,19 +32,19 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     assert evidence.main() == 0
     assert not (tmp_path / "runs/evidence/sources/free/tune").exists()
     chosen = json.loads((tmp_path / "evidence/chosen/free.json").read_text())
-    assert set(chosen["chosen"]) == {"epic", "no_prompts"}
+    assert set(chosen["chosen"]) == {"EPIC", "NoPrompts"}
     lines = (tmp_path / "ledger.md").read_text().splitlines()
     assert len(lines) == 2
     assert " | abc | free | `python benchmarks/evidence.py --tasks=free" in lines[1]
     assert "opened" not in lines[1]
-    for name in ("majority", "epic", "no_prompts", "cca", "logistic"):
+    for name in ("majority", "EPIC", "NoPrompts", "cca", "logistic"):
         assert f"{name} " in lines[1].split("accuracy: ")[1]
     rows = json.loads((tmp_path / "evidence/free.json").read_text())
     found = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
     assert 0 < found["cca"]["p_value"] <= 1
     assert any(row["metric"] == "accuracy_relation" for row in rows if row["method"] == "cca")
     shares = {row["method"]: row["mean"] for row in rows if row["metric"].endswith("_relations")}
-    assert set(shares) == {"epic", "no_prompts", "cca", "logistic"}
+    assert set(shares) == {"EPIC", "NoPrompts", "cca", "logistic"}
     relations = {row["method"]: row["mean"] for row in rows if row["metric"].endswith("_relation")}
     # of two that are each other's reverse, one is true: who has half of them right may have none
     for name, right in relations.items():

@@ -108,8 +108,8 @@ def test_locked_rows_are_in_no_fold(tmp_path):
 
 def test_the_summary_has_means_over_folds_and_over_tasks():
     rows = [
-        {"task": "a", "method": "epic", "score": [80.0, 82.0], "ece": [1.0, 3.0]},
-        {"task": "b", "method": "epic", "score": [50.0]},
+        {"task": "a", "method": "EPIC", "score": [80.0, 82.0], "ece": [1.0, 3.0]},
+        {"task": "b", "method": "EPIC", "score": [50.0]},
     ]
     first, second, mean = folds.summary(rows)
     assert (first["score"], first["ece"], first["runs"]) == ("81.0 ± 1.4", "2.0", 2)
@@ -126,8 +126,8 @@ def test_each_fold_and_method_is_judged(on_openmoji, monkeypatch, tmp_path, capf
     printed = capfd.readouterr().out
     rows = json.loads(printed[printed.index("[\n") :])
     assert [(row["task"], row["method"], len(row["score"])) for row in rows] == [
-        ("openmoji_entailment", "linear_probe", 2),
-        ("one_word", "linear_probe", 2),
+        ("openmoji_entailment", "LinearProbe", 2),
+        ("one_word", "LinearProbe", 2),
         ("openmoji_entailment", "logistic", 2),
         ("one_word", "logistic", 2),
     ]

@@ -8,7 +8,7 @@ import many_tasks
 def test_a_row_for_each_number_of_tasks(monkeypatch, capsys, tiny_vit_dir, tiny_tokenizer_dir):
     tiny = ["--image-encoder", str(tiny_vit_dir), "--text-encoder", str(tiny_tokenizer_dir)]
     tiny += ["--size", "32", "--tokens", "9", "--batch", "2", "--rounds", "1", "--threads", "1"]
-    options = ["--tasks", "1,3", "--methods", "epic,parts", "--json"]
+    options = ["--tasks", "1,3", "--methods", "EPIC,Parts", "--json"]
     monkeypatch.setattr("sys.argv", ["many_tasks.py", *tiny, *options])
     many_tasks.main()
     one, three = json.loads(capsys.readouterr().out)

@@ -211,7 +211,7 @@ def test_other_preprocessing_than_the_checkpoints_is_refused_with_both_values(
 @pytest.mark.parametrize("option", ["resize=pad", "clean_text=true"])
 def test_each_option_of_preprocessing_is_compared(option, config, best, capsys):
     said = _refused(["test", "--config", config, f"--data.{option}", "--ckpt_path", best], capsys)
-    assert re.search(rf"data.{option.partition('=')[0]} \S+, and this data has ", said)
+    assert re.search(rf"data.{option.partition('=')[0]} \S+, but this data has ", said)
     # a new training from these weights may prepare its data in another way
     new = ["--model.warm_start", best, "--model.method.hub_width=6"]
     run(["fit", "--config", config, "--config", "debug.yaml", f"--data.{option}", *new])
@@ -557,7 +557,7 @@ TRAPS = {
     # sections
     "class in a string": ({"preprocessing": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),
     "section in a string": ({"method": "{class_path: trap.Trap}"}, "not as this version"),
-    "section in a file": ({"encoders": {"image": "trap.yaml"}}, "not of 'trap.yaml'"),
+    "section in a file": ({"encoders": {"image": "trap.yaml"}}, "not 'trap.yaml'"),
     "dotted method": ({"method.class_path": "trap.Trap"}, NAMES),
     "dotted family": ({"encoders.image.family": "trap.Trap"}, NAMES),
     "arguments": ({"init_args": {"method": "trap.Trap"}}, NAMES),

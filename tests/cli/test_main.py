@@ -51,7 +51,7 @@ def test_version(capsys):
         (["cache", "-h"], "usage: epic-pl cache info"),
         (["export"], "--overwrite"),
         (["fit", "--help"], "--checkpoint.monitor"),
-        (["predict", "--help.trainer"], "--trainer.devices"),
+        (["predict", "--help"], "--trainer.devices"),
         (["compare", "--config", "openmoji.yaml", "--help"], "--variants"),
     ],
 )
@@ -61,21 +61,9 @@ def test_help_of_a_command_lists_its_options(args, part, capsys):
     assert code == 0
 
 
-def test_help_of_fit_is_on_our_options_and_that_of_the_trainer_apart(capsys):
-    own, _ = _printed(["fit", "--help"], capsys)
-    trainer, _ = _printed(["fit", "--help.trainer"], capsys)
-    for printed in (own, trainer):
-        assert printed.startswith("usage: epic-pl COMMAND --config NAME")
-    assert "--trainer.max_epochs" in trainer
-    assert "--model.method" not in trainer
-    assert "--trainer." not in own
-    places = [
-        own.index(f"\n  --{name}") for name in ("help.trainer", "model.method", "data", "cache")
-    ]
-    assert places == sorted(places)
-
-
-@pytest.mark.parametrize("option", ["--help", "--help.trainer", "--data.help=TableDataModule"])
+@pytest.mark.parametrize(
+    "option", ["--help", "--model.help=EPICModule", "--data.help=TableDataModule"]
+)
 def test_help_is_without_markup(option, capsys):
     printed, _ = _printed(["fit", option], capsys)
     assert printed.count("`") > 2

@@ -227,5 +227,5 @@ def test_what_makes_no_batch_is_named(given, said, processor):
 
 @pytest.mark.parametrize("labels", [[1], [[3]], [[-1]]])
 def test_labels_of_several_classes_are_checked(labels, tokenizer):
-    with pytest.raises(DataError, match=r"a list of class indices in 0\.\.2"):
+    with pytest.raises(DataError, match=r"a list of different class indices in 0\.\.2"):
         made(tokenizer, "multilabel")(text=["a"], labels=labels)

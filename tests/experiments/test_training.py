@@ -36,9 +36,9 @@ MULTILABEL += [f"--{section}.monitor=val/f1_micro" for section in ("checkpoint",
 @pytest.mark.parametrize(
     ("method", "task", "level"),
     [
-        ("linear_probe", "multilabel", "layers"),
-        ("epic", "multiclass", "layers"),
-        ("lora", "multiclass", "off"),
+        ("LinearProbe", "multilabel", "layers"),
+        ("EPIC", "multiclass", "layers"),
+        ("LoRA", "multiclass", "off"),
     ],
 )
 def test_a_run_has_result_and_predictions_and_caches_what_it_can(
@@ -66,21 +66,21 @@ def test_a_run_has_result_and_predictions_and_caches_what_it_can(
 
 
 def test_a_killed_run_resumes_from_its_last_checkpoint_and_then_is_only_tested(train, tmp_path):
-    train("epic", "--trainer.max_epochs=1")
-    folder = tmp_path / "epic"
+    train("EPIC", "--trainer.max_epochs=1")
+    folder = tmp_path / "EPIC"
     (folder / "fit.json").unlink()  # as if killed after the first of three epochs
-    before = train("epic", "--trainer.max_epochs=3")
+    before = train("EPIC", "--trainer.max_epochs=3")
     path = folder / "checkpoints" / "last.ckpt"
     assert read_checkpoint(str(path))["global_step"] == 9
     written = path.stat().st_mtime_ns
-    after = train("epic", "--trainer.max_epochs=3")
+    after = train("EPIC", "--trainer.max_epochs=3")
     assert path.stat().st_mtime_ns == written
     assert after | {"latency_ms": before["latency_ms"]} == before
 
 
 @pytest.mark.parametrize("best", ["../../other.ckpt", "file:///other.ckpt", 5])
 def test_the_tested_checkpoint_is_one_of_the_run_itself(best, train, tmp_path, monkeypatch):
-    checkpoints = tmp_path / "linear_probe" / "checkpoints"
+    checkpoints = tmp_path / "LinearProbe" / "checkpoints"
     (checkpoints / "other.ckpt").mkdir(parents=True)  # no file, so that training starts
     (checkpoints.parent / "fit.json").write_text(json.dumps({"best": best, "task": 1}))
     loaded = []
@@ -88,5 +88,5 @@ def test_the_tested_checkpoint_is_one_of_the_run_itself(best, train, tmp_path, m
     monkeypatch.setattr(
         L.Trainer, "test", lambda *args, **kw: (loaded.append(kw["ckpt_path"]), test(*args, **kw))
     )
-    assert train("linear_probe")["task"] == "multiclass"
+    assert train("LinearProbe")["task"] == "multiclass"
     assert loaded == [str(checkpoints / "best.ckpt")]

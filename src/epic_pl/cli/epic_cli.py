@@ -112,6 +112,11 @@ class _Parser(LightningArgumentParser):
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **{"allow_abbrev": False, **options})
 
+    def format_help(self, *given: Any) -> str:
+        """The help without the markup of docstrings."""
+        text = re.sub(r":[\w:]+:`~?|``", "`", super().format_help(*given))
+        return re.sub(r"(?:\.\.\s+)?\b(\w+)::(?=\s)", r"\1:", text)
+
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:

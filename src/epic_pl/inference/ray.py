@@ -19,10 +19,10 @@ class Predictor:
     def __init__(
         self,
         model: str,
-        trust: Sequence[str],
         source: dict[str, Any],
         output: Path,
         top_k: int | None,
+        trust: Sequence[str] = (),
         **options: Any,
     ) -> None:
         self.classifier = Classifier.load(model, trust=trust)

@@ -146,7 +146,9 @@ def test_images_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
     with pytest.raises(
         DataError, match=r"new\.jsonl .*: rows with a bad image: 1 \(0\)\. .*under .*other: there"
     ):
-        _make(folder, _rows(), predict_table=new).setup("predict")
+        data = _make(folder, _rows(), predict_table=new)
+        data.setup("predict")
+        data.dataset("predict")
 
 
 def test_lists_and_separated_cells_are_multilabel(folder):

@@ -27,14 +27,14 @@ def test_methods_are_tuned_trained_and_compared_and_nothing_is_done_twice(
     tiny_runs.workers_here(monkeypatch)
     (tmp_path / "head.yaml").write_text("no: space")  # what lies here is not read
     output = tmp_path / "[/red]"  # no markup
-    options = ["--methods", "epic,linear_probe", "--seeds", "2", "--tune", "2"]
+    options = ["--methods", "EPIC,LinearProbe", "--seeds", "2", "--tune", "2"]
     options += ["--checkpoint.monitor", "null", "--cache.level", "boundary"]
     options += ["--cache.folder", "features", "--output", str(output)]
     assert compare(*options) == 0
     rows = json.loads((output / "comparison.json").read_text())
     accuracy = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
-    assert list(accuracy) == ["majority", "epic", "linear_probe"]
-    for name, option in (("epic", "prompt_lr"), ("linear_probe", "lr")):
+    assert list(accuracy) == ["majority", "EPIC", "LinearProbe"]
+    for name, option in (("EPIC", "prompt_lr"), ("LinearProbe", "lr")):
         row = accuracy[name]
         assert (row["seeds"], row["status"], row["cache_level"]) == ([0, 1], "ok", "layers")
         assert len(row["values"]) == 2
@@ -45,7 +45,7 @@ def test_methods_are_tuned_trained_and_compared_and_nothing_is_done_twice(
         for folder in (output / "runs").glob(f"{name}-*"):
             given = json.loads((folder / "result.json").read_text())["options"]
             assert f"--model.optim.{option}={best[f'model.optim.{option}']}" in given
-    assert 0 < accuracy["linear_probe"]["p_value"] <= 1
+    assert 0 < accuracy["LinearProbe"]["p_value"] <= 1
     assert accuracy["majority"]["mean"] == pytest.approx(3 / 7)
     one, other = (
         pq.read_table(path / "predictions.parquet") for path in (output / "runs").glob("epic-*")
@@ -57,7 +57,7 @@ def test_methods_are_tuned_trained_and_compared_and_nothing_is_done_twice(
     assert (output / "comparison.png").stat().st_size > 100
     said = capfd.readouterr()
     assert len(list(output.glob("tune/*/trials/*"))) == 4
-    assert "linear_probe" in said.out
+    assert "LinearProbe" in said.out
     assert f"{output}/comparison.md" in said.out
 
     def files():
@@ -75,7 +75,7 @@ def test_methods_are_tuned_trained_and_compared_and_nothing_is_done_twice(
 @pytest.mark.slow
 def test_the_exit_code_is_one_if_every_run_failed(compare, tmp_path):
     (tmp_path / "data" / "images" / "train1.png").unlink()
-    assert compare("--methods", "epic", "--seeds", "1") == 1
+    assert compare("--methods", "EPIC", "--seeds", "1") == 1
     output = tmp_path / "runs" / "compare" / "tiny"
     (row,) = json.loads((output / "comparison.json").read_text())
     assert row["mean"] is None
@@ -88,8 +88,8 @@ def test_the_exit_code_is_one_if_every_run_failed(compare, tmp_path):
 @pytest.mark.parametrize(
     ("options", "culprit"),
     [
-        (["--seeds", "0"], '"seeds"'),
-        (["--tune", "-1"], '"tune"'),
+        (["--seeds", "0"], "seeds is"),
+        (["--tune", "-1"], "tune is"),
         (["--tune", "1", "--splits"], "--tune"),
         (["--variants", "nowhere.yaml"], r"nowhere\.yaml cannot be read"),
     ],

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from tiny_models import METHODS
 
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parse_fit
-from epic_pl.nn.methods import METHODS
 from epic_pl.utils.errors import ConfigError
 
 
@@ -15,7 +15,7 @@ def one(config, tmp_path):
     """The single run of a comparison with these options."""
 
     def one(*options, out="out"):
-        return plan(choose("epic", []), 1, ["--config", config, *options], tmp_path / out)[0]
+        return plan(choose("EPIC", []), 1, ["--config", config, *options], tmp_path / out)[0]
 
     return one
 
@@ -27,27 +27,27 @@ def _variants(tmp_path, text):
 
 
 def test_all_methods_and_variants_unless_some_are_named(tmp_path):
-    variants = _variants(tmp_path, "wide: {method: epic, model.epic.hub_width: 32}")
+    variants = _variants(tmp_path, "wide: {method: EPIC, model.method.hub_width: 32}")
     assert [each.name for each in choose(None, variants)] == [*METHODS, "wide"]
-    chosen = choose("wide, lora,lora", variants)
-    assert [(each.name, each.method) for each in chosen] == [("wide", "epic"), ("lora", "lora")]
+    chosen = choose("wide, LoRA,LoRA", variants)
+    assert [(each.name, each.method) for each in chosen] == [("wide", "EPIC"), ("LoRA", "LoRA")]
     assert choose("epic,variants", variants)[1:] == variants
-    said = r"methods must be one of epic, .*, wide; got 'lorra'\. Did you mean 'lora'\?"
+    said = r"no Method 'lorra'; there are EPIC, .*Did you mean 'LoRA'\?"
     with pytest.raises(ConfigError, match=said):
         choose("lorra", variants)
 
 
 def test_variants_are_options_of_fit(tmp_path):
     values = "cache.level: off, model.head.boundary: true, model.method_options: {hub_width: 3}"
-    layers = "model.epic.interaction_layers: [[1, 1], [2, 2]]"
-    (variant,) = _variants(tmp_path, f"joint.8: {{method: epic, {values}, {layers}}}")
+    layers = "model.method.interaction_layers: [[1, 1], [2, 2]]"
+    (variant,) = _variants(tmp_path, f"joint.8: {{method: EPIC, {values}, {layers}}}")
     assert variant.options == (
         "--cache.level=off",
         "--model.head.boundary=true",
         '--model.method_options={"hub_width": 3}',
-        "--model.epic.interaction_layers=[[1, 1], [2, 2]]",
+        "--model.method.interaction_layers=[[1, 1], [2, 2]]",
     )
-    assert _variants(tmp_path, '{"a": {"method": "lora"}}')[0].method == "lora"  # JSON
+    assert _variants(tmp_path, '{"a": {"method": "LoRA"}}')[0].method == "LoRA"  # JSON
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_variants_are_options_of_fit(tmp_path):
         ("a: {method: [epic]}", "has the method"),
         ("[a, b]", "must map"),
         ("a: {b: [", "cannot be read"),
-        ("epic: {method: epic}", "needs another name"),
-        ("a/b: {method: epic}", "needs another name"),
-        ("a: {method: epic, seed_everything: 3}", "sets seed_everything itself"),
+        ("epic: {method: EPIC}", "needs another name"),
+        ("a/b: {method: EPIC}", "needs another name"),
+        ("a: {method: EPIC, seed_everything: 3}", "sets seed_everything itself"),
         ("a: {method: lorra}", "has the method 'lorra'"),
     ],
 )
@@ -71,13 +71,18 @@ def test_bad_variants_are_refused(tmp_path, text, message):
 
 @pytest.mark.parametrize("splits", [False, True])
 def test_every_variant_has_the_first_seed_before_any_has_the_second(config, tmp_path, splits):
-    variants = choose("pmf,linear_probe", [])
+    variants = choose("PMF,LinearProbe", [])
     runs = plan(variants, 2, ["--config", config], tmp_path / "out", splits)
     names = [(run.name, run.seed) for run in runs]
-    assert names == [("pmf", 0), ("linear_probe", 0), ("pmf", 1), ("linear_probe", 1)]
+    assert names == [("PMF", 0), ("LinearProbe", 0), ("PMF", 1), ("LinearProbe", 1)]
     assert {run.folder.parent for run in runs} == {tmp_path / "out" / "runs"}
     parsed = [parse_fit(run.options) for run in runs]
-    assert [options["model"]["method"] for options in parsed] == ["pmf", "linear_probe"] * 2
+    assert [
+        options["model"]["init_args"]["method"]["class_path"].split(".")[-1] for options in parsed
+    ] == [
+        "PMF",
+        "LinearProbe",
+    ] * 2
     assert [options["seed_everything"] for options in parsed] == [0, 0, 1, 1]
     split_seeds = [options["data"]["init_args"]["split_seed"] for options in parsed]
     assert split_seeds == ([0, 0, 1, 1] if splits else [0, 0, 0, 0])
@@ -96,11 +101,11 @@ def test_a_folder_is_of_the_parsed_options_and_the_data(config, one, tmp_path):
 
 
 def test_method_options_of_a_config_are_not_given_to_all_methods(config, tmp_path):
-    shared = ["--config", config, "--model.method_options", '{"rank": 3}']
-    variant = _variants(tmp_path, "low: {method: lora, model.method_options: {rank: 2}}")
-    lora, low = plan([*choose("lora", []), *variant], 1, shared, tmp_path)
-    assert parse_fit(lora.options)["model"]["method_options"] is None
-    assert parse_fit(low.options)["model"]["method_options"] == {"rank": 2}
+    shared = ["--config", config, "--model.method.num_prompts=3"]
+    variant = _variants(tmp_path, "low: {method: LoRA, model.method.rank: 2}")
+    lora, low = plan([*choose("LoRA", []), *variant], 1, shared, tmp_path)
+    for run, rank in ((lora, 8), (low, 2)):
+        assert parse_fit(run.options)["model"]["init_args"]["method"]["init_args"]["rank"] == rank
 
 
 def test_options_that_the_comparison_sets_are_refused(one):

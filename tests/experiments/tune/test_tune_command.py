@@ -25,7 +25,7 @@ from epic_pl.utils.errors import ConfigError
 
 SPACE = """\
 model.optim.lr: {low: 1.0e-4, high: 1.0e-2, log: true}
-model.epic.num_prompts: {low: 1, high: 4}
+model.method.num_prompts: {low: 1, high: 4}
 """
 OUTPUT = "search [1] of 100%20?#"
 LR = {"model.optim.lr": FloatDistribution(1e-4, 1e-2, log=True)}
@@ -51,7 +51,10 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path):
     first = _rows(tmp_path / OUTPUT)
     assert [row["state"] for row in first] == ["complete", "complete"]
     # the first trial is the config as it stands
-    assert (float(first[0]["model.optim.lr"]), first[0]["model.epic.num_prompts"]) == (1.5e-3, "4")
+    assert (float(first[0]["model.optim.lr"]), first[0]["model.method.num_prompts"]) == (
+        1.5e-3,
+        "4",
+    )
     shutil.copy(tmp_path / OUTPUT / "study.db", "plain.db")
     optuna.load_study(study_name="epic-pl", storage="sqlite:///plain.db").ask()  # as if killed
     shutil.copy("plain.db", tmp_path / OUTPUT / "study.db")
@@ -68,7 +71,7 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path):
     fitted = run(["fit", *configs, "--trainer.fast_dev_run", "true"])
     assert fitted.model.hparams["optim"]["lr"] == overlay["model"]["optim"]["lr"]
     with pytest.raises(ConfigError, match="search of other options"):
-        call("tune", [*options, "--model.epic.hub_width", "16"])
+        call("tune", [*options, "--model.method.hub_width", "16"])
 
 
 def test_a_pruned_trial_ends_at_that_validation(config):
@@ -104,7 +107,7 @@ def test_the_value_of_a_trial_is_its_best_or_last_finite_one(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--trials", "0"], '"trials"'),
+        (["--trials", "0"], "trials is"),
         (["--checkpoint.monitor", "train/loss"], "metric of the validation"),
         (["--trainer.default_root_dir", "x"], "sets trainer.default_root_dir itself"),
     ],

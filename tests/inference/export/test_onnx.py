@@ -238,7 +238,7 @@ def test_a_missing_modality_that_training_never_lacked_is_told_once(in_onnx, pre
     folder = in_onnx[0]
     assert json.loads((folder / "model.json").read_text())["never_missing"] == ["image", "text"]
     classifier = Classifier.load(folder)
-    assert "Classifier (epic, multiclass): 3 classes" in repr(classifier)
+    assert "Classifier (EPIC, multiclass): 3 classes" in repr(classifier)
     items = [{"text": "a red square"}, {"image": Image.new("RGB", (40, 40))}]
     for item, name in zip(items, ("image", "text"), strict=True):
         with pytest.warns(UserWarning, match=rf"Samples lack the {name}.*predict \w+, \w+") as told:
