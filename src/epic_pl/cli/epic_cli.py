@@ -233,6 +233,11 @@ class EPICCLI(LightningCLI):
         except ArgumentError:
             given = given_options(words)
             explain(given, option_types(self.command, given))
+            if null := [word for word in words if word.endswith("=null")]:
+                raise ConfigError(
+                    f"{null[0]}: the parser takes null for an option of a nested class from a "
+                    "config alone. Write it into one, and give that as another --config."
+                ) from None
             if not {"model", "data"} & {name.split(".")[0] for name in given}:
                 raise ConfigError(
                     "No config names model and data: give --config a file, which `epic-pl data "

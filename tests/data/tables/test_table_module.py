@@ -143,11 +143,11 @@ def test_images_of_a_predict_table_lie_in_its_own_folder(folder, tmp_path):
     asked.setup("predict")
     assert fabricate.raw(asked.dataset("predict"), 0)["image"].getpixel((0, 0)) == (24, 0, 0)
     (other / "img" / "3.png").unlink()
+    data = _make(folder, _rows(), predict_table=new)
+    data.setup("predict")
     with pytest.raises(
         DataError, match=r"new\.jsonl .*: rows with a bad image: 1 \(0\)\. .*under .*other: there"
     ):
-        data = _make(folder, _rows(), predict_table=new)
-        data.setup("predict")
         data.dataset("predict")
 
 

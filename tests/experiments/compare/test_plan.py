@@ -77,12 +77,8 @@ def test_every_variant_has_the_first_seed_before_any_has_the_second(config, tmp_
     assert names == [("PMF", 0), ("LinearProbe", 0), ("PMF", 1), ("LinearProbe", 1)]
     assert {run.folder.parent for run in runs} == {tmp_path / "out" / "runs"}
     parsed = [parse_fit(run.options) for run in runs]
-    assert [
-        options["model"]["init_args"]["method"]["class_path"].split(".")[-1] for options in parsed
-    ] == [
-        "PMF",
-        "LinearProbe",
-    ] * 2
+    methods = [options["model"]["init_args"]["method"]["class_path"] for options in parsed]
+    assert [name.split(".")[-1] for name in methods] == ["PMF", "LinearProbe"] * 2
     assert [options["seed_everything"] for options in parsed] == [0, 0, 1, 1]
     split_seeds = [options["data"]["init_args"]["split_seed"] for options in parsed]
     assert split_seeds == ([0, 0, 1, 1] if splits else [0, 0, 0, 0])
