@@ -119,6 +119,8 @@ def values_of(space: Space, parsed: Mapping[str, Any]) -> dict[str, Any]:
     for name, distribution in space.items():
         value: Any = parsed
         for key in name.split("."):
+            if isinstance(value, Mapping) and "init_args" in value and key != "init_args":
+                value = value["init_args"]  # of a class
             value = value.get(key) if isinstance(value, Mapping) else None
         with suppress(TypeError, ValueError):  # the value is outside of the distribution
             optuna.create_trial(value=0.0, params={name: value}, distributions={name: distribution})
