@@ -55,6 +55,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!epic_pl\.).*|.*\._.*|epic_pl\.nn\.(towers\.State|pair\.T)"),
     (r"py:.*", r"epic_pl\.inference\.item_classifier\.(Scores|Answer)"),
     (r"py:.*", r"epic_pl\.module\.postprocess\.Array"),
+    (r"py:.*", r"epic_pl\.(module\.config\.Config|utils\.plugins\.Kind)"),
 ]
 
 # tables of names only; autodoc writes the pages
