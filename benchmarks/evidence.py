@@ -45,8 +45,8 @@ METHODS = (
 )
 # scenes that no choice was made on: --data.scene_seed 0 is for development, and on 2028, of which
 # docs/results.md tells, the ablation has chosen what left the default
-FREE = ("--config", os.path.relpath(FOLDER / "controls/scenes.yaml"), "--data.scene_seed=2029")
-LOCKED: dict[str, tuple[str, ...]] = {"free": FREE}
+FREE = "--data.scene_seed=2029"
+LOCKED = {"free": FREE}
 # tables of the same images, with the options that were chosen on it: a search for each would take
 # longer than all the rest
 CHOSEN_ON = dict.fromkeys(tables.TABLES, "openmoji")
@@ -120,7 +120,8 @@ def clean_commit() -> tuple[str, str]:
 def options_of(task: str, folder: Path) -> list[str]:
     """Options of ``fit`` for a task, its test split included."""
     if task in LOCKED:
-        return [*LOCKED[task], *START]
+        config = os.path.relpath(FOLDER / "controls" / "scenes.yaml")
+        return ["--config", config, LOCKED[task], *START]
     if task not in DEVELOPMENT:
         raise SystemExit(f"No task {task}; there are: {', '.join((*LOCKED, *DEVELOPMENT))}.")
     if task not in tables.TABLES:

@@ -87,7 +87,7 @@ def judge(groups: dict[tuple[str, str], list[Run]]) -> list[dict[str, Any]]:
     if any(run.result is None for run in runs):
         raise SystemExit("Not all runs have finished: the lines above say why.")
     return [
-        {"task": task, "method": method, **scores([run.result() or {} for run in group])}
+        {"task": task, "method": method, **scores([run.result or {} for run in group])}
         for (task, method), group in groups.items()
     ]
 

@@ -22,7 +22,7 @@ def test_a_row_for_each_method(monkeypatch, capsys, tiny_vit_dir, tiny_tokenizer
     monkeypatch.setattr(step_cost, "start_worker", here)
     names, bert = "epic_joint,epic_read_only_cached", str(tiny_tokenizer_dir)
     tiny = ["--image-encoder", str(tiny_vit_dir), "--text-encoder", bert, "--tokenizer", bert]
-    tiny += ["--model", '{"epic": {"interaction_layers": 2}}', "--batch", "4", "--rows", "8"]
+    tiny += ["--model", '{"method": {"interaction_layers": 2}}', "--batch", "4", "--rows", "8"]
     options = ["--seconds", "0", "--methods", names, "--threads", "1", "--json"]
     monkeypatch.setattr("sys.argv", ["step_cost.py", *tiny, *options])
     step_cost.main()

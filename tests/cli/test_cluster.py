@@ -75,7 +75,7 @@ def test_a_job_that_is_requeued_goes_on_where_it_was(
     first.wait()
     log = Path("log.txt").read_text()
     assert Path("asked").read_text() == "requeue 7\n", log
-    assert f"Saved {last.resolve()} upon SIGUSR1" in log
+    assert f"Saved {last.resolve()} after SIGUSR1" in log
     assert start(SLURM_RESTART_COUNT="1").wait() == 0, Path("log.txt").read_text()
     result = json.loads(Path("runs/fit/version_1/run.json").read_text())["result"]
     alone = run(["fit", "--config", str(config), "--trainer.max_epochs", "12"])

@@ -48,7 +48,7 @@ def test_methods_are_tuned_trained_and_compared_and_nothing_is_done_twice(
     assert 0 < accuracy["LinearProbe"]["p_value"] <= 1
     assert accuracy["majority"]["mean"] == pytest.approx(3 / 7)
     one, other = (
-        pq.read_table(path / "predictions.parquet") for path in (output / "runs").glob("epic-*")
+        pq.read_table(path / "predictions.parquet") for path in (output / "runs").glob("EPIC-*")
     )
     assert not one.equals(other)  # the seed of a run changes its result
     notes = (output / "comparison.md").read_text()
@@ -81,7 +81,7 @@ def test_the_exit_code_is_one_if_every_run_failed(compare, tmp_path):
     assert row["mean"] is None
     assert row["status"].startswith("seed 0 failed: DataError: ")
     assert "train1.png" in row["status"]
-    (log,) = output.glob("runs/epic-0-*/log.txt")
+    (log,) = output.glob("runs/EPIC-0-*/log.txt")
     assert row["status"].endswith(f"(log: {log})")
 
 
