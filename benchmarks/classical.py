@@ -1,6 +1,6 @@
 """Classical controls on the frozen features, which no gradient trains: CCA and logistic regression.
 
-Features are those of the method `no_prompts` with the head's boundary: pooled outputs and the mean
+Features are those of the method NoPrompts with the head's boundary: pooled outputs and the mean
 tokens that enter the first interaction layer, standardised.
 
 `cca`, regularised and in closed form: with two classes it relates the two modalities over the rows

@@ -172,7 +172,7 @@ def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--size", type=int, default=112, help="of an image, pixels")
-    parser.add_argument("--method", default="no_prompts", help="whose fields are stored")
+    parser.add_argument("--method", default="NoPrompts", help="whose fields are stored")
     parser.add_argument("--workers", type=int, default=2, help="processes or threads that decode")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
     parser.add_argument("--rounds", type=int, default=3)

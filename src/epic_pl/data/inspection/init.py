@@ -100,7 +100,7 @@ def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
         f"  epic-pl data check --config {file}\n"
         f"  epic-pl fit --config {file}\n"
         "On a small table a plain network may be better; compare them on the test split:\n"
-        f"  epic-pl compare --config {file} --methods epic,no_prompts,late_fusion_mlp"
+        f"  epic-pl compare --config {file} --methods EPIC,NoPrompts,LateFusionMLP"
     )
 
 
