@@ -52,11 +52,13 @@ class Reference:
 
     Args:
         size: of the images in pixels.
+        device: of the model.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, device: torch.device) -> None:
+        self.device = device
         model = timm.create_model(_ARCHITECTURE, pretrained=False, img_size=size, num_classes=0)
-        self.model = model.eval()
+        self.model = model.eval().to(device)
         config = timm.data.resolve_data_config({"input_size": (3, size, size)}, model=model)
         self.transform = timm.data.create_transform(**config)
         self.size = size
@@ -65,13 +67,13 @@ class Reference:
     @torch.inference_mode()
     def encode(self, batch: torch.Tensor, low: bool) -> None:
         """One pass, to its end."""
-        context: Any = torch.autocast("cpu", torch.bfloat16) if low else nullcontext()
+        context: Any = torch.autocast(self.device.type, torch.bfloat16) if low else nullcontext()
         with context:
-            self.model.forward_features(batch).sum().item()
+            self.model.forward_features(batch.to(self.device, non_blocking=True)).sum().item()
 
     def rate(self, images: int, batch: int, low: bool) -> float:
         """Images a second of batches that are in memory."""
-        pixels = torch.randn(batch, 3, self.size, self.size)
+        pixels = torch.randn(batch, 3, self.size, self.size).to(self.device)
         self.encode(pixels, low)
         start, passes = time.perf_counter(), max(1, images // batch)
         for _ in range(passes):
@@ -137,7 +139,8 @@ def fill(module: EPICModule, data: TableDataModule, folder: Path, threads: int) 
 
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The best rates and their ratios."""
-    reference = Reference(given.size)
+    device = torch.device(given.device)
+    reference = Reference(given.size, device)
     with tempfile.TemporaryDirectory() as scratch:
         folder, store = Path(scratch), Path(scratch) / "store"
         images = table_of(folder, given.images, given.size)
@@ -147,7 +150,8 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
             method=given.method,
             encoders={"image_size": given.size},
         )
-        module.check_device(torch.device("cpu"))
+        module.check_device(device)
+        module.to(device)
         paths = sorted(folder.glob("*.jpg"))
         best = {"model_images": 0.0, "loaded_images": 0.0, "store_images": 0.0}
         for _ in range(given.rounds):
@@ -172,6 +176,7 @@ def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--size", type=int, default=112, help="of an image, pixels")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--method", default="NoPrompts", help="whose fields are stored")
     parser.add_argument("--workers", type=int, default=2, help="processes or threads that decode")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of torch")
