@@ -93,13 +93,13 @@ def main(args: Sequence[str] | None = None) -> None:
         args: arguments after ``epic-pl``, by default those of the command line.
     """
     argv = [str(arg) for arg in args] if args is not None else sys.argv[1:]
-    if not _packages(argv)[1] or argv[0] in _HELP_OPTIONS:
+    packages, argv = _packages(argv)
+    if not argv or argv[0] in _HELP_OPTIONS:
         print(_help(), end="")
         return
     if argv[0] == "--version":
         print(f"epic-pl {__version__}")
         return
-    packages, argv = _packages(argv)
     name = next((name for name in (" ".join(argv[:2]), argv[0]) if name in COMMANDS), "")
     if not name and not argv[0].startswith("-"):
         group = [command for command in COMMANDS if command.startswith(f"{argv[0]} ")]

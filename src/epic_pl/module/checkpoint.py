@@ -244,12 +244,18 @@ class CheckpointedModule(L.LightningModule):
 
         Raises:
             CheckpointError: if the file cannot be read, or names a class to build.
-            ConfigError: if ``hparams_file`` is given; a checkpoint has its options.
+            ConfigError: if ``hparams_file`` is given, since a checkpoint has its options, or if
+                ``strict`` or ``weights_only`` is False, which is not possible.
         """
         if hparams_file is not None:
             raise ConfigError(
                 "A checkpoint of EPICModule holds its options: leave out hparams_file, and give "
                 "the ones to change as arguments."
+            )
+        if strict is False or weights_only is False:
+            raise ConfigError(
+                "A checkpoint of EPICModule is loaded strictly and without running code: leave "
+                "out strict and weights_only."
             )
         is_file = hasattr(checkpoint_path, "read")
         source: Any = checkpoint_path if is_file else local_path(str(checkpoint_path))

@@ -121,21 +121,24 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
         name: as_config(hints[name], option) if is_dataclass(hints[name]) else option
         for name, option in value.items()
     }
-    failure: TypeError | None = None
     try:
         made: Any = kind(**nested)
     except TypeError as error:
-        failure = error
-    if kind.__module__.startswith("epic_pl."):  # others may have types that JSON does not know
-        for name, option in value.items():
-            if not is_dataclass(hints[name]) and not fits(option, hints[name]):
-                wanted: Any = hints[name]
-                wanted = wanted if get_args(wanted) else wanted.__name__
-                raise ConfigError(f"{name} is {option!r:.60}, but must be of type {wanted}.")
-    if failure is not None:
-        raise ConfigError(f"{kind.__name__}: {failure}.") from failure
-    built: Config = made
-    return built
+        _check_types(kind, hints, value)
+        raise ConfigError(f"{kind.__name__}: {error}.") from error
+    _check_types(kind, hints, value)  # after the config's own checks, which say more
+    config: Config = made
+    return config
+
+
+def _check_types(kind: type, hints: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    if not kind.__module__.startswith("epic_pl."):  # others may have types that JSON has not
+        return
+    for name, option in options.items():
+        wanted = hints[name]
+        if not is_dataclass(wanted) and not fits(option, wanted):
+            wanted = wanted if get_args(wanted) else wanted.__name__
+            raise ConfigError(f"{name} is {option!r:.60}, but must be of type {wanted}.")
 
 
 def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:

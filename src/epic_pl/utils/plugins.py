@@ -77,21 +77,20 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
         ConfigError: if there is no such class, or it is no subclass of ``base``.
     """
     known = {**known_classes(base), name_of(base): base}
-    found = [known[name]] if name in known else []
-    if file is None and not found:
-        found = [kind for kind in known.values() if kind.__name__ == name]
-    if len(found) == 1:
-        return found[0]
-    own = str(name).startswith("epic_pl.")
-    if file is not None and not own:
-        package = str(name).split(".")[0]
+    if name in known:
+        return known[name]
+    if file is not None and not name.startswith("epic_pl."):
+        package = name.split(".")[0]
         raise UntrustedError(
             f"{file} needs the {base.__name__} {name!r}, which is not part of epic_pl. If you "
             f"trust the package, name it: --import {package} on the command line, or "
             f"trust=[{package!r}] in Python.{load_plugins()}"
         )
-    module, dot, attribute = str(name).rpartition(".")
-    if not dot or found:
+    module, dot, attribute = name.rpartition(".")
+    if not dot:
+        alike = [kind for kind in known.values() if kind.__name__ == name]
+        if len(alike) == 1:  # of another package
+            return alike[0]
         names = list(known_classes(base)) or [base.__name__]
         raise ConfigError(
             f"There is no {base.__name__} {name!r}; there are {', '.join(names)}."

@@ -136,7 +136,7 @@ def run_trial(trial: optuna.Trial, search: Search) -> float:
     ):
         try:
             train([*search.options, *as_options(values), *ONE_DEVICE, *own], watch)
-        except Exception as error:
+        except Exception as error:  # noted, and raised again
             traceback.print_exc(file=log)
             trial.set_user_attr(MESSAGE, " ".join(f"{type(error).__name__}: {error}".split()))
             raise

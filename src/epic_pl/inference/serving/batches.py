@@ -99,7 +99,7 @@ class Batches:
             return [labels[top_k][row] for row, (_, top_k, _) in enumerate(jobs)]
         except torch.AcceleratorError:  # the device fails until the process ends
             raise
-        except Exception as error:
+        except Exception as error:  # each request gets its own answer or error
             if len(jobs) == 1:
                 return [error]
             return [answer for job in jobs for answer in self._classify([job])]

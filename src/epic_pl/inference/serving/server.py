@@ -169,7 +169,7 @@ class _Gate:
             raise HTTPException(422, _problems(error)) from error
         except HTTPException:
             raise
-        except Exception as error:
+        except Exception as error:  # logged: the client is told no internals
             logging.getLogger(__name__).exception("A request failed.")
             raise HTTPException(500, "The model failed; the server's log says why.") from error
         finally:

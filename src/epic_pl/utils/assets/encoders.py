@@ -154,7 +154,7 @@ def _damaged(folder: Path) -> Iterator[tuple[list[Path], Exception]]:
         try:
             with path.open("rb") as file:
                 json.load(file) if path.suffix == ".json" else safe_open(path, "np")
-        except Exception as error:
+        except Exception as error:  # damaged files cause errors of any class
             yield [path], error
 
 
