@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 
 import numpy as np
@@ -24,7 +25,7 @@ def work(options, folder):
         raise ValueError("the prompt\nis too long")
     if name == "dies":
         print("to the log", flush=True)
-        os._exit(9)
+        os.kill(os.getpid(), signal.SIGKILL)
     if name == "waits" and not started.exists():
         started.touch()
         time.sleep(60)

@@ -98,7 +98,7 @@ def _in_new_process(run: Run, work: Work) -> None:
     process = context.Process(target=_main, args=(run, work, sender, [*IMPORTED]))
     process.start()
     sender.close()
-    failure = "the process was killed, as when memory runs out"
+    failure: str | None = None
     try:
         with suppress(EOFError):  # the process has ended without a message
             failure = receiver.recv()
@@ -107,6 +107,10 @@ def _in_new_process(run: Run, work: Work) -> None:
         raise
     finally:
         process.join()
+    if failure is None:
+        code = process.exitcode or 0  # negative for a signal
+        killed = "was killed, as when memory runs out"
+        failure = f"the process {f'ended with code {code}' if code > 0 else killed}"
     run.result = None if failure else try_read_json(run.folder / "result.json")
     run.failure = failure and f"{failure} (log: {run.folder / 'log.txt'})"
 
