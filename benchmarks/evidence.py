@@ -1,11 +1,13 @@
 """The comparisons of docs/results.md: what `make evidence` does.
 
-    python benchmarks/evidence.py [--tasks free,icons] [--seeds 5] [--tune 4]
+    python benchmarks/evidence.py [--tasks free,icons,FOLDER] [--seeds 5] [--tune 4]
 
 On every task each method has options, parts of the head among them, that the same number of trials
 has chosen on validation, and five seeds that move everything. The tables take what was chosen on
 openmoji: benchmarks/evidence/chosen keeps it. Logistic regression and closed-form CCA are included
-as controls. Of scenes, accuracy_both_relations is the share of images of which both orders of a
+as controls, and the late-fusion network on the text alone and on the image alone. A task may be a
+folder with a table of one's own: `table.csv` with the columns image, text, label and split, in this
+order. Of scenes, accuracy_both_relations is the share of images of which both orders of a
 pair are told right.
 Each task gets a table with intervals over images and Holm's correction in benchmarks/evidence/.
 Opening a test split is a line in ledger.md, with date, commit, command and result. Finished runs of
@@ -31,7 +33,7 @@ import torch
 
 import classical
 import tables
-from epic_pl.experiments.compare.plan import Variant, choose, plan, tuned
+from epic_pl.experiments.compare.plan import Variant, add_alone, choose, plan, tuned
 from epic_pl.experiments.compare.report import show, write_comparison
 from epic_pl.experiments.compare.results import COSTS
 from epic_pl.experiments.runs import Run, execute
@@ -43,6 +45,7 @@ METHODS = (
     "Parts,EPIC,controls.parts.PartMeans,controls.parts.CrossAttention,"
     "controls.parts.SimilarityMap,NoPrompts,LateFusionMLP,LinearProbe"
 )
+ALONE = "LateFusionMLP"  # the control on one modality: what a second one adds is seen beside it
 # scenes that no choice was made on: --data.scene_seed 0 is for development, and on 2028, of which
 # docs/results.md tells, the ablation has chosen what left the default
 FREE = "--data.scene_seed=2029"
@@ -52,7 +55,7 @@ LOCKED = {"free": FREE}
 CHOSEN_ON = dict.fromkeys(tables.TABLES, "openmoji")
 DEVELOPMENT = ("openmoji_entailment", "openmoji", *tables.TABLES)
 # other readings of parts are of interest where relations are asked
-FEWER = dict.fromkeys(DEVELOPMENT, "Parts,EPIC,NoPrompts,LateFusionMLP,LinearProbe")
+FEWER = "Parts,EPIC,NoPrompts,LateFusionMLP,LinearProbe"
 DRAWN = 8  # epochs of statements for closed-form CCA where they are drawn anew every epoch
 # CPUs with bfloat16 halve the time
 HALF = "--trainer.precision=bf16-mixed"
@@ -82,13 +85,13 @@ def main() -> int:
             commit, sources = clean_commit()
             key = f"{commit} | {task} | `{command}`"
             write_line(ledger, key, _OPENED)
-            output = arguments.folder / sources / task
+            output = arguments.folder / sources / Path(task).name
             scores = compare(task, output, sources, arguments, options)
             if clean_commit()[1] != sources:
                 raise SystemExit("The sources have changed meanwhile: run it again.")
             write_line(ledger, key, scores)
             for suffix in ("md", "json"):
-                kept = arguments.records / "evidence" / f"{task}.{suffix}"
+                kept = arguments.records / "evidence" / f"{output.name}.{suffix}"
                 kept.parent.mkdir(exist_ok=True)
                 kept.write_text((output / f"comparison.{suffix}").read_text())
     except KeyboardInterrupt:
@@ -122,9 +125,10 @@ def options_of(task: str, folder: Path) -> list[str]:
     if task in LOCKED:
         config = os.path.relpath(FOLDER / "controls" / "scenes.yaml")
         return ["--config", config, LOCKED[task], *START]
-    if task not in DEVELOPMENT:
-        raise SystemExit(f"No task {task}; there are: {', '.join((*LOCKED, *DEVELOPMENT))}.")
-    if task not in tables.TABLES:
+    if task not in DEVELOPMENT and not Path(task).is_dir():
+        known = ", ".join((*LOCKED, *DEVELOPMENT))
+        raise SystemExit(f"No task {task}; there are: {known}, and folders with a table.csv.")
+    if task in DEVELOPMENT and task not in tables.TABLES:
         return ["--config", f"{task}.yaml", *START]
     config = tables.write(folder / "tables", task, locked=True)
     return ["--config", str(config), "--data.split_column=split", *START]
@@ -136,9 +140,11 @@ def compare(
     """Train, test and report all methods of a task; returns the scores as text."""
     shared = [*options_of(task, output.parent), *options]
     methods = arguments.methods
-    variants = choose(FEWER.get(task, METHODS) if methods == METHODS else methods, [])
+    variants = choose(FEWER if methods == METHODS and task not in LOCKED else methods, [])
+    if ALONE in methods.split(","):
+        variants = add_alone(variants, ALONE)
     source = CHOSEN_ON.get(task, task)
-    record = arguments.records / "evidence" / "chosen" / f"{source}.json"
+    record = arguments.records / "evidence" / "chosen" / f"{Path(source).name}.json"
     variants = chosen(source, variants, output, record, sources, arguments.tune, options)
     named = "; ".join(f"`{each.name}` `{' '.join(each.chosen)}`" for each in variants)
     notes = f" Chosen by {arguments.tune} trials on validation of {source}: {named}."
@@ -182,7 +188,7 @@ def chosen(
     if kept.get("sources") != sources or kept.get("trials") != trials:
         kept = {"sources": sources, "trials": trials, "chosen": {}}
     if wanted := [each for each in variants if each.name not in kept["chosen"]]:
-        folder = output.with_name(task)
+        folder = output.with_name(Path(task).name)
         shared = [*options_of(task, folder.parent), *options]
         found = tuned(wanted, shared, folder, trials) if trials else wanted
         kept["chosen"] |= {each.name: each.chosen for each in found}

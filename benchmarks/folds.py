@@ -1,8 +1,10 @@
 """Methods and options judged on folds of the training rows; no test split is read.
 
-Cross-validation over the rows outside of the test split, on both OpenMoji tasks and on the four
-tables of `tables.py`. Each run is a fit and a test on the fold, in a process of its own; finished
-runs are not repeated, so that the same command resumes. Other options go to epic-pl fit:
+Cross-validation over the rows outside of the test split, on both OpenMoji tasks, on the tables of
+`tables.py`, and on tables of one's own: a folder as task holds `table.csv` with the columns image,
+text, label and split, in this order. Each run is a fit and a test on the fold, in a process of its
+own; finished runs are not repeated, so that the same command resumes. Other options go to epic-pl
+fit:
 
     python benchmarks/folds.py
     python benchmarks/folds.py --tasks openmoji,one_word --methods EPIC --model.head.boundary false
@@ -21,7 +23,7 @@ import numpy as np
 import classical
 import tables
 from common import build_parser, show
-from epic_pl.experiments.compare.plan import choose, plan
+from epic_pl.experiments.compare.plan import add_alone, choose, plan
 from epic_pl.experiments.runs import Run, execute
 from epic_pl.experiments.training import train_and_test
 
@@ -35,6 +37,7 @@ def main() -> int:
     parser = build_parser(__doc__)
     parser.add_argument("--tasks", default=",".join((*OPENMOJI, *tables.TABLES)))
     parser.add_argument("--methods", default="LinearProbe,EPIC", help="logistic: of classical.py")
+    parser.add_argument("--alone", help="methods that also get the text alone and the image alone")
     parser.add_argument("--folds", default="0,1,2", help="up to 2; OpenMoji has more (%(default)s)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--draw", type=int, default=0, help="seed of the tables' texts and labels")
@@ -43,12 +46,13 @@ def main() -> int:
     folds = [int(fold) for fold in arguments.folds.split(",")]
     methods = [name for name in arguments.methods.split(",") if name != LOGISTIC]
     variants = choose(",".join(methods), []) if methods else []
+    variants = add_alone(variants, arguments.alone) if arguments.alone else variants
     groups: dict[tuple[str, str], list[Run]] = {}
     regressions: dict[str, list[dict[str, Any]]] = {}
     for task in arguments.tasks.split(","):
         for fold in folds:
             shared = [*options_of(task, fold, arguments), *LAST_EPOCH, *options]
-            folder = arguments.folder / task / f"fold{fold}"
+            folder = arguments.folder / Path(task).name / f"fold{fold}"
             if LOGISTIC in arguments.methods:
                 result = classical.evaluate(LOGISTIC, shared, folder / LOGISTIC)
                 assert result is not None  # CCA alone has none for several labels
@@ -69,9 +73,9 @@ def options_of(task: str, fold: int, arguments: argparse.Namespace) -> list[str]
     """Options of ``fit`` under which a fold is the test split."""
     if task in OPENMOJI:
         return ["--config", f"{task}.yaml", f"--data.fold={fold}"]
-    if task not in tables.TABLES:
+    if task not in tables.TABLES and not Path(task).is_dir():
         known = ", ".join((*OPENMOJI, *tables.TABLES))
-        raise SystemExit(f"No task {task}; there are: {known}.")
+        raise SystemExit(f"No task {task}; there are: {known}, and folders with a table.csv.")
     config = tables.write(arguments.folder / "tables", task, arguments.draw)
     return ["--config", str(config), f"--data.split_column=fold{fold}"]
 

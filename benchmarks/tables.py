@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from zlib import crc32
 
 import yaml
 
@@ -22,7 +23,7 @@ from epic_pl.utils.assets import Emoji, fetch_openmoji, load_emoji
 from epic_pl.utils.assets.cache import cache_dir, cached_folder
 from epic_pl.utils.assets.openmoji import draw_svg
 from epic_pl.utils.assets.wheels import verify_sha256
-from epic_pl.utils.errors import AssetError
+from epic_pl.utils.errors import AssetError, DataError
 
 FOLDS = 3
 _SIZE = 112
@@ -136,11 +137,34 @@ def write(folder: Path, name: str, draw: int = 0, locked: bool = False) -> Path:
 
     Args:
         folder: has a folder for each table.
-        name: a key of :data:`TABLES`.
+        name: a key of :data:`TABLES`, or a folder with a table of one's own.
         draw: seed of texts and labels.
         locked: write all rows, with a column ``split`` in which the locked ones are the test split;
             else only the others, with a column for each fold in which it is the test split.
     """
+    table, parts = _own(Path(name)) if name not in TABLES else _drawn(name, draw)
+    if not locked:
+        kept = [row for row, part in enumerate(parts) if part != "test"]
+        table = {column: [cells[row] for row in kept] for column, cells in table.items()}
+    path = folder / Path(name).name / "table.csv"
+    write_csv(path, table)
+    # guessed without the columns of the splits
+    image, text, label = table
+    config, _ = write_config(path.parent, True, image=image, text=text, label=label)
+    if locked:
+        table["split"] = parts
+    else:
+        numbers = range(len(table[image]))
+        if name not in TABLES:  # all rows of an image are in one fold
+            numbers = [crc32(Path(each).name.encode()) for each in table[image]]
+        for fold in range(FOLDS):
+            table[f"fold{fold}"] = ["test" if n % FOLDS == fold else "train" for n in numbers]
+    write_csv(path, table)
+    return config
+
+
+def _drawn(name: str, draw: int) -> tuple[dict[str, list[str]], list[str]]:
+    """Image, text and label of all rows, and whether each is a training or test row."""
     if name == "icons":
         images, rows = icons()
     else:
@@ -148,23 +172,30 @@ def write(folder: Path, name: str, draw: int = 0, locked: bool = False) -> Path:
         emoji = [each for each in load_emoji() if each.category not in LEFT_OUT]
         rows = EMOJI_TABLES[name](emoji, random.Random(draw))
     random.Random(0).shuffle(rows)
-    size = int(_LOCKED * len(rows))
     table: dict[str, list[str]] = {"image": [], "caption": [], "kind": []}
-    for stem, text, label in rows if locked else rows[size:]:
+    for stem, text, label in rows:
         for column, cell in zip(table, (images / f"{stem}.png", text.lower(), label), strict=True):
             table[column].append(str(cell))
-    path = folder / name / "table.csv"
-    write_csv(path, table)
-    # guessed without the columns of the splits
-    config, _ = write_config(path.parent, True, image="image", text="caption", label="kind")
-    count = range(len(table["kind"]))
-    if locked:
-        table["split"] = ["test" if row < size else "train" for row in count]
-    else:
-        for fold in range(FOLDS):
-            table[f"fold{fold}"] = ["test" if row % FOLDS == fold else "train" for row in count]
-    write_csv(path, table)
-    return config
+    size = int(_LOCKED * len(rows))
+    return table, ["test" if row < size else "train" for row in range(len(rows))]
+
+
+def _own(source: Path) -> tuple[dict[str, list[str]], list[str]]:
+    """The same of ``table.csv`` with image, text, label and split, in this order.
+
+    Without test rows, those of validation are the test rows.
+    """
+    with (source / "table.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    if len(header) != 4 or header[3] != "split":
+        raise DataError(
+            f"{source}/table.csv has the columns {header}, not image, text, label, split"
+        )
+    *columns, parts = map(list, zip(*rows, strict=True))
+    columns[0] = [str(source.resolve() / path) for path in columns[0]]
+    if "test" not in parts:
+        parts = ["test" if part == "val" else part for part in parts]
+    return dict(zip(header, columns, strict=False)), parts
 
 
 def write_csv(path: Path, table: dict[str, list[str]]) -> None:

@@ -7,12 +7,13 @@ import json
 import random
 import tarfile
 
+import fabricate
 import pytest
 
 import folds
 import tables
 from epic_pl.utils.assets import Emoji
-from epic_pl.utils.errors import AssetError
+from epic_pl.utils.errors import AssetError, DataError
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><rect width="4" height="4"/></svg>'
 EMOJI = [
@@ -104,6 +105,30 @@ def test_locked_rows_are_in_no_fold(tmp_path):
     assert {row["image"] for row in rows} == {row["image"] for row in every} - locked
     for row in rows:
         assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
+
+
+def test_a_table_of_ones_own_has_test_rows_of_its_own_and_folds_of_whole_images(tmp_path):
+    own = tmp_path / "own"
+    for number in range(12):
+        fabricate.image(own / f"{number}.png")
+    rows = [
+        {"photo": f"{row // 2}.png", "words": f"text {row}", "kind": "ab"[row % 2], "split": split}
+        for row, split in enumerate(["train"] * 18 + ["val"] * 6)
+    ]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    tables.write_csv(own / "table.csv", columns)
+    every = _rows(tables.write(tmp_path / "locked", str(own), locked=True))
+    assert [row["split"] for row in every] == ["train"] * 18 + ["test"] * 6
+    assert every[0]["photo"] == str(own / "0.png")
+    kept = _rows(tables.write(tmp_path / "folds", str(own)))
+    assert [row["words"] for row in kept] == [row["words"] for row in rows[:18]]
+    for one, other in zip(kept[::2], kept[1::2], strict=True):  # of the same image
+        folds = [each[f"fold{fold}"] for each in (one, other) for fold in range(3)]
+        assert folds[:3] == folds[3:]
+        assert sorted(folds[:3]) == ["test", "train", "train"]
+    tables.write_csv(own / "table.csv", columns | {"more": columns["kind"]})
+    with pytest.raises(DataError, match=r"own/table.csv has .*'more'"):
+        tables.write(tmp_path / "wrong", str(own))
 
 
 def test_the_summary_has_means_over_folds_and_over_tasks():

@@ -38,6 +38,18 @@ def test_rows(tmp_path):
     assert second == {"sample_id": "b", "text": "", "label": None, "image_path": None}
 
 
+@pytest.mark.parametrize("alone", ["image", "text"])
+def test_samples_of_one_modality_keep_the_name_of_their_image(alone, tmp_path):
+    data = ImageTextDataset(folder_of_noise(tmp_path), tmp_path, EVAL)
+    images, texts = data.distinct()
+    data.alone = alone
+    sample = data[1]
+    there = {name for name in ("image", "text") if sample[name] is not None}
+    assert there == {alone}
+    assert (sample["image_path"], sample["label"]) == ("1.png", 1)
+    assert data.distinct() == (images if alone == "image" else [], texts * (alone == "text"))
+
+
 def test_augmentation_depends_on_seed_epoch_and_row_only(tmp_path):
     table = folder_of_noise(tmp_path)
 

@@ -137,11 +137,11 @@ def test_runs_are_those_of_images(workshop, attention, level, absent, monkeypatc
 INPUTS = {"pixel_values", "input_ids", "image_features", "text_features", "attention_mask"}
 
 
-@pytest.mark.parametrize("stage", ["test", "predict"])
-def test_a_batch_names_its_rows_as_one_from_images_does(workshop, stage):
+@pytest.mark.parametrize(("stage", "alone"), [("test", None), ("test", "text"), ("predict", None)])
+def test_a_batch_names_its_rows_as_one_from_images_does(workshop, stage, alone):
     blank_cells(workshop.root, {17: "image", 20: "text"})
     unlabelled = {"predict_table": str(workshop.root / "table.csv")} if stage == "predict" else {}
-    data = workshop.data(batch_size_per_device=2, **unlabelled)
+    data = workshop.data(batch_size_per_device=2, alone=alone, **unlabelled)
     data.setup(stage)
     live = list(getattr(data, f"{stage}_dataloader")())
     workshop.cache().fill(workshop.module(), data, stage)
@@ -168,7 +168,11 @@ def test_smaller_numbers_are_close(workshop, attention, level, dtype, atol):
 
 # evaluation data are stored as they are, however training data are augmented
 @pytest.mark.parametrize(
-    "options", [{"image_column": None}, {"text_columns": None}, {"augment": "flip"}]
+    "options",
+    [
+        *({"image_column": None}, {"text_columns": None}, {"alone": "image"}, {"alone": "text"}),
+        {"augment": "flip"},
+    ],
 )
 def test_tables_of_one_modality_and_of_augmented_images(workshop, options):
     module = workshop.module()

@@ -35,7 +35,7 @@ from epic_pl.data.processor import Processor
 from epic_pl.data.rows import Rows, check_labels, class_counts
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.utils.errors import CheckpointError, DataError, counted
-from epic_pl.utils.types import Batch, Task
+from epic_pl.utils.types import Batch, Modality, Task
 from epic_pl.utils.validate import check_at_least, check_word
 
 Split = Literal["train", "val", "test", "predict"]
@@ -78,6 +78,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         seed: seed of shuffling, augmentation and drawn pairs; None is the run's seed
             (``seed_everything``), or 0. A resumed run keeps the seed that it started with.
         augment: augmentation, see :func:`~epic_pl.data.transforms.build_image_transform`.
+        alone: the only modality that the model gets, ``image`` or ``text``, to measure what the
+            other one adds; rows and splits stay the same. None gives it both.
         on_bad_sample: what to do about a missing or corrupt image: ``error``, ``skip`` (leave the
             row out and count it) or ``absent`` (use the row without the image). Missing files are
             found at the start. With ``skip`` and ``absent`` corrupt files are, too: every image is
@@ -125,6 +127,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int | None = None,
         augment: str = "none",
+        alone: Modality | None = None,
         on_bad_sample: BadSamplePolicy = "error",
     ) -> None:
         super().__init__()
@@ -135,6 +138,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         check_at_least(0, num_workers=num_workers, seed=seed)
         check_word(AUGMENTATIONS, augment=augment)
         check_word(get_args(Resize), resize=resize)
+        if alone is not None:
+            check_word(get_args(Modality), alone=alone)
         check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
@@ -149,6 +154,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.num_workers = num_workers
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
         self.augment = augment
+        self.alone = alone
         self.on_bad_sample = on_bad_sample
         self._datasets: dict[Split, ImageTextDataset] = {}
         self._wanted: set[Split] = set()
@@ -297,6 +303,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def dataset_of_rows(self, split: Split, rows: Rows) -> ImageTextDataset:
         """A dataset of some rows, with the split's transform and, if requested, clean texts."""
         dataset = self.build_dataset(split, rows, self._transform(split))
+        dataset.alone = self.alone
         if self.clean_text:
             dataset.map_texts(clean_text)
         return dataset

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from epic_pl.data.images import read_image
 from epic_pl.data.rows import rows_digest
 from epic_pl.utils.errors import DataError
-from epic_pl.utils.types import Reference, Sample
+from epic_pl.utils.types import Modality, Reference, Sample
 
 
 @contextmanager
@@ -46,6 +46,9 @@ class ImageTextDataset(Dataset[Sample]):
         transform: function from an RGB image to a tensor ``(3, H, W)`` float32.
         seed: seed of the transform's random numbers.
     """
+
+    alone: Modality | None = None
+    """The only modality that samples have; None keeps both."""
 
     draws_labels = False
     """Whether texts and labels are drawn anew every epoch, out of the rows of :attr:`table`."""
@@ -91,12 +94,19 @@ class ImageTextDataset(Dataset[Sample]):
     def reference(self, index: int) -> Reference:
         """The row ``index`` with its image path instead of its image."""
         row = {name: column[index].as_py() for name, column in self._columns.items()}
+        row["image_path"] = row["image"]  # which names the row's image even if the text is alone
+        if self.alone is not None:
+            row["image" if self.alone == "text" else "text"] = None
         return cast(Reference, row)
 
     def distinct(self) -> tuple[list[str], list[str]]:
-        """The distinct image paths and the distinct texts, in the order of the rows."""
-        columns = (self._columns[name] for name in ("image", "text"))
-        images, texts = (column.unique().drop_null().to_pylist() for column in columns)
+        """The distinct image paths and the distinct texts in use, in the order of the rows."""
+        images, texts = (
+            self._columns[name].unique().drop_null().to_pylist()
+            if self.alone in (None, name)
+            else []
+            for name in ("image", "text")
+        )
         return images, texts
 
     def __getitem__(self, index: int) -> Sample:
@@ -104,7 +114,7 @@ class ImageTextDataset(Dataset[Sample]):
         path = row["image"]
         image = None if path is None else self._usable(path, f"Sample {row['sample_id']!r}: ")
         pixels = None if image is None else self._transformed(image, self.epoch, index)
-        return cast(Sample, {**row, "image": pixels, "image_path": row["image"]})
+        return cast(Sample, {**row, "image": pixels})
 
     def image(self, path: str) -> Tensor:
         """The transformed image ``(3, H, W)`` at a path."""

@@ -89,7 +89,7 @@ class CachedDataset(Dataset[Batch]):
             # pooled features have no tokens, so one position represents the text
             "attention_mask": text_features.pop("mask", torch.ones(len(rows), 1)),
             "sample_id": [row["sample_id"] for row in rows],
-            "image_path": [row["image"] or "" for row in rows],
+            "image_path": [row["image_path"] or "" for row in rows],
         }
         image_present = torch.tensor([row["image"] is not None for row in rows])
         text_present = torch.tensor([row["text"] is not None for row in rows])

@@ -7,9 +7,8 @@ from typing import Any, Literal, Self, get_args
 from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.data.readers import read_json
 from epic_pl.module.checkpoint import EncoderIdentity
-from epic_pl.utils.assets.encoders import Side
 from epic_pl.utils.errors import CheckpointError, ConfigError, DataError
-from epic_pl.utils.types import Task
+from epic_pl.utils.types import Modality, Task
 from epic_pl.utils.validate import check_classes, check_positive, check_types, check_word
 
 DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
@@ -61,7 +60,7 @@ class Description:
         check_types(self)
         check_word([TOKENIZER], tokenizer=self.tokenizer or TOKENIZER)
         for side in self.never_missing:
-            check_word(get_args(Side), never_missing=side)
+            check_word(get_args(Modality), never_missing=side)
         check_positive(self, "temperature")
         least, count = self.thresholds, len(self.class_names)
         sound = (least is not None) == (self.task == "multilabel")

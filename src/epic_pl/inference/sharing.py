@@ -18,10 +18,11 @@ from epic_pl.inference.models import find_checkpoint, relocated
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, require_info
 from epic_pl.module.checkpoint_io import check_options, local_path
-from epic_pl.utils.assets.encoders import Side, cached_commit, repository
+from epic_pl.utils.assets.encoders import cached_commit, repository
 from epic_pl.utils.errors import AssetError, CheckpointError, ConfigError, DataError, first_line
 from epic_pl.utils.files import write_bytes, write_json
 from epic_pl.utils.plugins import find_class
+from epic_pl.utils.types import Modality
 from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.version import __version__
 
@@ -38,7 +39,7 @@ def write_model(module: EPICModule, folder: Path) -> None:
     module.require_options()
     options: dict[str, Any] = deepcopy(dict(module.hparams))
     info: dict[str, Any] = deepcopy(dict(module.checkpoint_info()))
-    sides: tuple[Side, ...] = get_args(Side)
+    sides: tuple[Modality, ...] = get_args(Modality)
     for side in sides:
         encoder = options["encoders"][side]
         source = repository(encoder["name"], side)

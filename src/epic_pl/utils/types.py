@@ -10,6 +10,9 @@ from torch import Tensor
 Task = Literal["multiclass", "multilabel"]
 """One class a sample, or any number of labels."""
 
+Modality = Literal["image", "text"]
+"""One of the two modalities of a sample."""
+
 Features = dict[str, Any]
 """What a feature cache stored of a modality: a tensor for each field, batch first. On the CPU a
 large ``memory``, and large ``tokens`` of images, may be lists of B tensors, each mapped from the
@@ -32,12 +35,16 @@ class Sample(TypedDict):
 
 
 class Reference(TypedDict):
-    """A row before its image is read: ``image`` is a path below the image root."""
+    """A row before its image is read: ``image`` is a path below the image root.
+
+    ``image_path`` is the same, and stays where the image is not used.
+    """
 
     sample_id: str
     image: str | None
     text: str | None
     label: int | list[int] | None
+    image_path: str | None
 
 
 class Batch(TypedDict):
@@ -53,7 +60,7 @@ class Batch(TypedDict):
       predicting.
     * ``sample_id``: list of B strings; optional outside of prediction.
     * ``image_path``: list of B strings, optional: the image's path below the image root or its id,
-      empty for a missing image. Rows of one image are no independent samples.
+      empty for a row without one. Rows of one image are no independent samples.
     """
 
     attention_mask: Tensor

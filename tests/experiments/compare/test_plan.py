@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tiny_models import METHODS
 
-from epic_pl.experiments.compare.plan import choose, plan, read_variants
+from epic_pl.experiments.compare.plan import add_alone, choose, plan, read_variants
 from epic_pl.experiments.options import parse_fit
 from epic_pl.utils.errors import ConfigError
 
@@ -37,6 +37,18 @@ def test_all_methods_and_variants_unless_some_are_named(tmp_path):
     said = r"no Method 'lorra'; there are EPIC, .*Did you mean 'LoRA'\?"
     with pytest.raises(ConfigError, match=said):
         choose("lorra", variants)
+
+
+def test_a_method_is_followed_by_itself_on_each_modality_alone(tmp_path):
+    chosen = choose("wide,EPIC", _variants(tmp_path, "wide: {method: EPIC, cache.level: layers}"))
+    assert [each.name for each in add_alone(chosen, "EPIC")][1:] == [
+        *("EPIC", "EPIC-text", "EPIC-image")
+    ]
+    _, text, image, _ = add_alone(chosen, "wide")
+    assert (text.method, text.options) == ("EPIC", ("--cache.level=layers", "--data.alone=text"))
+    assert image.options[-1] == "--data.alone=image"
+    with pytest.raises(ConfigError, match="--alone names 'LoRA', but compared are wide, EPIC"):
+        add_alone(chosen, "EPIC, LoRA")
 
 
 def test_variants_are_options_of_fit(tmp_path):

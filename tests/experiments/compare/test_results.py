@@ -68,6 +68,23 @@ def test_rows_have_means_spreads_costs_and_the_status_of_each_method(runs):
     assert rows["majority", "accuracy"]["mean"] == 0.5
 
 
+def test_a_method_is_compared_with_its_better_run_on_one_modality(tmp_path, capsys):
+    wrong = {"epic": 16, "epic-text": 8, "epic-image": 40, "lora": 4, "lora-text": 4}
+    runs = [fake_runs.done(tmp_path, name, 0, TRUTH, _wrong_in(w)) for name, w in wrong.items()]
+    rows = write_comparison(runs, tmp_path / "out", "epic", "")
+    gain = {row["method"]: row["over_alone"] for row in rows if row["metric"] == "accuracy"}
+    assert [name for name, each in gain.items() if each] == ["epic"]  # lora has one of the two
+    assert gain["epic"]["alone"] == "epic-text"
+    assert gain["epic"]["difference"] == pytest.approx(-0.1)
+    assert gain["epic"]["low"] < -0.1 < gain["epic"]["high"] < 0
+    told = "epic: text alone 90.0, image alone 50.0, both 80.0 %. Both minus the text alone: -10.0"
+    assert told in (tmp_path / "out" / "comparison.md").read_text()
+    show(rows)
+    assert told in capsys.readouterr().out
+    runs[2] = replace(runs[2], result=None, failure="no memory")
+    assert all(row["over_alone"] is None for row in comparison_rows(runs, "epic"))
+
+
 def test_intervals_are_resampled_over_images(tmp_path):
     """Five rows of each image, all right or all wrong, are no more evidence than one."""
     widths = []

@@ -6,9 +6,10 @@ from typing import Any, get_args
 
 from huggingface_hub import model_info
 
-from epic_pl.utils.assets.encoders import Side, cached_commit, fetched_folder, repository
+from epic_pl.utils.assets.encoders import cached_commit, fetched_folder, repository
 from epic_pl.utils.config_files import find_config, read_yaml
 from epic_pl.utils.errors import first_line, printable
+from epic_pl.utils.types import Modality
 from epic_pl.utils.version import __version__
 
 
@@ -29,7 +30,7 @@ def doctor(config: str = "table.yaml") -> int:
     print(f"torch {torch.__version__}, {', '.join(devices) or 'no GPU'}")
     content: Any = read_yaml(find_config(config))
     code = 0
-    for side in get_args(Side):
+    for side in get_args(Modality):
         with suppress(LookupError, TypeError):  # this config names no such encoder
             encoder = content["model"]["encoders"][side]
             name = str(encoder["name"])
@@ -41,7 +42,7 @@ def doctor(config: str = "table.yaml") -> int:
     return code
 
 
-def _place(name: str, side: Side, revision: str | None) -> str:
+def _place(name: str, side: Modality, revision: str | None) -> str:
     """The place of an encoder's files; raises any error if they cannot be fetched."""
     source, revision = repository(name, side), revision or name.partition("@")[2] or None
     if source is None:

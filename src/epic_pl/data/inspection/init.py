@@ -93,14 +93,15 @@ def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
         "left out": ", ".join(guess.unused) or "no column",
         **chosen,
     }
+    alone = " --alone LateFusionMLP" if guess.image_column and texts else ""
     return (
         f"{config}, written by epic-pl data init, takes\n"
         + "".join(f"  {name:<11} {printable(value)}\n" for name, value in lines.items())
         + "Correct wrong guesses there. Then:\n"
         f"  epic-pl data check --config {file}\n"
         f"  epic-pl fit --config {file}\n"
-        "On a small table a plain network may be better; compare them on the test split:\n"
-        f"  epic-pl compare --config {file} --methods EPIC,NoPrompts,LateFusionMLP"
+        "Is a plain network as good, and what does each modality add? Compare on the test split:\n"
+        f"  epic-pl compare --config {file} --methods EPIC,LateFusionMLP{alone}"
     )
 
 

@@ -15,6 +15,7 @@ def compare(
     seeds: PositiveInt = 3,
     splits: bool = False,
     variants: str | None = None,
+    alone: str | None = None,
     tune: NonNegativeInt = 0,
     output: Path | None = None,
 ) -> int:
@@ -30,6 +31,8 @@ def compare(
         seeds: number of runs of each method.
         splits: split the data anew for each seed (data.split_seed).
         variants: YAML file of name -> {method, options of fit}.
+        alone: methods, joined by commas, that are trained on the text alone and on the image alone,
+            too; the tables say what the second modality adds.
         tune: number of trials on validation that first choose the options of each method, in the
             spaces of docs/compare.md; needs the extra tune.
         output: folder of all files (runs/compare/CONFIG).
@@ -44,13 +47,14 @@ def compare(
     if tune:
         import optuna  # noqa: F401 an extra that the searches need
 
-    from epic_pl.experiments.compare.plan import choose, plan, read_variants, tuned
+    from epic_pl.experiments.compare.plan import add_alone, choose, plan, read_variants, tuned
     from epic_pl.experiments.compare.report import show, write_comparison
     from epic_pl.experiments.runs import execute
     from epic_pl.experiments.training import train_and_test
 
     known = read_variants(find_packaged("variants", variants)) if variants else []
     chosen = choose(methods, known)
+    chosen = add_alone(chosen, alone) if alone else chosen
     output = output or Path("runs/compare") / first_config(fit_options)
     runs = plan(chosen, seeds, fit_options, output, splits)
     notes = f"Options: `{' '.join(fit_options)}`."

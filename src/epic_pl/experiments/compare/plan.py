@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from epic_pl.cli.epic_cli import as_options
+from epic_pl.experiments.compare.results import ALONE
 from epic_pl.experiments.options import ONE_DEVICE, options_key, parse_fit, refuse_own
 from epic_pl.experiments.runs import Run
 from epic_pl.nn.methods import Method
@@ -99,6 +100,29 @@ def choose(names: str | None, variants: Sequence[Variant]) -> list[Variant]:
         if name not in known:
             find_class(Method, name)  # a method of another package, by its import path
     return [known.get(name, Variant(name, name)) for name in dict.fromkeys(wanted)]
+
+
+def add_alone(variants: Sequence[Variant], names: str) -> list[Variant]:
+    """The variants, each of ``names`` followed by itself on the text and on the image alone.
+
+    Raises:
+        ConfigError: if a name is not that of a variant.
+    """
+    wanted, known = [name.strip() for name in names.split(",")], [each.name for each in variants]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ConfigError(
+            f"--alone names {unknown[0]!r}, but compared are {', '.join(known)}: name one of these."
+        )
+    return [
+        each
+        for variant in variants
+        for each in (variant, *(_alone(variant, of) for of in ALONE if variant.name in wanted))
+    ]
+
+
+def _alone(variant: Variant, modality: str) -> Variant:
+    options = (*variant.options, f"--data.alone={modality}")
+    return replace(variant, name=f"{variant.name}-{modality}", options=options)
 
 
 def plan(

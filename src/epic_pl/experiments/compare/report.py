@@ -8,7 +8,7 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from rich.console import Console
 from rich.table import Column, Table
 
-from epic_pl.experiments.compare.results import Row, comparison_rows
+from epic_pl.experiments.compare.results import ALONE, Row, comparison_rows
 from epic_pl.experiments.runs import Run
 from epic_pl.report.scores import label
 from epic_pl.utils.files import write_bytes, write_json, write_text
@@ -71,6 +71,8 @@ def show(rows: Sequence[Row]) -> None:
     for row in first:
         table.add_row(row["method"], _percent(row), *(_COLUMNS[name](row) for name in _ON_CONSOLE))
     console.print(table)
+    for line in _over_alone(first):
+        console.print(line, soft_wrap=True, markup=False)
     for row in first:
         if row["status"] != "ok":
             console.print(f"{row['method']}: {row['status']}", soft_wrap=True, markup=False)
@@ -86,6 +88,8 @@ def _markdown(rows: Sequence[Row], reference: str, notes: str) -> str:
         for row in first
     ]
     lines = ["# Comparison", "", *_markdown_table(heads, body)]
+    if gains := _over_alone(first):
+        lines += ["", *(f"- {gain}" for gain in gains)]
     if len(metrics) > 1:
         values = {(row["method"], row["metric"]): _percent(row) for row in rows}
         body = [
@@ -98,6 +102,21 @@ def _markdown(rows: Sequence[Row], reference: str, notes: str) -> str:
     if missing:
         lines += ["", "## Not in the means", "", *missing]
     return "\n".join([*lines, "", _LEGEND.format(reference=reference), "", notes, ""])
+
+
+def _over_alone(rows: Sequence[Row]) -> list[str]:
+    """A line for each method that also has runs on one modality: what the other one adds."""
+    values, lines = {row["method"]: _percent(row) for row in rows}, []
+    for row in rows:
+        if (gain := row["over_alone"]) is None:
+            continue
+        name, better = row["method"], str(gain["alone"]).rpartition("-")[2]
+        scores = (f"{each} alone {values[f'{name}-{each}']}" for each in ALONE)
+        lines.append(
+            f"{name}: {', '.join(scores)}, both {values[name]} %. Both minus the {better} alone: "
+            f"{_difference(gain)} points (95%)."
+        )
+    return lines
 
 
 def _markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:

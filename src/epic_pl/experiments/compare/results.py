@@ -4,7 +4,7 @@ Shape legend: N test samples, C classes.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -24,8 +24,10 @@ from epic_pl.utils.errors import ConfigError
 
 Row = dict[str, Any]
 MAJORITY = "majority"
+ALONE = ("text", "image")
+"""Endings of the names of runs on one modality: ``EPIC-text`` is EPIC on the text alone."""
 COSTS = ("trainable", "encoder_share", "samples_per_s", "peak_memory_mb", "seconds", "latency_ms")
-_TESTED = ("p_value", "difference", "low", "high")
+_TESTED = ("p_value", "difference", "low", "high", "over_alone")
 _EMPTY: Row = dict.fromkeys(("metric", "mean", "std", *COSTS))
 _EMPTY |= {"seeds": [], "values": []} | dict.fromkeys((*_TESTED, "cache_level")) | {"status": "ok"}
 
@@ -35,10 +37,11 @@ def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
 
     A row has ``method, metric, mean, std, seeds, values``, the costs (means over seeds),
     ``p_value, difference, low, high`` against the reference (main metric only; p-values with
-    Holm's correction for the number of methods), ``cache_level``, and ``status``: "ok", or the
-    messages of runs that are not in the mean. A method without a finished run has one row with its
-    status only. The first row is the most frequent class of the test split, with the main metric.
-    Unless all runs have ended, the bootstrap is left out.
+    Holm's correction for the number of methods), ``over_alone`` (``difference, low, high`` of a
+    method from its better run on one modality, the row ``alone``), ``cache_level``, and
+    ``status``: "ok", or the messages of runs that are not in the mean. A method without a finished
+    run has one row with its status only. The first row is the most frequent class of the test
+    split, with the main metric. Unless all runs have ended, the bootstrap is left out.
 
     Raises:
         ConfigError: if the files of a finished run are damaged.
@@ -63,6 +66,9 @@ def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
         for row in others:
             if row["metric"] == metrics[0]:
                 row |= _compared(predictions[row["method"]], predictions[reference])
+        for row in rows:
+            if row["metric"] == metrics[0]:
+                row["over_alone"] = _over_alone(row, rows, predictions)
         compared = [row for row in others if row["p_value"] is not None]
         p_values = holm([row["p_value"] for row in compared])
         for row, p_value in zip(compared, p_values, strict=True):
@@ -129,6 +135,20 @@ def _majority(runs: Sequence[Predictions]) -> list[Predictions]:
         for run in runs
     }
     return list(by_split.values())
+
+
+def _over_alone(
+    row: Row, rows: Sequence[Row], predictions: Mapping[str, Sequence[Predictions]]
+) -> Row | None:
+    """The difference of a row's method from its better run on one modality; None without both."""
+    names = [f"{row['method']}-{modality}" for modality in ALONE]
+    alone = [each for each in rows if each["method"] in names and each["metric"] == row["metric"]]
+    if row["mean"] is None or len([each for each in alone if each["seeds"]]) < len(ALONE):
+        return None
+    better = max(alone, key=lambda each: float(each["mean"]))["method"]
+    compared = _compared(predictions[row["method"]], predictions[better])
+    compared.pop("p_value", None)  # which names one comparison, not all of the table
+    return {"alone": better, **compared} if compared else None
 
 
 def _compared(candidate: Sequence[Predictions], reference: Sequence[Predictions]) -> Row:

