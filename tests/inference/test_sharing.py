@@ -55,7 +55,7 @@ def _option(value):
     ("change", "said"),
     [
         (_without("library_name"), "describes a model of None"),
-        (lambda config: config.update(format_version=1), "format_version 1.*3"),
+        (lambda config: config.update(format_version=1), "format_version 1.*4"),
         (_without("weights_sha256"), "weights_sha256 differs"),
         (_without("options"), "name no encoders"),
         (lambda config: config["options"].pop("num_classes"), "No model can be built"),

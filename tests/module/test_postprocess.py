@@ -23,8 +23,10 @@ from epic_pl.module.postprocess import (
     error_by_chance,
     fit_temperature,
     fit_thresholds,
+    gain_likelihood,
     reliability_bins,
 )
+from epic_pl.nn import HeadConfig
 
 TASKS = ("multiclass", "multilabel")
 
@@ -191,6 +193,34 @@ def test_thresholds_of_miscalibrated_labels_with_many_positives_help(shift):
     (micro, macro), thresholds = _gain(0, torch.full((8,), -1.5), 3.0, shift, rows=600)
     assert min(micro, macro) > 0.05
     assert ((thresholds - 0.5) * shift > 0).all()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_experts_are_used_if_labels_are_more_likely_with_them_at_any_confidence(task):
+    generator = torch.Generator().manual_seed(0)
+    good = torch.randn(60, 3, generator=generator)
+    labels = good.argmax(dim=1) if task == "multiclass" else (good > 0).float()
+    bad = 3 * torch.randn(60, 3, generator=generator)
+    for first, second, expected in ((bad, good, True), (good, bad, False), (bad, 9 * good, True)):
+        candidates = torch.stack([first, second], dim=1)
+        assert gain_likelihood(candidates, labels, task) is expected
+        assert gain_likelihood(candidates[:29], labels[:29], task)  # too few to tell
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_a_fit_keeps_what_validation_says_of_the_experts(used, make, monkeypatch, tmp_path):
+    monkeypatch.setattr("epic_pl.module.epic_module.gain_likelihood", lambda *_: used)
+    model, rows = make(num_classes=4, head=HeadConfig()), _rows("multiclass", 1)
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    trainer.fit(model, tiny_runs.loader(rows), tiny_runs.loader(rows, 5))
+    output = model.eval()(next(iter(tiny_runs.loader(rows))))
+    assert torch.equal(output.logits, output.experts.averaged if used else output.experts.joint)
+    path = tmp_path / "model.ckpt"
+    trainer.save_checkpoint(path)
+    assert EPICModule.load_from_checkpoint(path).model.head.experts.used == used
+    again = make(num_classes=4, head=HeadConfig(), warm_start=str(path))
+    tiny_runs.trainer(tmp_path, max_epochs=0).fit(again, tiny_runs.loader(rows))
+    assert again.model.head.experts.used  # a new training decides anew
 
 
 def test_a_probability_at_its_threshold_counts():

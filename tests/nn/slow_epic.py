@@ -138,7 +138,7 @@ def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
     exchange, None where there is none.
     """
     head = model.head
-    h = []
+    h, alone = [], []
     for part, output, entering, z in zip(
         (head.image, head.text), pooled, means, prompts, strict=True
     ):
@@ -147,6 +147,7 @@ def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
         else:
             vectors = [output, entering[0]] if part.boundary else [output]
             features = standardised_over_samples(torch.cat(vectors), part.encoder)
+        alone.append(features)
         if part.prompts is not None:
             seen = standardised_over_samples(mean(z), part.prompts)
             complete = None not in pooled
@@ -162,6 +163,11 @@ def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
         a = linear(h[0], own.down_image), linear(h[1], own.down_text)
         tau = math.exp(float(own.cosine.log_temperature))
         logits = logits + own.linear.weight[:, 0] * cosine(*a) / tau
+    if head.experts is not None and head.experts.used:
+        own = head.experts
+        image = linear(alone[0], own.image) if here[0] else own.prior
+        text = linear(alone[1], own.text) if here[1] else own.prior
+        logits = (logits + image + text - own.prior) / 2
     return logits
 
 

@@ -24,6 +24,7 @@ from epic_pl.nn.encoders import (
     build_image_encoder,
     build_text_encoder,
 )
+from epic_pl.nn.heads.experts import ModalityExperts
 from epic_pl.nn.standardization import Standardization
 from epic_pl.utils.types import Batch
 
@@ -120,6 +121,8 @@ def randomise(model: nn.Module, seed: int = 7) -> nn.Module:
             part.mean.copy_(torch.randn(part.mean.shape, generator=generator))
             part.variance.copy_(0.5 + torch.rand(part.mean.shape, generator=generator))
             part.count.fill_(100)
+        if isinstance(part, ModalityExperts):
+            part.prior.copy_(torch.randn(part.prior.shape, generator=generator))
     return model.double().eval()
 
 

@@ -27,7 +27,7 @@ from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.version import __version__
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_FORMAT, _HASH = 3, "weights_sha256"
+_FORMAT, _HASH = 4, "weights_sha256"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 

@@ -25,7 +25,7 @@ from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import fits
 
 CHECKPOINT_KEY = "epic_pl"
-CHECKPOINT_FORMAT = 4
+CHECKPOINT_FORMAT = 5
 _RESUME_KEY = "resume_states"
 _DATA_OPTIONS = {
     ("image", "size"): "image_size",

@@ -31,9 +31,14 @@ from epic_pl.module.losses import CrossEntropy, Loss
 from epic_pl.module.matching import build_matching_loss
 from epic_pl.module.metrics import build_metrics, compute_metrics, metric_inputs
 from epic_pl.module.optim import build_optimizer, warmup_cosine
-from epic_pl.module.outputs import OutputCollector, warn_of_absence
+from epic_pl.module.outputs import OutputCollector, SplitOutputs, warn_of_absence
 from epic_pl.module.parameters import parameter_table
-from epic_pl.module.postprocess import Postprocessor, calibration_error, reliability_bins
+from epic_pl.module.postprocess import (
+    Postprocessor,
+    calibration_error,
+    gain_likelihood,
+    reliability_bins,
+)
 from epic_pl.nn.base import Method, Output
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder
@@ -223,15 +228,20 @@ class EPICModule(CheckpointedModule):
             check_batch(batch, self.task, self.num_classes, size)
         labels, output = batch["labels"], self(batch)
         logits = output.logits
-        loss = self.compute_loss(logits, labels, batch)
+        loss = logged_loss = self.compute_loss(logits, labels, batch)
+        if stage == "train" and output.experts is not None:  # each has a loss of its own
+            image, text, joint, _ = output.experts
+            loss = self.compute_loss(joint, labels, batch)
+            loss = loss + self.compute_loss(image, labels, batch)
+            loss = loss + self.compute_loss(text, labels, batch)
         if stage == "train" and self._matching and self.model.matcher and output.compared:
             matching = self._matching(self.model.matcher, output.compared, labels)
             self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
-            loss = loss + matching
-        logged: Tensor | Metric = loss
+            loss, logged_loss = loss + matching, logged_loss + matching
+        logged: Tensor | Metric = logged_loss.detach()
         if stage != "train":  # Lightning's mean over ranks does not weight them by rows
             logged = cast(MeanMetric, self.mean_losses[stage])
-            logged.update(loss.detach(), len(labels))
+            logged.update(logged_loss.detach(), len(labels))
         self.log(
             f"{stage}/loss",
             logged,
@@ -245,7 +255,7 @@ class EPICModule(CheckpointedModule):
             self.train_metrics.update(metric_inputs(self.task, probabilities), labels.int())
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=len(labels))
         else:
-            self.outputs.add(batch, logits)
+            self.outputs.add(batch, logits, output.experts if stage == "val" else None)
         return loss
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -278,6 +288,8 @@ class EPICModule(CheckpointedModule):
             self.outputs.clear()  # training needs the memory
         if not len(outputs.logits):  # a subclass's own steps keep no outputs
             return
+        if fits and len(outputs.candidates):
+            outputs = self._choose_experts(outputs)
         probabilities = self.postprocessor.uncalibrated(outputs.logits)
         self._log_scores("val", compute_metrics(self.task, probabilities, outputs.labels))
         if fits and not self.trainer.sanity_checking:
@@ -287,6 +299,17 @@ class EPICModule(CheckpointedModule):
                 if isinstance(callback, WeightAveraging):  # it shows its average nowhere else
                     average: Any = callback._average_model
                     average.module.postprocessor.load_state_dict(self.postprocessor.state_dict())
+
+    def _choose_experts(self, outputs: SplitOutputs) -> SplitOutputs:
+        """Use the experts of the head if the validation rows are more likely with them."""
+        used = gain_likelihood(outputs.candidates, outputs.labels, self.task)
+        models: list[Any] = [self.model]
+        for callback in cast(Any, self.trainer).callbacks:
+            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+                models.append(callback._average_model.module.model)
+        for model in models:
+            model.head.experts.used.fill_(used)
+        return outputs._replace(logits=outputs.candidates[:, int(used)])
 
     def on_test_start(self) -> None:
         """Reset the state of an earlier test."""
@@ -368,6 +391,8 @@ class EPICModule(CheckpointedModule):
         if self.trainer.ckpt_path is None:  # a warm start loads a calibration
             self.postprocessor.reset()
             self.calibration_rows = None
+            if self.model.head.experts is not None:
+                self.model.head.experts.used.fill_(True)
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:

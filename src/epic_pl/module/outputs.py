@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from epic_pl.module.ranks import gather_objects
+from epic_pl.nn.heads import ExpertLogits
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.types import Batch
 
@@ -33,9 +34,13 @@ class SplitOutputs(NamedTuple):
     """N ids; empty if batches have none."""
     image_path: Sequence[str | None] = ()
     """N names of images, None for a sample without one; empty if batches have none."""
+    candidates: Tensor = _NONE
+    """``(N, 2, C)``: logits without and with the experts of the head; ``(0,)`` if it has none."""
 
     @classmethod
-    def of_batch(cls, batch: Batch, logits: Tensor) -> "SplitOutputs":
+    def of_batch(
+        cls, batch: Batch, logits: Tensor, experts: ExpertLogits | None = None
+    ) -> "SplitOutputs":
         """Outputs of a batch, as copies, since a tensor of a loader's worker keeps a file open."""
         labels, image, text = (
             tensor.to("cpu", copy=True)
@@ -43,7 +48,10 @@ class SplitOutputs(NamedTuple):
         )
         names = [name or None for name in batch.get("image_path", ())]
         scores = logits.detach().to("cpu", torch.float32)
-        return cls(scores, labels, image, text, batch.get("sample_id", ()), names)
+        candidates = _NONE
+        if experts is not None:
+            candidates = experts.candidates.detach().to("cpu", torch.float32)
+        return cls(scores, labels, image, text, batch.get("sample_id", ()), names, candidates)
 
     @classmethod
     def concatenate(cls, parts: Sequence["SplitOutputs"]) -> "SplitOutputs":
@@ -144,10 +152,10 @@ class OutputCollector:
         """Drop all outputs, and keep none until the next start."""
         self._parts = self._merged = None
 
-    def add(self, batch: Batch, logits: Tensor) -> None:
+    def add(self, batch: Batch, logits: Tensor, experts: ExpertLogits | None = None) -> None:
         """Keep the logits ``(B, C)`` of a batch, if outputs are kept."""
         if self._parts is not None:
-            self._parts.append(SplitOutputs.of_batch(batch, logits))
+            self._parts.append(SplitOutputs.of_batch(batch, logits, experts))
 
     def merged(self, even: bool = False) -> SplitOutputs:
         """Outputs of all ranks, each sample once. All ranks must call this after the last batch.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multilabel_f1_score
 
@@ -24,6 +25,7 @@ _HALVINGS = 30
 _THRESHOLDS = 201
 ENOUGH_ROWS = 100
 """Fewer validation rows are too few to calibrate: the temperature varies by more than an eighth."""
+_ENOUGH_TO_CHOOSE = 30
 Array = TypeVar("Array", Tensor, npt.NDArray[Any])
 
 
@@ -134,6 +136,29 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
             break
         low, high = (middle, high) if slope > 0 else (low, middle)
     return math.exp((low + high) / 2)
+
+
+def gain_likelihood(candidates: Tensor, labels: Tensor, task: Task) -> bool:
+    """Whether labels are more likely under the second of two logits, each at its own temperature.
+
+    Args:
+        candidates: ``(N, 2, C)``.
+        labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
+        task: "multiclass" (categorical likelihood) or "multilabel" (a Bernoulli for each label).
+
+    Returns:
+        True with fewer than 30 samples, which are too few to tell.
+    """
+    if len(candidates) < _ENOUGH_TO_CHOOSE:
+        return True
+    losses = []
+    for logits in candidates.cpu().double().unbind(dim=1):
+        scaled = logits / fit_temperature(logits, labels, task)
+        if task == "multilabel":
+            losses.append(F.binary_cross_entropy_with_logits(scaled, labels.cpu().double()))
+        else:
+            losses.append(F.cross_entropy(scaled, labels.cpu()))
+    return bool(losses[1] <= losses[0])
 
 
 def _targets(labels: Tensor, logits: Tensor, task: Task) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
+from epic_pl.nn.heads import ClassificationHead, ExpertLogits, HeadConfig, Pooled
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
 from epic_pl.nn.towers import FeatureLevel, Tower
@@ -149,6 +149,8 @@ class Output(NamedTuple):
     compared: Pair[Tensor] | None
     """Vectors of the image ``(B, n_v, r)`` and the text ``(B, n_t, r)`` that the model compares
     before either depends on the other, zero where missing; None if the model compares nothing."""
+    experts: ExpertLogits | None = None
+    """What the logits are made of, if the head has an expert on each modality."""
 
 
 class DualEncoder(nn.Module, ABC):
@@ -261,8 +263,8 @@ class DualEncoder(nn.Module, ABC):
         compared: Pair[Tensor] | None = None,
     ) -> Output:
         """The head's output; without ``compared``, its similarity term's vectors are compared."""
-        logits, projected = self.head(pooled, prompts, present, part_features)
-        return Output(logits, pooled, projected if compared is None else compared)
+        logits, projected, experts = self.head(pooled, prompts, present, part_features)
+        return Output(logits, pooled, projected if compared is None else compared, experts)
 
     def pool(self, image: Any, text: Any) -> Pair[Pooled]:
         """Pooled features of both towers' last states."""

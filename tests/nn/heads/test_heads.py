@@ -3,8 +3,9 @@ import torch
 from torch import nn
 
 from epic_pl.nn import ClassificationHead, HeadConfig, Pair
-from epic_pl.nn.heads import Pooled, where_parts_fit
+from epic_pl.nn.heads import ExpertLogits, Pooled, where_parts_fit
 from epic_pl.nn.heads.classification import SimilarityHead
+from epic_pl.nn.heads.experts import ModalityExperts
 from epic_pl.nn.standardization import Standardization
 from epic_pl.utils.errors import ConfigError
 
@@ -96,3 +97,34 @@ def test_a_part_that_fits_one_patch_alone_has_its_place():
     assert where_parts_fit(similarities)[0].tolist() == pytest.approx(
         [-0.625, -0.375, 100], abs=1e-6
     )
+
+
+# experts --------------------------------------------------------------------------------------
+
+
+def test_experts_join_as_a_product_until_they_are_not_used():
+    """Where modalities are independent given the class, the product is Bayes' rule."""
+    experts = ModalityExperts(Pair(2, 2), 3)
+    of_image, of_text = (torch.randn(4, 3).softmax(dim=1) for _ in range(2))
+    prior = torch.tensor([0.5, 0.3, 0.2])
+    made = ExpertLogits(of_image.log(), of_text.log(), torch.zeros(4, 3), prior.log())
+    product = of_image * of_text / prior
+    expected = product / product.sum(dim=1, keepdim=True)
+    torch.testing.assert_close((2 * experts.choose(made)).softmax(dim=1), expected)
+    assert torch.equal(made.candidates[:, 1], experts.choose(made))
+    experts.used.fill_(False)
+    assert torch.equal(experts.choose(made), made.joint)
+    assert torch.equal(made.candidates[:, 0], made.joint)
+
+
+def test_an_expert_starts_at_the_prior_and_stays_there_for_a_missing_modality():
+    experts, prior = ModalityExperts(Pair(2, 2), 3), torch.tensor([1.0, 0.0, -1.0])
+    experts.start_at(prior)
+    features, joint = Pair(torch.randn(2, 2), torch.randn(2, 2)), torch.randn(2, 3)
+    made = experts(features, NONE, joint)
+    assert torch.equal(made.image, prior.repeat(2, 1))
+    torch.testing.assert_close(made.averaged, (joint + prior) / 2)
+    torch.nn.init.ones_(experts.image.weight)
+    made = experts(features, masks([1, 0], [1, 1]), joint)
+    assert not torch.equal(made.image[0], prior)
+    assert torch.equal(made.image[1], prior)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from epic_pl.nn.heads.experts import ExpertLogits, ModalityExperts
 from epic_pl.nn.heads.network import Network, NetworkHead
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
@@ -33,8 +34,9 @@ class HeadConfig:
         boundary: whether to add the mean of the tokens that enter the first interaction layer.
         similarity: whether to add a term for the similarity of both modalities.
         network: "none" is a linear layer; "wide" adds a network with one hidden layer on the
-            features and the locations of the text's parts; "squeezed" is this network alone, on
-            features projected to few dimensions, for labels that say how image and text match.
+            features and the locations of the text's parts, and an expert on each modality
+            (:class:`~epic_pl.nn.heads.experts.ModalityExperts`); "squeezed" is the network alone,
+            on features projected to few dimensions, for labels that say how image and text match.
         dropout: dropout rate of the features.
 
     Example:
@@ -83,6 +85,7 @@ class ModalityFeatures(nn.Module):
         self.encoder = Standardization(encoder_width)
         self.missing = nn.Parameter(torch.zeros(encoder_width))
         self.prompts = Standardization(width) if prompts else None
+        self.encoder_width = encoder_width
         self.width = encoder_width + width * prompts
 
     def forward(
@@ -155,7 +158,7 @@ class ClassificationHead(nn.Module):
     Example:
         >>> head = ClassificationHead(Pair(384, 256), num_classes=3, config=HeadConfig())
         >>> image, text = (Pooled(torch.randn(4, d), torch.randn(4, d)) for d in (384, 256))
-        >>> logits, projected = head(Pair(image, text), prompts=None, present=Pair(None, None))
+        >>> logits, projected, _ = head(Pair(image, text), prompts=None, present=Pair(None, None))
         >>> logits.shape, projected.image.shape
         (torch.Size([4, 3]), torch.Size([4, 1, 128]))
     """
@@ -182,6 +185,8 @@ class ClassificationHead(nn.Module):
             else NetworkHead(features, num_part_features, num_classes, config.network)
         )
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
+        alone = Pair(self.image.encoder_width, self.text.encoder_width)
+        self.experts = ModalityExperts(alone, num_classes) if config.network == "wide" else None
 
     @property
     def never_missing(self) -> list[str]:
@@ -199,6 +204,8 @@ class ClassificationHead(nn.Module):
         *_, last = (m for m in self.classifier.modules() if isinstance(m, nn.Linear))
         last.weight.mul_(_INITIAL_SCALE)
         last.bias.copy_(prior)
+        if self.experts is not None:
+            self.experts.start_at(prior)
 
     def forward(
         self,
@@ -206,8 +213,10 @@ class ClassificationHead(nn.Module):
         prompts: Pair[Tensor] | None,
         present: Presence,
         part_features: Tensor | None = None,
-    ) -> tuple[Tensor, Pair[Tensor] | None]:
-        """Logits ``(B, C)`` and, ``(B, 1, r)`` each or None, projections of the similarity term.
+    ) -> tuple[Tensor, Pair[Tensor] | None, ExpertLogits | None]:
+        """Logits ``(B, C)``, and where the head has these parts, what they are made of.
+
+        The parts are the projections ``(B, 1, r)`` of the similarity term, and the experts.
 
         Inputs are pooled features, the last prompts ``(B, n, d)``, and the exchange's features s.
         """
@@ -221,7 +230,14 @@ class ClassificationHead(nn.Module):
             logits: Tensor = self.classifier(dropped, part_features, present)
         else:
             logits = self.classifier(torch.cat(dropped, dim=-1))
-        if self.similarity is None:
-            return logits, None
-        projected = self.similarity.project(features, present)
-        return logits + self.similarity(projected), projected
+        projected = None
+        if self.similarity is not None:
+            projected = self.similarity.project(features, present)
+            logits = logits + self.similarity(projected)
+        if self.experts is None:
+            return logits, projected, None
+        alone = Pair(
+            dropped.image[:, : self.image.encoder_width], dropped.text[:, : self.text.encoder_width]
+        )
+        experts = self.experts(alone, present, logits)
+        return self.experts.choose(experts), projected, experts
