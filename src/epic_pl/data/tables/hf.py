@@ -86,8 +86,8 @@ def _named_classes(table: pa.Table, name: str, names: list[str]) -> pa.Table:
 
     cells = table[name].to_pylist()
     if of_lists:  # a null list is unknown, an empty one means no class
-        lists = [cell and [named(code) for code in cell] for cell in cells]
-        values = pa.array(lists, pa.list_(pa.string()))
+        cells = [cell and [named(code) for code in cell] for cell in cells]
     else:
-        values = pa.array(map(named, cells), pa.string())
+        cells = [named(code) for code in cells]
+    values = pa.array(cells, pa.list_(pa.string()) if of_lists else pa.string())
     return table.set_column(table.column_names.index(name), name, values)

@@ -47,12 +47,10 @@ def read_table(path: Path) -> pa.Table:
         table = _read(path)
     except DataError:
         raise
-    except OSError as error:
-        raise DataError(
-            f"Table {path} cannot be read: {error}. Check its permissions, or copy it here again."
-        ) from error
     except Exception as error:  # a damaged file may cause any of them
-        raise DataError(f"Table {path} cannot be read: {error}. Write it again.") from error
+        raise DataError(
+            f"Table {path} cannot be read: {error}. Check its permissions, or write it again."
+        ) from error
     if not table.num_rows:
         raise DataError(f"Table {path} has no rows. Check that it was exported whole.")
     return table

@@ -41,13 +41,7 @@ def table_folder(path: Path) -> Path:
 def read_rows(
     table: Path | pa.Table, image_root: Path, options: RowOptions, build: Builder
 ) -> Rows:
-    """Read the rows of a table, and unpack its embedded images.
-
-    Args:
-        table: a path for :func:`~epic_pl.data.tables.reader.read_table`, or a table in memory.
-        image_root: folder that image paths are relative to.
-        options: options that name the columns.
-        build: function that makes rows of a table, such as :func:`build_rows`.
+    """Read a table from a path or from memory, unpack its embedded images, and ``build`` its rows.
 
     Raises:
         DataError: if the table or a row cannot be used.
@@ -120,11 +114,7 @@ def _assign(
 ) -> npt.NDArray[np.str_]:
     """Split of each row: the one that the table names, or a new one of its training rows.
 
-    Args:
-        codes: classes of each row, None for a row to predict.
-        groups: group number of each row; rows of a group stay together.
-        named: splits that the table names.
-        options: sizes and seed of the splits that the table does not name.
+    Rows with equal numbers in ``groups`` stay together; rows without ``codes`` are to be predicted.
     """
     split = np.where([row is None for row in codes], "predict", named)
     wanted = (("val", options.val_size), ("test", options.test_size))
