@@ -96,7 +96,7 @@ _DEFAULTS = {
 
 
 class Built(NamedTuple):
-    """What a command line stands for."""
+    """The module, data and trainer of a command line."""
 
     module: EPICModule
     data: ImageTextDataModule
@@ -104,10 +104,7 @@ class Built(NamedTuple):
 
 
 class _Parser(LightningArgumentParser):
-    """A parser for which no beginning of an option stands for it.
-
-    jsonargparse makes the parsers of nested classes with this one.
-    """
+    """A parser without abbreviated options; jsonargparse also parses nested classes with it."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **{"allow_abbrev": False, **options})
@@ -402,7 +399,7 @@ def _check_sections(options: Mapping[str, Any]) -> None:
 
 
 def option_types(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The types of all options of a command, of those classes that are given; a section's is None.
+    """The type of each option of a command, None for a section; ``given`` names the classes.
 
     Raises:
         ConfigError: if there is no such class.
@@ -411,15 +408,14 @@ def option_types(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(getattr(Trainer, command))
     types = {name: hint for name, hint in hints.items() if name not in skip}
     types |= {"seed_everything": bool | int, "config": str, "print_config": str}
-    sections: dict[str, type] = {"trainer": Trainer, **_SECTIONS, **_CLASSES}
+    sections = {"trainer": Trainer, "model": EPICModule, "data": ImageTextDataModule, **_SECTIONS}
     for section, kind in sections.items():
-        if "." not in section:
-            types |= _types_of(kind, section, given)
+        types |= _types_of(kind, section, given)
     return types
 
 
 def _types_of(kind: type, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Types of the options of a class, or of its subclass that is given, and of its parts."""
+    """The types of the options of a class and of its parts; ``given`` may name a subclass."""
     if path in _CLASSES and isinstance(named := given.get(path), str):
         kind = find_class(_CLASSES[path], named)
     types: dict[str, Any] = {path: None}

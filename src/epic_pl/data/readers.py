@@ -16,6 +16,7 @@ import pyarrow.csv
 
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import require_regular
+from epic_pl.utils.validate import fits
 
 
 def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Path:
@@ -165,12 +166,10 @@ def _string(value: Any, name: str, path: Path, number: int) -> str | None:
 
 def string_list(value: Any, what: str, path: Path) -> list[str]:
     """Check that ``value`` is a list of strings; the message calls it ``what``."""
-    is_list = isinstance(value, list)
-    wrong = [entry for entry in value if not isinstance(entry, str)] if is_list else [value]
-    if wrong:
+    if not fits(value, list[str]):
         raise DataError(
-            f"{path}: {what} must be a list of strings, but there is {wrong[0]!r:.60}. Correct "
-            "it, or fetch the file again."
+            f"{path}: {what} must be a list of strings, but is {value!r:.60}. Correct it, or fetch "
+            "the file again."
         )
     return list(value)
 

@@ -145,10 +145,7 @@ def uploaded_file(upload: Any, folder: Path) -> Path | None:
 def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
     """Labels of a pair and of each modality alone, and the attention of the pair.
 
-    Args:
-        classifier: the model.
-        image: an image file; None for no image.
-        text: a text; None or blanks for no text.
+    There may be no image (None) or no text (None or blanks).
 
     Raises:
         DataError: if both are missing, the image cannot be read, or the text is too long.
