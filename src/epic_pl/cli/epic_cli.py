@@ -408,8 +408,8 @@ def option_types(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(getattr(Trainer, command))
     types = {name: hint for name, hint in hints.items() if name not in skip}
     types |= {"seed_everything": bool | int, "config": str, "print_config": str}
-    sections = {"trainer": Trainer, "model": EPICModule, "data": ImageTextDataModule, **_SECTIONS}
-    for section, kind in sections.items():
+    parts: dict[str, type] = {"trainer": Trainer, "model": EPICModule, "data": ImageTextDataModule}
+    for section, kind in (parts | _SECTIONS).items():
         types |= _types_of(kind, section, given)
     return types
 

@@ -22,6 +22,8 @@ _SPLITS = {
 }
 SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names}
 """What users call a split, and its name here."""
+SPLIT_COLUMN = "split"
+"""The column of splits that the tables of class folders and of a ``DatasetDict`` have."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Reading of image folders as tables: one folder per class, or any folder to predict."""
 
-import os
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -8,8 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from epic_pl.data.images import IMAGE_SUFFIXES
-from epic_pl.data.tables.columns import SPLIT_NAMES
-from epic_pl.data.tables.hf import HF_SPLIT_COLUMN, is_saved_dataset
+from epic_pl.data.tables.columns import SPLIT_COLUMN, SPLIT_NAMES
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import require_regular
 
@@ -54,13 +52,8 @@ def read_class_folders(path: Path) -> pa.Table:
         table = table.drop_columns("text")
     table = table.append_column("label", [[image.parts[-2] for image in images]])
     if with_splits:
-        table = table.append_column(HF_SPLIT_COLUMN, [[image.parts[0] for image in images]])
+        table = table.append_column(SPLIT_COLUMN, [[image.parts[0] for image in images]])
     return table
-
-
-def is_image_folder(path: Path) -> bool:
-    """Whether a path to predict is a folder of images, not a table or a saved dataset."""
-    return os.path.isdir(path) and not is_saved_dataset(path)
 
 
 def read_image_folder(path: Path) -> pa.Table:

@@ -16,6 +16,7 @@ from epic_pl.data.datamodule import Split
 from epic_pl.data.rows import Rows, describe_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
 from epic_pl.data.tables.columns import (
+    SPLIT_COLUMN,
     Columns,
     RowOptions,
     read_columns,
@@ -23,10 +24,9 @@ from epic_pl.data.tables.columns import (
     read_splits,
 )
 from epic_pl.data.tables.embedded import unpack_images
-from epic_pl.data.tables.folders import is_image_folder, read_image_folder
-from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
+from epic_pl.data.tables.folders import read_image_folder
 from epic_pl.data.tables.labels import read_labels
-from epic_pl.data.tables.reader import read_table
+from epic_pl.data.tables.reader import is_image_folder, read_table
 from epic_pl.utils.errors import DataError
 
 Builder = Callable[[pa.Table, RowOptions], tuple[pa.Table, Sequence[str]]]
@@ -53,8 +53,8 @@ def read_rows(
             raise DataError("There are no rows.")
         source, embedded = unpack_images(source, options.image_column)
         if options.split_column is None and os.path.isdir(path):
-            known = HF_SPLIT_COLUMN in source.column_names
-            options = replace(options, split_column=HF_SPLIT_COLUMN if known else None)
+            known = SPLIT_COLUMN in source.column_names
+            options = replace(options, split_column=SPLIT_COLUMN if known else None)
         rows, classes = build(source, options)
     except DataError as error:
         place = "" if str(path) in str(error) else f"{path} (rows count from 0): "
