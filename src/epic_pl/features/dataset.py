@@ -21,9 +21,10 @@ class ImageKey(NamedTuple):
 
 
 class StoredItems:
-    """The images or texts of a run in their store, which knows each key's item by its hash.
+    """The stored images or texts of a run.
 
-    ``in_place`` names the fields that the model can read where they are stored.
+    Each item has a key, which :meth:`gather` takes, and a hash, which the store knows. The model
+    can read the fields ``in_place`` where they are stored.
     """
 
     def __init__(

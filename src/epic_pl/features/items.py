@@ -29,8 +29,8 @@ from epic_pl.utils.files import write_json
 Key = TypeVar("Key")
 
 FEATURES_VERSION = 6
-"""Part of every feature store's key: raised whenever an image's transform, a text's tokens or a
-field that a tower stores changes its meaning, so that stores of before are not read."""
+"""Part of every feature store's key. It is raised whenever an image's transform, a text's tokens or
+a field that a tower stores changes its meaning, so that older stores are not read."""
 
 # axis of a field that counts tokens, without the batch axis
 _TOKEN_AXES = {"memory": 3, "tokens": 0}

@@ -23,7 +23,7 @@ from epic_pl.data.tables.labels import MISSING, written_lists
 from epic_pl.utils.errors import DataError
 
 NONE = "none"
-"""As the name of a column: that there is none, and none is to be guessed."""
+"""In place of a column's name: there is no such column, so none is guessed."""
 
 _WORDS = {
     "image": "image img picture photo poster filename file path",

@@ -1,4 +1,4 @@
-"""Reading of the columns of a user's table that options name; errors name rows."""
+"""Reading of the columns of a user's table that the options name; errors name rows."""
 
 import string
 from collections.abc import Sequence

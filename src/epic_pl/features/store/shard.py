@@ -48,7 +48,7 @@ def write_shard(path: Path, digests: Digests, batches: Sequence[Tensors]) -> Non
 
 
 def open_shard(path: Path, spec: StoreSpec) -> Tensors | None:
-    """A shard's tensors, mapped into memory; None where it is missing, truncated or not of spec."""
+    """A shard's tensors, mapped into memory; None if it is missing, damaged or of another spec."""
     if not path.is_file():
         return None
     try:
@@ -70,11 +70,11 @@ def encode(
     """Bring a batch into the form in which it is stored.
 
     Args:
-        spec: of the store.
+        spec: description of the store.
         tensors: for each field ``(B, *shape)``, floating point; in ragged stores the token axis
             holds N, and what lies behind an item's length is ignored.
-        lengths: (B,) tokens of each item; other stores than ragged ones ignore them.
-        names: of the B items, for messages.
+        lengths: (B,) tokens of each item, used in ragged stores only.
+        names: names of the B items, for messages.
 
     Raises:
         CacheError: a number is not finite once stored.

@@ -55,12 +55,12 @@ class StoreSpec:
     token axes have the same largest length.
 
     Attributes:
-        modality: of all items.
+        modality: the modality of all items.
         identity: plain JSON values: encoder fingerprint, level, layers, pooling, preprocessing.
             Any change gives another key, hence another folder.
         fields: the tensors of each item.
         dtype: how they are stored.
-        encoder: name of the encoder, shown to the user; no part of the key.
+        encoder: name of the encoder, shown to the user; not part of the key.
     """
 
     modality: Literal["image", "text"]
