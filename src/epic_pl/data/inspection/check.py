@@ -148,9 +148,9 @@ def _inspect_rows(
     min_size = getattr(dataset.transform, "min_size", None)
     inspect = partial(_inspect_image, root=root, min_size=min_size)
     with ThreadPoolExecutor(workers) as pool:  # decoding releases Python's lock
-        found = pool.map(inspect, paths.to_pylist())
-        found = progress.track(found, len(paths), description="images")
-        facts = pa.Table.from_pylist(list(found), FACTS)
+        inspected = pool.map(inspect, paths.to_pylist())
+        found = list(progress.track(inspected, len(paths), description="images"))
+        facts = pa.Table.from_pylist(found, FACTS)
     record = ImageRecord(root)
     keys = map(record.key, paths.to_pylist())
     record.add(dict(zip(keys, facts["problem"].to_pylist(), strict=True)))
