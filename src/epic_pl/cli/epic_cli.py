@@ -223,51 +223,22 @@ class EPICCLI(LightningCLI):
         return saved or data.class_frequencies
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Refuse an unusable checkpoint before anything is built."""
+        """Parse, and refuse an unusable checkpoint before anything is built."""
         words = list(cast(Sequence[str], args))
         try:
             self.config = parser.parse_args(words)
         except ArgumentError:
-            given = given_options(words)
-            explain(given, option_types(self.command, given))
-            if null := [word for word in words if word.endswith("=null")]:
-                raise ConfigError(
-                    f"{null[0]}: the parser takes null for an option of a nested class from a "
-                    "config alone. Write it into one, and give that as another --config."
-                ) from None
-            if not {"model", "data"} & {name.split(".")[0] for name in given}:
-                raise ConfigError(
-                    "No config names model and data: give --config a file, which `epic-pl data "
-                    f"init TABLE` writes for a table of yours, or one of "
-                    f"{', '.join(packaged(''))}. Example: epic-pl fit --config openmoji.yaml"
-                ) from None
+            self._explain(words)
             raise
         self._saved_options: dict[str, Any] = {}
-        config, fits = self.config, self.command == "fit"
+        config = self.config
         # the constructor would seed the caller's generators although it builds nothing
         self._seed, config["seed_everything"] = config["seed_everything"], False
         for side in config["model"]["init_args"]["encoders"].values():
             if isinstance(side, Namespace) and side.family:  # checkpoints may name it, too
                 find_class(Encoder, side.family)
-        path = config.get("ckpt_path")
-        if not path and not fits:  # nothing is trained from there
-            path = config["ckpt_path"] = config["model"]["init_args"]["warm_start"]
-        if not path and not fits:
-            raise ConfigError(
-                "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
-                f"{self._newest('best')}, or the path of a checkpoint or run."
-            )
-        path = local_path(path) if path else path
-        if path in _CHECKPOINT_WORDS and not Path(path).is_file():
-            word, path = path, self._newest(path)
+        if path := self._checkpoint():
             config["ckpt_path"] = path
-            rank_zero_info(f"--ckpt_path {word} is {path}")
-        elif path and not fits and os.path.isdir(path):
-            config["ckpt_path"] = path = str(find_checkpoint(Path(path)))
-        if path:
-            config["ckpt_path"] = path
-            if not os.path.exists(path) and (meant := did_you_mean(path, _CHECKPOINT_WORDS)):
-                raise CheckpointError(f"There is no checkpoint at {path!r}.{meant}")
             checkpoint = read_checkpoint(path)  # before the parser builds what it names
             require_info(checkpoint)
             self._saved_options = checkpoint.get("hyper_parameters", {})
@@ -276,6 +247,45 @@ class EPICCLI(LightningCLI):
             if self.command == "predict":
                 _name_classes(config["data"], self._saved_options)
             self.config = parser.parse_object({"model": self._saved_options}, config)
+
+    def _explain(self, words: Sequence[str]) -> None:
+        """Raise an error that says what is wrong with refused options, if it can be found out."""
+        given = given_options(words)
+        explain(given, option_types(self.command, given))
+        if null := [word for word in words if word.endswith("=null")]:
+            raise ConfigError(
+                f"{null[0]}: the parser takes null for an option of a nested class from a config "
+                "alone. Write it into one, and give that as another --config."
+            ) from None
+        if not {"model", "data"} & {name.split(".")[0] for name in given}:
+            raise ConfigError(
+                "No config names model and data: give --config a file, which `epic-pl data init "
+                f"TABLE` writes for a table of yours, or one of {', '.join(packaged(''))}. "
+                "Example: epic-pl fit --config openmoji.yaml"
+            ) from None
+
+    def _checkpoint(self) -> str | None:
+        """The path of the checkpoint that the options name; None for a new training."""
+        path: str | None = self.config.get("ckpt_path")
+        fits = self.command == "fit"
+        if not path and not fits:  # nothing is trained from there
+            path = self.config["model"]["init_args"]["warm_start"]
+        if not path and fits:
+            return None
+        if not path:
+            raise ConfigError(
+                "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
+                f"{self._newest('best')}, or the path of a checkpoint or run."
+            )
+        path = local_path(path)
+        if path in _CHECKPOINT_WORDS and not Path(path).is_file():
+            word, path = path, self._newest(path)
+            rank_zero_info(f"--ckpt_path {word} is {path}")
+        elif not fits and os.path.isdir(path):
+            path = str(find_checkpoint(Path(path)))
+        elif not os.path.exists(path) and (meant := did_you_mean(path, _CHECKPOINT_WORDS)):
+            raise CheckpointError(f"There is no checkpoint at {path!r}.{meant}")
+        return path
 
     def _newest(self, word: str) -> str:
         """The checkpoint "best" or "last" of the newest run below the root folder."""
