@@ -30,7 +30,7 @@ class Loss(ABC):
 
     Attributes:
         matched_classes: names of the classes of matching pairs, if labels say whether image and
-            text match: adds :class:`MatchingLoss`.
+            text match: adds :class:`~epic_pl.module.losses.MatchingLoss`.
 
     Example:
         >>> @dataclass(frozen=True)

@@ -46,8 +46,9 @@ class OpenMojiDataModule(ImageTextDataModule):
     ``variant="entailment"`` asks whether a statement is the image's name, as a small counterpart of
     SNLI-VE. Neither modality alone is informative. The 1,629 images and their names are divided
     into 75% / 5% / 20%, so test images *and* statements do not occur in training. Training pairs
-    are drawn anew every epoch by :class:`EntailmentPairs`. The pairs of val (8 per image) and test
-    (5 per image) are fixed, half of them true.
+    are drawn anew every epoch by
+    :class:`~epic_pl.data.datasets.openmoji.EntailmentPairs`. The pairs of val (8 per image) and
+    test (5 per image) are fixed, half of them true.
 
     The text is the name in lower case. Images are rendered at the encoder's input size, on white.
 
