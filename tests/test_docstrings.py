@@ -16,7 +16,7 @@ import torch
 import epic_pl
 import tiny_encoders
 import tiny_runs
-from epic_pl.module import losses, matching, metrics, postprocess
+from epic_pl.module import losses, metrics, postprocess
 from epic_pl.nn import Pair
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 
@@ -30,8 +30,7 @@ ROOMS = ("epic_pl", "epic_pl.data", "epic_pl.module", "epic_pl.nn", "epic_pl.nn.
 # what methods build and return; no code of a user's makes these
 NOT_MADE = {"DualEncoder", "EPICModel", "Output"}
 PARTS = {
-    losses: ("ClassificationLoss", "prior_logits", "resolve_weights"),
-    matching: ("MatchingLoss",),
+    losses: ("ClassificationLoss", "MatchingLoss", "prior_logits", "resolve_weights"),
     metrics: ("MacroF1", "SamplesF1", "SecondClassAUROC", "build_metrics", "compute_metrics"),
     postprocess: ("assign_labels", "calibration_error"),
 }

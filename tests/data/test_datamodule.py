@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.datasets.entailment import EntailmentPairs
+from epic_pl.data.datasets.openmoji import EntailmentPairs
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.utils.errors import CheckpointError, ConfigError, DataError
 

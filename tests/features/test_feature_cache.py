@@ -11,7 +11,7 @@ from PIL import Image
 import tiny_runs
 from epic_pl.data.datamodule import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.datasets.entailment import EntailmentPairs
+from epic_pl.data.datasets.openmoji import EntailmentPairs
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.tables.datamodule import TableDataModule
 from epic_pl.features.store.reader import FeatureStore

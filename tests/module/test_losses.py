@@ -1,7 +1,26 @@
+import math
+from copy import deepcopy
+
 import pytest
 import torch
+from tiny_models import batch
+from tiny_models import make as make_model
 
-from epic_pl.module.losses import ClassificationLoss, prior_logits, resolve_weights
+import tiny_runs
+from epic_pl.module import EPICModule
+from epic_pl.module.losses import (
+    ClassificationLoss,
+    MatchingLoss,
+    build_matching_loss,
+    prior_logits,
+    resolve_weights,
+)
+from epic_pl.nn import HeadConfig
+from epic_pl.nn.interaction import ScaledCosine
+from epic_pl.nn.pair import Pair
+from epic_pl.utils.errors import ConfigError
+
+NAMES = ["no", "yes", "maybe"]
 
 
 @pytest.mark.parametrize("weights", [None, [1.0, 5.0, 0.5]])
@@ -73,3 +92,114 @@ def test_prior_logits_are_finite_for_classes_that_never_or_always_occur(task):
     assert prior_logits(task, 3, [0.0, 1.0, 0.0]).isfinite().all()
     output = torch.softmax if task == "multiclass" else lambda x, dim: x.sigmoid()
     assert output(prior_logits(task, 4, None), dim=0).tolist() == pytest.approx([0.25] * 4)
+
+
+def slow_matching(image, text, rows, temperature) -> float:
+    """Pair by pair: each row against all texts, and against all images."""
+
+    def fit(i, j) -> float:
+        scores = [
+            [float(torch.cosine_similarity(a, b, dim=0)) / temperature for b in text[j]]
+            for a in image[i]
+        ]
+        columns = [list(column) for column in zip(*scores, strict=True)]
+        means = [
+            sum(math.log(sum(map(math.exp, line))) for line in lines) / len(lines)
+            for lines in (scores, columns)
+        ]
+        return sum(means) / 2
+
+    size, losses = len(image), []
+    for i in rows:
+        others = [[fit(i, j) for j in range(size)], [fit(j, i) for j in range(size)]]
+        losses += [math.log(sum(map(math.exp, fits))) - fits[i] for fits in others]
+    return sum(losses) / len(losses)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_agrees_pair_by_pair(n):
+    cosine = ScaledCosine().double().train()
+    loss = MatchingLoss([1, 2])
+    image, text = (torch.randn(5, n, 6).double() for _ in range(2))
+    labels = torch.tensor([1, 0, 2, 1, 0])
+    text[3] = 0  # missing
+    expected = slow_matching(image, text, [0, 2], 0.1)
+    value = loss(cosine, Pair(image, text), labels).detach()
+    torch.testing.assert_close(float(value), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_no_matched_row_is_no_loss():
+    cosine = ScaledCosine().train()
+    loss = MatchingLoss([1])
+    image, text = torch.randn(3, 2, 4, requires_grad=True), torch.randn(3, 2, 4)
+    value = loss(cosine, Pair(image, text), torch.zeros(3, dtype=torch.long))
+    value.backward()
+    assert float(value.detach()) == 0
+
+
+@pytest.mark.parametrize("name", ["EPIC", "Parts", "NoPrompts"])
+@pytest.mark.parametrize("first_prompt", ["tokens", "independent"])
+def test_what_is_compared_knows_nothing_of_the_other_modality(name, first_prompt):
+    own = {"first_prompt": first_prompt} if name == "EPIC" else {}
+    options = {"interaction_layers": 3, **own}
+    model = make_model(name, head=HeadConfig(similarity=True), **options)
+    made, other = batch([5, 3]), batch([4, 2], seed=1)  # other texts
+    image, text = model(made).compared
+    same, another = model(other | {"pixel_values": made["pixel_values"]}).compared
+    torch.testing.assert_close(same, image)
+    assert not torch.allclose(another, text)
+
+
+@pytest.mark.parametrize("name", ["NoPrompts", "NoInteraction", "PMF"])
+def test_other_methods_match_where_they_have_a_similarity(name):
+    made = batch([5, 3])
+    plain, similar = (make_model(name, head=HeadConfig(similarity=on)) for on in (False, True))
+    assert plain.matcher is plain(made).compared is None
+    assert similar.matcher is (None if name == "PMF" else similar.head.similarity.cosine)
+    assert (similar(made).compared is None) is (name == "PMF")
+    assert (build_matching_loss(similar.matcher, ["yes"], NAMES) is None) is (name == "PMF")
+
+
+def test_unknown_classes_are_named(make):
+    with pytest.raises(ConfigError, match=r"matched_classes names 'true'.*no, yes, maybe"):
+        make(class_names=NAMES, loss={"matched_classes": ["true"]})
+    assert build_matching_loss(ScaledCosine(), None, NAMES) is None
+
+
+def test_the_loss_joins_the_training_loss_alone(make, tmp_path):
+    options = {"num_classes": 2, "class_names": ["no", "yes"]}
+    losses = []
+    for matched in (None, ["yes"]):
+        torch.manual_seed(0)
+        model = make(loss={"matched_classes": matched}, **options)
+        trainer = tiny_runs.trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+        rows = tiny_runs.samples(8, classes=2, seed=1)
+        trainer.fit(model, tiny_runs.loader(rows, 8), tiny_runs.loader(rows, 8))
+        losses.append(trainer.callback_metrics)
+    plain, matching = losses
+    assert "train/matching_loss" not in plain
+    both = plain["train/loss"] + matching["train/matching_loss"]
+    torch.testing.assert_close(matching["train/loss"], both)
+
+
+class SecondPass(EPICModule):
+    """Runs the model a second time, on the batch without its texts."""
+
+    def compute_loss(self, logits, labels, batch):
+        absent = torch.zeros(len(labels), dtype=torch.bool)
+        self({**batch, "text_present": absent})
+        return super().compute_loss(logits, labels, batch)
+
+
+def test_the_loss_is_of_the_pass_of_the_step_and_keeps_nothing(make, tmp_path, monkeypatch):
+    losses = []
+    for kind in (EPICModule, SecondPass):
+        monkeypatch.setattr(tiny_runs, "EPICModule", kind)
+        torch.manual_seed(0)
+        model = make(num_classes=2, class_names=["no", "yes"], loss={"matched_classes": ["yes"]})
+        trainer = tiny_runs.trainer(tmp_path, max_steps=1)
+        trainer.fit(model, tiny_runs.loader(tiny_runs.samples(8, classes=2, seed=1), 8))
+        losses.append(float(trainer.callback_metrics["train/matching_loss"]))
+        model.train()(tiny_runs.batch(classes=2))
+        deepcopy(model)  # fails on tensors with a graph
+    assert losses[0] == losses[1] > 0

@@ -96,7 +96,7 @@ _DEFAULTS = {
 
 
 class Built(NamedTuple):
-    """What a command line stands for."""
+    """The module, data and trainer of a command line."""
 
     module: EPICModule
     data: ImageTextDataModule
@@ -104,10 +104,7 @@ class Built(NamedTuple):
 
 
 class _Parser(LightningArgumentParser):
-    """A parser for which no beginning of an option stands for it.
-
-    jsonargparse makes the parsers of nested classes with this one.
-    """
+    """A parser without abbreviated options; jsonargparse also parses nested classes with it."""
 
     def __init__(self, *given: Any, **options: Any) -> None:
         super().__init__(*given, **{"allow_abbrev": False, **options})
@@ -226,51 +223,22 @@ class EPICCLI(LightningCLI):
         return saved or data.class_frequencies
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Refuse an unusable checkpoint before anything is built."""
+        """Parse, and refuse an unusable checkpoint before anything is built."""
         words = list(cast(Sequence[str], args))
         try:
             self.config = parser.parse_args(words)
         except ArgumentError:
-            given = given_options(words)
-            explain(given, option_types(self.command, given))
-            if null := [word for word in words if word.endswith("=null")]:
-                raise ConfigError(
-                    f"{null[0]}: the parser takes null for an option of a nested class from a "
-                    "config alone. Write it into one, and give that as another --config."
-                ) from None
-            if not {"model", "data"} & {name.split(".")[0] for name in given}:
-                raise ConfigError(
-                    "No config names model and data: give --config a file, which `epic-pl data "
-                    f"init TABLE` writes for a table of yours, or one of "
-                    f"{', '.join(packaged(''))}. Example: epic-pl fit --config openmoji.yaml"
-                ) from None
+            self._explain(words)
             raise
         self._saved_options: dict[str, Any] = {}
-        config, fits = self.config, self.command == "fit"
+        config = self.config
         # the constructor would seed the caller's generators although it builds nothing
         self._seed, config["seed_everything"] = config["seed_everything"], False
         for side in config["model"]["init_args"]["encoders"].values():
             if isinstance(side, Namespace) and side.family:  # checkpoints may name it, too
                 find_class(Encoder, side.family)
-        path = config.get("ckpt_path")
-        if not path and not fits:  # nothing is trained from there
-            path = config["ckpt_path"] = config["model"]["init_args"]["warm_start"]
-        if not path and not fits:
-            raise ConfigError(
-                "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
-                f"{self._newest('best')}, or the path of a checkpoint or run."
-            )
-        path = local_path(path) if path else path
-        if path in _CHECKPOINT_WORDS and not Path(path).is_file():
-            word, path = path, self._newest(path)
+        if path := self._checkpoint():
             config["ckpt_path"] = path
-            rank_zero_info(f"--ckpt_path {word} is {path}")
-        elif path and not fits and os.path.isdir(path):
-            config["ckpt_path"] = path = str(find_checkpoint(Path(path)))
-        if path:
-            config["ckpt_path"] = path
-            if not os.path.exists(path) and (meant := did_you_mean(path, _CHECKPOINT_WORDS)):
-                raise CheckpointError(f"There is no checkpoint at {path!r}.{meant}")
             checkpoint = read_checkpoint(path)  # before the parser builds what it names
             require_info(checkpoint)
             self._saved_options = checkpoint.get("hyper_parameters", {})
@@ -279,6 +247,45 @@ class EPICCLI(LightningCLI):
             if self.command == "predict":
                 _name_classes(config["data"], self._saved_options)
             self.config = parser.parse_object({"model": self._saved_options}, config)
+
+    def _explain(self, words: Sequence[str]) -> None:
+        """Raise an error that says what is wrong with refused options, if it can be found out."""
+        given = given_options(words)
+        explain(given, option_types(self.command, given))
+        if null := [word for word in words if word.endswith("=null")]:
+            raise ConfigError(
+                f"{null[0]}: the parser takes null for an option of a nested class from a config "
+                "alone. Write it into one, and give that as another --config."
+            ) from None
+        if not {"model", "data"} & {name.split(".")[0] for name in given}:
+            raise ConfigError(
+                "No config names model and data: give --config a file, which `epic-pl data init "
+                f"TABLE` writes for a table of yours, or one of {', '.join(packaged(''))}. "
+                "Example: epic-pl fit --config openmoji.yaml"
+            ) from None
+
+    def _checkpoint(self) -> str | None:
+        """The path of the checkpoint that the options name; None for a new training."""
+        path: str | None = self.config.get("ckpt_path")
+        fits = self.command == "fit"
+        if not path and not fits:  # nothing is trained from there
+            path = self.config["model"]["init_args"]["warm_start"]
+        if not path and fits:
+            return None
+        if not path:
+            raise ConfigError(
+                "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
+                f"{self._newest('best')}, or the path of a checkpoint or run."
+            )
+        path = local_path(path)
+        if path in _CHECKPOINT_WORDS and not Path(path).is_file():
+            word, path = path, self._newest(path)
+            rank_zero_info(f"--ckpt_path {word} is {path}")
+        elif not fits and os.path.isdir(path):
+            path = str(find_checkpoint(Path(path)))
+        elif not os.path.exists(path) and (meant := did_you_mean(path, _CHECKPOINT_WORDS)):
+            raise CheckpointError(f"There is no checkpoint at {path!r}.{meant}")
+        return path
 
     def _newest(self, word: str) -> str:
         """The checkpoint "best" or "last" of the newest run below the root folder."""
@@ -402,7 +409,7 @@ def _check_sections(options: Mapping[str, Any]) -> None:
 
 
 def option_types(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The types of all options of a command, of those classes that are given; a section's is None.
+    """The type of each option of a command, None for a section; ``given`` names the classes.
 
     Raises:
         ConfigError: if there is no such class.
@@ -411,15 +418,14 @@ def option_types(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
     hints = get_type_hints(getattr(Trainer, command))
     types = {name: hint for name, hint in hints.items() if name not in skip}
     types |= {"seed_everything": bool | int, "config": str, "print_config": str}
-    sections: dict[str, type] = {"trainer": Trainer, **_SECTIONS, **_CLASSES}
-    for section, kind in sections.items():
-        if "." not in section:
-            types |= _types_of(kind, section, given)
+    parts: dict[str, type] = {"trainer": Trainer, "model": EPICModule, "data": ImageTextDataModule}
+    for section, kind in (parts | _SECTIONS).items():
+        types |= _types_of(kind, section, given)
     return types
 
 
 def _types_of(kind: type, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Types of the options of a class, or of its subclass that is given, and of its parts."""
+    """The types of the options of a class and of its parts; ``given`` may name a subclass."""
     if path in _CLASSES and isinstance(named := given.get(path), str):
         kind = find_class(_CLASSES[path], named)
     types: dict[str, Any] = {path: None}

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from epic_pl.utils.errors import EpicError, printable
 
 MENDABLE = (EpicError, ImportError, OSError)
-"""Errors that a user can mend, if they name what is missing."""
+"""Errors that a user can fix."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Which of the options that a parser has refused is wrong, from the types of all options."""
+"""The search for the wrong option of a command line that a parser has refused."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -59,10 +59,14 @@ class UnknownOptionError(ArgumentError):
 
 
 def explain(given: Mapping[str, Any], types: Mapping[str, Any]) -> None:
-    """Say which option a parser refused, from the types of all options; a section's is None.
+    """Raise an error for the first given option that is unknown or has another type.
+
+    Args:
+        given: names and values of the options, from :func:`given_options`.
+        types: the type of each option that there is, None for a section.
 
     Raises:
-        ArgumentError: for the first option of no such name, or of another type; with what is meant.
+        ArgumentError: naming the option, and what was probably meant.
     """
     for name, value in given.items():
         parents = [name[:end] for end, letter in enumerate(name) if letter == "."]

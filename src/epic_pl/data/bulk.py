@@ -1,4 +1,4 @@
-"""A pass over a table that writes it part by part, in processes that can be killed and resumed."""
+"""A pass over a table that writes results part by part; a process may be killed and restarted."""
 
 import hashlib
 from collections.abc import Callable, Sequence

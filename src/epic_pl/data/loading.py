@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from epic_pl.utils.errors import ConfigError
 
 JOB_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]
-"""What a scheduler sends to a job that is to end; Windows has the first alone."""
+"""The signals by which a scheduler ends a job; Windows has only the first."""
 
 
 class _RankSampler(DistributedSampler[Any]):

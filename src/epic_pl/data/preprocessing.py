@@ -52,12 +52,11 @@ class ImagePreprocessing:
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != 3 or (name == "std" and min(self.std) <= 0):
-                raise ConfigError(
-                    f"{name} is {getattr(self, name)}, but must be three numbers"
-                    f"{' above 0' * (name == 'std')}."
-                )
+        if not len(self.mean) == len(self.std) == 3 or min(self.std) <= 0:
+            raise ConfigError(
+                f"mean is {self.mean} and std is {self.std}, but each must be three numbers, those "
+                "of std above 0."
+            )
         if not (0 < self.size <= _LARGEST and self.crop_pct > 0 and 0 < self.resized <= _LARGEST):
             raise ConfigError(
                 f"size is {self.size} and crop_pct {self.crop_pct}, but images are made of 1 to "

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, TypedDict, cast
+from typing import Any, Protocol, Self, TypedDict, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,7 @@ from epic_pl.data.preprocessing import (
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.utils.errors import ConfigError, DataError, counted
 from epic_pl.utils.types import Batch, Reference, Sample, Task
+from epic_pl.utils.validate import check_word
 
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 """A path, a file's content, a PIL image, or pixels (H, W), (H, W, 3) or (H, W, 4) as uint8, or
@@ -75,8 +76,8 @@ class Processor:
 
     An absent image becomes zeros and an absent text the tokens of an empty string, with False in
     the presence mask; an empty string is a text that is present. A batch has no masks if every
-    image and text is present, and no ``labels`` if any label is unknown. Picklable, for workers of
-    a loader to hold it.
+    image and text is present, and no ``labels`` if any label is unknown. Workers of a loader can
+    have a copy, since it can be pickled.
 
     Args:
         image: preprocessing of images.
@@ -111,8 +112,7 @@ class Processor:
         task: Task = "multiclass",
         num_classes: int | None = None,
     ) -> None:
-        if task not in ("multiclass", "multilabel"):
-            raise ConfigError(f"The task must be multiclass or multilabel, got {task!r}.")
+        check_word(get_args(Task), task=task)
         self.image, self.text, self.tokenizer = image, text, tokenizer
         self.task, self.num_classes = task, num_classes
         self.max_text_tokens = min(text.max_tokens, tokenizer.model_max_length)
@@ -272,17 +272,21 @@ class Processor:
             "pixel_values": self._pixels(samples),
             "input_ids": tokens["input_ids"],
             "attention_mask": tokens["attention_mask"],
-            "sample_id": [sample["sample_id"] for sample in samples],
         }
-        if all("image_path" in sample for sample in samples):
-            batch["image_path"] = [sample["image_path"] or "" for sample in samples]
+        return self.complete(batch, samples)
+
+    def complete(self, batch: Batch, rows: Sequence[Sample | Reference]) -> Batch:
+        """Add the ids, image paths, presence masks and labels of B rows to their batch."""
+        batch["sample_id"] = [row["sample_id"] for row in rows]
+        if all("image_path" in row for row in rows):
+            batch["image_path"] = [row["image_path"] or "" for row in rows]
         # a mask only if a modality is missing, since attention is faster without one
-        image_present = torch.tensor([sample["image"] is not None for sample in samples])
-        text_present = torch.tensor([sample["text"] is not None for sample in samples])
+        image_present = torch.tensor([row["image"] is not None for row in rows])
+        text_present = torch.tensor([row["text"] is not None for row in rows])
         if not (image_present.all() and text_present.all()):
             batch["image_present"], batch["text_present"] = image_present, text_present
-        if all(sample["label"] is not None for sample in samples):
-            batch["labels"] = self.labels(samples)
+        if all(row["label"] is not None for row in rows):
+            batch["labels"] = self._labels(rows)
         return batch
 
     def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
@@ -328,13 +332,13 @@ class Processor:
         pixels: Tensor = default_collate(images)
         return pixels
 
-    def labels(self, samples: Sequence[Sample | Reference]) -> Tensor:
+    def _labels(self, rows: Sequence[Sample | Reference]) -> Tensor:
         """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel, of checked labels."""
         if self.task == "multiclass":
-            return torch.tensor([sample["label"] for sample in samples])
-        labels = torch.zeros(len(samples), self.num_classes or 0)
-        for row, sample in zip(labels, samples, strict=True):
-            row[sample["label"]] = 1.0
+            return torch.tensor([row["label"] for row in rows])
+        labels = torch.zeros(len(rows), self.num_classes or 0)
+        for label, row in zip(labels, rows, strict=True):
+            label[row["label"]] = 1.0
         return labels
 
 

@@ -1,21 +1,18 @@
-"""Strict readers of CSV, JSON and JSON-lines files; their errors name file and line."""
+"""Strict readers of the JSON and JSON-lines files of datasets; their errors name file and line."""
 
-import codecs
-import csv
 import glob
 import gzip
 import json
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import require_regular
+from epic_pl.utils.validate import fits
 
 
 def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Path:
@@ -34,71 +31,6 @@ def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Pa
         f"lies elsewhere, name its folder with --data.init_args.data_dir. How to get it: "
         f"{how_to_get}"
     )
-
-
-def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
-    """A CSV or TSV file as a table of strings.
-
-    Quoted cells may hold line breaks; a byte order mark is skipped.
-
-    Args:
-        path: the file.
-        names: columns of a file without a header, whose delimiter is the comma. None reads the
-            header; the delimiter is its most frequent of comma, semicolon, tab and bar.
-    """
-    csv.field_size_limit(2**31 - 1)
-    rows: list[list[str]] = []
-    line = 1  # line at which the next row begins
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        try:
-            delimiter = _delimiter(path, file.readline()) if names is None else ","
-            file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            if names is None:
-                names, line = next(reader, []), reader.line_num + 1
-            for row in reader:
-                if row and len(row) != len(names):
-                    raise csv.Error(f"{len(row)} cells, not {len(names)}")
-                if row:
-                    rows.append(row)
-                line = reader.line_num + 1
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{path} is not UTF-8, at line {line} or soon after: {error}. Export it again as "
-                f"UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-"
-                f"{path.name} (if that is its encoding)."
-            ) from error
-        except csv.Error as error:
-            raise DataError(
-                f"{path}, row at line {line}: {error}. A cell with a delimiter ({delimiter!r}), "
-                "quote or line break must stand in double quotes, and the quotes within it be "
-                'doubled, as Python\'s csv and pandas write it: """Open"", he said".'
-            ) from error
-    if not names:
-        raise DataError(f"{path} is empty. Check that it was exported whole.")
-    if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{path} has several columns named {doubled[0]!r}. Rename them.")
-    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
-    return pa.table([pa.array(column, pa.string()) for column in columns], list(names))
-
-
-def write_csv(table: pa.Table, path: Path, like: Path | None) -> None:
-    """Write a table with the delimiter and byte order mark of the CSV file ``like``, if given."""
-    mark, delimiter = b"", ","
-    if like is not None and like.suffix.lower() == ".csv" and like.is_file():
-        with like.open("rb") as file:
-            header = file.readline()
-        mark = codecs.BOM_UTF8 if header.startswith(codecs.BOM_UTF8) else b""
-        delimiter = _delimiter(like, header.decode("utf-8-sig"))
-    with path.open("wb") as file:
-        file.write(mark)
-        pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(delimiter=delimiter))
-
-
-def _delimiter(path: Path, header: str) -> str:
-    """The delimiter that is most frequent in the header outside of quotes."""
-    plain = re.sub('"[^"]*"', "", header)
-    return max("\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|", key=plain.count)
 
 
 def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
@@ -165,12 +97,10 @@ def _string(value: Any, name: str, path: Path, number: int) -> str | None:
 
 def string_list(value: Any, what: str, path: Path) -> list[str]:
     """Check that ``value`` is a list of strings; the message calls it ``what``."""
-    is_list = isinstance(value, list)
-    wrong = [entry for entry in value if not isinstance(entry, str)] if is_list else [value]
-    if wrong:
+    if not fits(value, list[str]):
         raise DataError(
-            f"{path}: {what} must be a list of strings, but there is {wrong[0]!r:.60}. Correct "
-            "it, or fetch the file again."
+            f"{path}: {what} must be a list of strings, but is {value!r:.60}. Correct it, or fetch "
+            "the file again."
         )
     return list(value)
 

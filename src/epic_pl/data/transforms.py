@@ -1,7 +1,7 @@
 """Transforms of images to tensors: size and normalisation of the encoder, and augmentation."""
 
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,8 +9,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from epic_pl.data.preprocessing import ImagePreprocessing, Resize
-from epic_pl.utils.errors import ConfigError
+from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.utils.validate import check_word
 
 AUGMENTATIONS = ("none", "flip", "crop", "randaugment", "randaugment_only")
 _MAX_ASPECT = 4  # images with a higher ratio of sides are trimmed before they are resized
@@ -65,12 +65,9 @@ def build_image_transform(
             1909.13719); ``randaugment_only`` (without mirroring or cropping).
 
     Raises:
-        ConfigError: if ``augment`` or ``resize`` is unknown.
+        ConfigError: if ``augment`` is unknown.
     """
-    if augment not in AUGMENTATIONS:
-        raise ConfigError(f"augment must be one of {', '.join(AUGMENTATIONS)}; got {augment!r}.")
-    if p.resize not in get_args(Resize):
-        raise ConfigError(f"resize must be one of {', '.join(get_args(Resize))}; got {p.resize!r}.")
+    check_word(AUGMENTATIONS, augment=augment)
     mode = InterpolationMode(p.interpolation)
     steps: list[Any] = [v2.Resize(p.resized, interpolation=mode), v2.CenterCrop(p.size)]
     if p.resize == "squash":

@@ -21,13 +21,10 @@ class ImageKey(NamedTuple):
 
 
 class StoredItems:
-    """The images or texts of a run in their store.
+    """The stored images or texts of a run.
 
-    Args:
-        store: store that has all of them.
-        keys: keys of the items, which :meth:`gather` takes.
-        hashes: hash of each item, which the store uses.
-        in_place: fields that the model can read where they are stored.
+    Each item has a key, which :meth:`gather` takes, and a hash, which the store knows. The model
+    can read the fields ``in_place`` where they are stored.
     """
 
     def __init__(
@@ -57,7 +54,7 @@ class CachedDataset(Dataset[Batch]):
         dataset: dataset that names the image and text of each row.
         images: stored images, with :class:`ImageKey` as keys.
         texts: stored texts.
-        processor: processor that makes the labels.
+        processor: processor that adds ids, presence masks and labels.
     """
 
     def __init__(
@@ -88,13 +85,5 @@ class CachedDataset(Dataset[Batch]):
             "text_features": text_features,
             # pooled features have no tokens, so one position represents the text
             "attention_mask": text_features.pop("mask", torch.ones(len(rows), 1)),
-            "sample_id": [row["sample_id"] for row in rows],
-            "image_path": [row["image_path"] or "" for row in rows],
         }
-        image_present = torch.tensor([row["image"] is not None for row in rows])
-        text_present = torch.tensor([row["text"] is not None for row in rows])
-        if not (image_present.all() and text_present.all()):
-            batch["image_present"], batch["text_present"] = image_present, text_present
-        if all(row["label"] is not None for row in rows):
-            batch["labels"] = self.processor.labels(rows)
-        return batch
+        return self.processor.complete(batch, rows)

@@ -3,10 +3,13 @@
 Shape legend: B batch, N tokens.
 """
 
+import hashlib
+import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +21,16 @@ from torch import Tensor
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.features.dataset import ImageKey
-from epic_pl.features.digests import image_digests, text_digest, tokenizer_digest
 from epic_pl.features.store.fill import StoreRequest
 from epic_pl.features.store.spec import Field, StoredDtype, StoreSpec
 from epic_pl.nn.towers import FeatureLevel, Tower
+from epic_pl.utils.files import write_json
 
 Key = TypeVar("Key")
 
 FEATURES_VERSION = 6
-"""Part of every feature store's key: raised whenever an image's transform, a text's tokens or a
-field that a tower stores changes its meaning, so that stores of before are not read."""
+"""Part of every feature store's key. It is raised whenever an image's transform, a text's tokens or
+a field that a tower stores changes its meaning, so that older stores are not read."""
 
 # axis of a field that counts tokens, without the batch axis
 _TOKEN_AXES = {"memory": 3, "tokens": 0}
@@ -100,10 +103,9 @@ class Items(ABC, Generic[Key]):
     def encode(
         self, inputs: tuple[Tensor, Tensor | None]
     ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Run the encoder; return fields ``(B, ...)`` and, for texts, numbers of tokens ``(B,)``.
+        """Run the encoder on inputs ``(B, ...)`` and their mask ``(B, N)``.
 
-        Args:
-            inputs: inputs of the encoder ``(B, ...)``, and their mask ``(B, N)``.
+        Returns fields ``(B, ...)`` and, for texts, numbers of tokens ``(B,)``.
 
         Raises:
             ConfigError: the method cannot be trained from features of this level.
@@ -187,7 +189,7 @@ class Texts(Items[str]):
         return sorted(texts, key=len)  # batches of similar lengths have little padding
 
     def _hashes(self) -> list[str]:
-        return [text_digest(text) for text in self.keys]
+        return [hashlib.sha256(text.encode()).hexdigest() for text in self.keys]
 
     def _mean_tokens(self) -> float:
         step = -(-len(self.keys) // 256)
@@ -202,3 +204,39 @@ class Texts(Items[str]):
             "tokenizer": tokenizer_digest(self.data.processor.tokenizer),
             "max_tokens": self.data.processor.max_text_tokens,
         }
+
+
+def image_digests(
+    names: Iterable[tuple[str, str]], digest_file: Path
+) -> dict[tuple[str, str], str]:
+    """SHA-256 of the bytes of images, by the root and path of each.
+
+    ``digest_file`` stores them by path, size and time of change; it is replaced if it is damaged.
+    """
+    known: Any = {}
+    with suppress(OSError, ValueError):  # the file does not exist yet, or is damaged
+        known = json.loads(digest_file.read_text(encoding="utf-8"))
+    known = known if isinstance(known, dict) else {}
+    known = {state: digest for state, digest in known.items() if isinstance(digest, str)}
+    digests, new = {}, {}
+    for root, path in names:
+        file = Path(root) / path
+        stat = file.stat()
+        state = f"{file} {stat.st_size} {stat.st_mtime_ns}"
+        if state not in known:
+            new[state] = hashlib.sha256(file.read_bytes()).hexdigest()
+        digests[root, path] = new.get(state) or known[state]
+    if new:
+        with suppress(OSError):  # without write permission later runs read the images again
+            write_json(digest_file, known | new)
+    return digests
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """SHA-256 of everything that tokens depend on, but not the tokenizer's name or folder."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state: dict[str, Any] = {"class": type(tokenizer).__name__, "words": tokenizer.get_vocab()}
+    if backend is not None:
+        # leave out truncation and padding of the last call; a store's key has them elsewhere
+        state |= json.loads(backend.to_str()) | {"truncation": None, "padding": None}
+    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 
-from epic_pl.features.digests import tokenizer_digest
+from epic_pl.features.items import tokenizer_digest
 from epic_pl.inference.classifier import Classifier
 from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.nn.towers import shared_features

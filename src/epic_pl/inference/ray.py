@@ -8,7 +8,7 @@ from typing import Any, get_args
 from epic_pl.data.images import BadSamplePolicy
 from epic_pl.inference.bulk import read_source, write_parts
 from epic_pl.inference.classifier import Classifier
-from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.errors import needs_extra
 from epic_pl.utils.share import Share
 from epic_pl.utils.validate import check_at_least, check_word
 
@@ -70,10 +70,8 @@ def predict_on_ray(
     Raises:
         EpicError: if the model or the table cannot be used, or Ray is not installed.
     """
-    try:
+    with needs_extra("ray", "predict_on_ray"):
         import ray
-    except ImportError as error:
-        raise ConfigError("This needs Ray: pip install 'epic_pl[ray]'.") from error
     source = {"table": Path(table).resolve(), **columns}
     check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
     check_at_least(1, batch_size=batch_size, actors=actors, top_k=top_k)

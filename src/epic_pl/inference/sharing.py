@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.data.readers import read_json
@@ -84,15 +84,15 @@ def read_model(
         )
     try:
         require_regular(weights)
-        with weights.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
+        written = weights.read_bytes()
+        if content.get(_HASH) != hashlib.sha256(written).hexdigest():
+            raise CheckpointError(
+                f"{weights} is not what {path} describes ({_HASH} differs): saving or fetching "
+                "them was interrupted, or one was changed. Save or fetch the model again."
+            )
+        state = load(written)
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{weights} cannot be read: {error}.") from error
-    if content.get(_HASH) != digest:
-        raise CheckpointError(
-            f"{weights} is not what {path} describes ({_HASH} differs): saving or fetching them "
-            "was interrupted, or one was changed. Save or fetch the model again."
-        )
     options: Any = content.get("options")
     check_options(options, str(path))
     encoders = relocated(options, image_encoder, text_encoder)
@@ -105,10 +105,6 @@ def read_model(
         raise CheckpointError(
             f"No model can be built from the options of {path}: {str(error).rstrip('.')}."
         ) from error
-    try:
-        state = load_file(weights)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{weights} cannot be read: {error}.") from error
     checkpoint["state_dict"] = state
     module.load_state_dict(module.checked_state(checkpoint), strict=True)
     return module.eval()

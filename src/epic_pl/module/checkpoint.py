@@ -200,7 +200,7 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
 
 
 def _form(value: object) -> str:
-    """Kind of numbers and shape of a stored value, which must equal those of the model's."""
+    """Kind of numbers and shape of a stored value, to compare with the model's."""
     if not isinstance(value, Tensor):
         return f"{value!r:.40}"
     if value.is_meta or value.is_nested or value.layout is not torch.strided:

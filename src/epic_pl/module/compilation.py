@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from epic_pl.utils.errors import ConfigError, first_line
 from epic_pl.utils.types import Batch
 
-# axis N of the stored features of texts: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
-_TEXT_AXES = {"memory": 4, "tokens": 1}
+# axis N of (B, N), and of stored features: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
+_TEXT_AXES = {"input_ids": 1, "attention_mask": 1, "memory": 4, "tokens": 1}
 
 
 def is_compiled(model: nn.Module) -> bool:
@@ -39,14 +39,8 @@ def check_compiler(device: torch.device) -> None:
 
 def mark_lengths(batch: Batch) -> None:
     """Mark N as dynamic, so that one graph is compiled for texts of any length."""
-    texts: list[tuple[Any, int]] = [
-        (batch.get("input_ids"), 1),
-        (batch["attention_mask"], 1),
-    ]  # (B, N)
-    for name, stored in batch.get("text_features", {}).items():
-        if name in _TEXT_AXES:
-            texts.append((stored, _TEXT_AXES[name]))
-    for tensor, axis in texts:
-        if isinstance(tensor, Tensor):
+    texts: dict[str, Any] = {**batch, **batch.get("text_features", {})}
+    for name, axis in _TEXT_AXES.items():
+        if isinstance(texts.get(name), Tensor):
             # torch's documentation names it so
-            torch._dynamo.maybe_mark_dynamic(tensor, axis)
+            torch._dynamo.maybe_mark_dynamic(texts[name], axis)

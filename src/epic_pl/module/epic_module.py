@@ -27,8 +27,7 @@ from epic_pl.module.config import (
     as_config,
     plain,
 )
-from epic_pl.module.losses import CrossEntropy, Loss
-from epic_pl.module.matching import build_matching_loss
+from epic_pl.module.losses import CrossEntropy, Loss, build_matching_loss
 from epic_pl.module.metrics import build_metrics, compute_metrics, metric_inputs
 from epic_pl.module.optim import build_optimizer, warmup_cosine
 from epic_pl.module.outputs import OutputCollector, SplitOutputs, warn_of_absence

@@ -84,14 +84,20 @@ def as_pil_image(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Imag
     return drawn
 
 
+def own_data(trainer: L.Trainer) -> ImageTextDataModule | None:
+    """The trainer's DataModule; None if it has none of this package."""
+    data: Any = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, ImageTextDataModule) else None
+
+
 def require_data(trainer: L.Trainer, module: L.LightningModule, option: str) -> ImageTextDataModule:
     """The trainer's DataModule, for an option that reads its samples.
 
     Raises:
         ConfigError: if DataModule or module is not of this package.
     """
-    data: Any = getattr(trainer, "datamodule", None)
-    if isinstance(data, ImageTextDataModule) and isinstance(module, EPICModule):
+    data = own_data(trainer)
+    if data is not None and isinstance(module, EPICModule):
         return data
     raise ConfigError(
         f"{option} reads samples of an ImageTextDataModule with EPICModule: leave it out for "

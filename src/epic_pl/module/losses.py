@@ -1,6 +1,6 @@
-"""The loss of each task.
+"""The loss of each task, and the matching loss of image and text.
 
-Shape legend: B batch, C classes.
+Shape legend: B batch, C classes, n prompts (or one vector), r width of the common space.
 """
 
 from abc import ABC, abstractmethod
@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epic_pl.nn.interaction import ScaledCosine
+from epic_pl.nn.pair import Pair
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Task
 from epic_pl.utils.validate import check_length, check_probabilities
@@ -28,7 +30,7 @@ class Loss(ABC):
 
     Attributes:
         matched_classes: names of the classes of matching pairs, if labels say whether image and
-            text match: adds :class:`~epic_pl.module.matching.MatchingLoss`.
+            text match: adds :class:`~epic_pl.module.losses.MatchingLoss`.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -200,3 +202,60 @@ def prior_logits(
     if task == "multilabel":
         return torch.log(weighted / (1 - share)).float()
     return torch.log(weighted / weighted.sum()).float()
+
+
+class MatchingLoss:
+    """InfoNCE (arXiv 1807.03748) in both directions within a batch, as in CLIP (arXiv 2103.00020).
+
+    A small training set has too few labels to learn the alignment of image and text. This loss
+    learns it from matching pairs, with B - 1 negatives for each. The score of image i and text j is
+    ``logsumexp S_ij`` over the prompts of one modality, averaged over the prompts of the other.
+    Each rank of a distributed run compares within its own batch.
+
+    Args:
+        classes: labels of the rows that match.
+
+    Example:
+        >>> compared = Pair(torch.ones(4, 1, 8), torch.ones(4, 1, 8))  # all alike: log B
+        >>> MatchingLoss([1])(ScaledCosine(learned=False), compared, torch.tensor([1, 0, 1, 1]))
+        tensor(1.3863)
+    """
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        self.classes = torch.tensor(classes)
+
+    def __call__(self, matcher: ScaledCosine, compared: Pair[Tensor], labels: Tensor) -> Tensor:
+        """The loss of features ``compared``, ``(B, n, r)`` each; 0 if no row matches.
+
+        ``labels (B,)`` are class indices.
+        """
+        image, text = compared
+        size = len(labels)
+        # features of a missing modality are zero
+        both = image.flatten(1).any(dim=1) & text.flatten(1).any(dim=1)
+        rows = torch.isin(labels, self.classes.to(labels.device)) & both
+        similarities: Tensor = matcher(image.flatten(0, 1)[None], text.flatten(0, 1)[None])
+        similarities = similarities.view(size, -1, size, text.shape[1])  # (B, n, B, n)
+        fit = similarities.logsumexp(dim=1).mean(dim=2) + similarities.logsumexp(dim=3).mean(dim=1)
+        own = torch.arange(size, device=labels.device)
+        losses = sum(F.cross_entropy(logits / 2, own, reduction="none") for logits in (fit, fit.T))
+        return (torch.where(rows, losses, 0).sum() / 2) / rows.sum().clamp(min=1)
+
+
+def build_matching_loss(
+    matcher: ScaledCosine | None, matched: Sequence[str] | None, class_names: Sequence[str]
+) -> MatchingLoss | None:
+    """The matching loss; None without matched classes, or if the model compares nothing.
+
+    Raises:
+        ConfigError: if a matched class does not exist.
+    """
+    for name in matched or ():
+        if name not in class_names:
+            raise ConfigError(
+                f"model.loss.matched_classes names {name!r}, which is no class; the classes are "
+                f"{', '.join(class_names)}."
+            )
+    if not matched or matcher is None:
+        return None
+    return MatchingLoss([class_names.index(name) for name in matched])

@@ -115,12 +115,8 @@ def merge_ranks(parts: Sequence[SplitOutputs]) -> SplitOutputs:
     if ids := joined.sample_id:
         end = max(len(rows) - len(parts) + 1, 0)
         known = {ids[row] for row in rows[:end]}
-        repeated = rows[end:]
-        rows = rows[:end]
-        for row in repeated:
-            if ids[row] not in known:
-                known.add(ids[row])
-                rows.append(row)
+        new = {ids[row]: row for row in reversed(rows[end:]) if ids[row] not in known}
+        rows = rows[:end] + sorted(new.values(), key=places.__getitem__)
 
     def take(values: Any) -> Any:
         if not len(values):

@@ -1,7 +1,7 @@
 """Numbers of trainable and frozen parameters."""
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from torch import Tensor
 
 from epic_pl.nn.base import DualEncoder
@@ -36,9 +36,8 @@ def trainable_share(model: DualEncoder) -> float:
 
 def parameter_table(model: DualEncoder, console: Console | None = None) -> None:
     """Print the parts with their trainable and frozen parameters, and the trainable share."""
-    table = Table(title="Parameters", title_justify="left")
-    for column in ("part", "trainable", "frozen"):
-        table.add_column(column, justify="left" if column == "part" else "right")
+    numbers = (Column(name, justify="right") for name in ("trainable", "frozen"))
+    table = Table("part", *numbers, title="Parameters", title_justify="left")
     counts = count_parameters(model)
     for part, (trainable, frozen) in counts.items():
         table.add_row(part, f"{trainable:,}", f"{frozen:,}")

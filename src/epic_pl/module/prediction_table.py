@@ -11,10 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from epic_pl.module.postprocess import assign_labels
-from epic_pl.utils.errors import DataError
 
 Floats = npt.NDArray[np.float32]
-_ARRAYS = (pa.Array, pa.ChunkedArray)
 
 
 def prediction_table(
@@ -27,15 +25,12 @@ def prediction_table(
     """A table of ``columns``, the predicted ``label`` and the probabilities.
 
     Args:
-        columns: columns to begin with, such as ids; lists hold strings.
+        columns: columns of strings to begin with, such as ids.
         scores: probabilities ``(N, C)``.
         class_names: C names.
         thresholds: minimum probability of each label ``(C,)``; None for multiclass.
         top_k: None gives one probability column a class (``probability_<class>``); k gives the k
             best as columns ``label_1``, ``probability_1``, ...
-
-    Raises:
-        DataError: if one of ``columns`` has the name of a column of predictions.
     """
     order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
     names = np.array(class_names, dtype=object)
@@ -43,20 +38,12 @@ def prediction_table(
         label = ["|".join(names[row]) for row in assign_labels(scores, thresholds)]
     else:
         label = names[order[:, 0]].tolist()
-    table = {"label": pa.array(label, pa.string())}
+    table = {name: pa.array(values, pa.string()) for name, values in columns.items()}
+    table["label"] = pa.array(label, pa.string())
     if top_k is None:
         table |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
     else:
         for k in range(min(top_k, len(class_names))):
             table[f"label_{k + 1}"] = pa.array(names[order[:, k]].tolist(), pa.string())
             table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
-    if taken := [name for name in columns if name in table]:
-        raise DataError(
-            f"Column {taken[0]!r} has the name of a column of predictions, which would replace it: "
-            "rename it in the table."
-        )
-    known = {
-        name: values if isinstance(values, _ARRAYS) else pa.array(values, pa.string())
-        for name, values in columns.items()
-    }
-    return pa.table(known | table)
+    return pa.table(table)

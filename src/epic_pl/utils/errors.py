@@ -2,7 +2,8 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -49,6 +50,21 @@ class ConfigError(EpicError):
 
 class TrainingError(EpicError):
     """Training cannot go on, for example because the loss is not finite."""
+
+
+@contextmanager
+def needs_extra(extra: str, purpose: str) -> Iterator[None]:
+    """Turn the ImportError of an optional dependency into advice to install its extra.
+
+    Raises:
+        ConfigError: instead of an ImportError.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(
+            f"{purpose} needs {error.name}: pip install 'epic_pl[{extra}]'."
+        ) from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -50,9 +50,9 @@ def render(template: str, **content: Any) -> str:
     return _ENVIRONMENT.get_template(template).render(**content)
 
 
-def png(figure: Any, dpi: int = 150) -> bytes:
+def png(figure: Any) -> bytes:
     """A matplotlib figure as PNG."""
-    return _saved(figure, format="png", dpi=dpi)
+    return _saved(figure, format="png", dpi=150)
 
 
 def svg(figure: Any) -> bytes:

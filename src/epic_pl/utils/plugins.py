@@ -99,11 +99,10 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
         )
     imported = getattr(_import(module, name), attribute, None)
     if not (isinstance(imported, type) and issubclass(imported, base)):
-        what = "has no such attribute" if imported is None else f"it is no {base.__name__}"
+        why = f"{module} has no such attribute" if imported is None else f"it is no {base.__name__}"
         raise ConfigError(
-            f"{name} cannot be used: {what if imported is not None else f'{module} {what}'}. It "
-            f"must be a subclass of {base.__module__}.{base.__name__}; docs/extend.md has an "
-            "example."
+            f"{name} cannot be used: {why}. It must be a subclass of "
+            f"{base.__module__}.{base.__name__}; docs/extend.md has an example."
         )
     return imported
 

@@ -20,11 +20,7 @@ def require_regular(path: Path | str) -> None:
 
 
 def open_regular(path: Path | str, follow: bool = True) -> BinaryIO:
-    """Open a file for reading; its path is looked up once.
-
-    Args:
-        path: the file.
-        follow: whether the file itself may be a symbolic link.
+    """Open a file, which without ``follow`` may not be a symbolic link; its path is looked up once.
 
     Raises:
         OSError: if it does not exist, is no regular file, or is a link without ``follow``.
@@ -40,11 +36,9 @@ def open_regular(path: Path | str, follow: bool = True) -> BinaryIO:
 
 
 def require_flat(value: Any, most: int | None = None) -> None:
-    """Check lists and dictionaries that were read from JSON or YAML.
+    """Check a value that was read from JSON or YAML, whose aliases may make it contain itself.
 
-    Args:
-        value: the parsed value; aliases in YAML may make it contain itself.
-        most: maximum number of values in it, with repetitions; None for no limit.
+    ``most`` is the maximum number of values in it, with repetitions.
 
     Raises:
         ValueError: if it is nested more than 64 deep, or has too many values or a NUL character.

@@ -55,13 +55,17 @@ def fits(value: Any, kind: Any) -> bool:
     return kind is Any or type(value) is kind
 
 
+def check_type(kind: Any, name: str, value: object) -> None:
+    """Raise ConfigError if the value of an option does not have its annotated type."""
+    if not fits(value, kind):
+        kind = kind if get_args(kind) else getattr(kind, "__name__", kind)
+        raise ConfigError(f"{name} is {value!r:.60}, but must be of type {kind}.")
+
+
 def check_types(config: Any) -> None:
     """Raise ConfigError for the first value of a config that does not have its annotated type."""
     for name, kind in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if not fits(value, kind):
-            kind = getattr(kind, "__name__", kind) if not get_args(kind) else kind
-            raise ConfigError(f"{name} is {value!r:.60}, but must be of type {kind}.")
+        check_type(kind, name, getattr(config, name))
 
 
 def check_at_least(least: int, **options: float | None) -> None:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from epic_pl.data.datasets.entailment import EntailmentPairs, fixed_pairs
+from epic_pl.data.datasets.openmoji import EntailmentPairs, fixed_pairs
 from epic_pl.data.rows import sample_table
 from epic_pl.utils.errors import DataError
 

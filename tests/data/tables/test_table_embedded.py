@@ -13,7 +13,7 @@ from epic_pl.data.images import read_image
 from epic_pl.data.inspection.check import check_data
 from epic_pl.data.tables.columns import read_image_paths
 from epic_pl.data.tables.embedded import unpack_images
-from epic_pl.features.digests import image_digests
+from epic_pl.features.items import image_digests
 from epic_pl.utils.errors import DataError
 
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2

@@ -18,7 +18,7 @@ else:
 __all__ = ["NonNegativeInt", "PositiveInt", "command_parser", "parse_command"]
 
 _OF_FIT = "fit_options"
-"""The parameter that takes what are options of ``epic-pl fit``."""
+"""Name of the parameter that takes options of ``epic-pl fit``."""
 
 
 def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from epic_pl.cli.commands.parser import PositiveInt
-from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.errors import ConfigError, needs_extra
 
 _KEY = "EPIC_PL_API_KEY"
 
@@ -50,12 +50,8 @@ def serve(
     from epic_pl.inference.multitask import MultiTaskClassifier
     from epic_pl.inference.sharing import find_model
 
-    try:
+    with needs_extra("serve", "epic-pl serve"):
         from epic_pl.inference.serving.server import Limits, run_server
-    except ImportError as error:
-        raise ConfigError(
-            f"epic-pl serve needs {error.name}: pip install 'epic_pl[serve]'."
-        ) from error
     if not 1024 <= port <= 65535:
         raise ConfigError(f"--port is {port}: give one from 1024 to 65535.")
     _listen(host, port).close()  # check the port before models are loaded

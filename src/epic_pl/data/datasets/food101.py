@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
-from epic_pl.data.readers import find_path, label_codes, read_csv, read_jsonl, require
+from epic_pl.data.readers import find_path, label_codes, read_jsonl, require
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.splits import stratified_split
+from epic_pl.data.tables.reader import read_csv
 from epic_pl.utils.validate import check_at_least, check_word
 
 TextSource = Literal["titles", "jsonl"]

@@ -2,19 +2,25 @@
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.inspection.images import FACTS, inspect_images
+from epic_pl.data.decoding import FORMATS
+from epic_pl.data.images import image_file, missing_hint, read_image
 from epic_pl.data.inspection.problems import (
     SEVERITIES,
     Problem,
@@ -29,7 +35,18 @@ from epic_pl.data.inspection.problems import (
 from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.rows import class_counts
 from epic_pl.utils.errors import DataError, counted
+from epic_pl.utils.untrusted import require_regular
 
+FACTS = pa.schema(
+    [
+        ("width", pa.int32()),  # of the stored image, in pixels
+        ("height", pa.int32()),
+        ("kind", pa.string()),  # missing, outside or corrupt; null for a valid image
+        ("problem", pa.string()),  # message that says what is wrong
+        ("content", pa.string()),  # hash of the file's bytes
+    ]
+)
+"""What is found out about an image."""
 _TEXTS_AT_ONCE, _TEXTS_OF_LANGUAGE = 64, 500
 _STRINGS = ("split", "sample_id", "image", "text", "label")
 _ROWS = pa.schema([*((name, pa.string()) for name in _STRINGS), *FACTS])
@@ -42,8 +59,7 @@ class Findings:
     Attributes:
         data: the DataModule.
         rows: one row per sample: ``split, sample_id, image, text, label``, the columns of
-            :data:`~epic_pl.data.inspection.images.FACTS` about its image, and ``tokens``; labels
-            are class names.
+            :data:`FACTS` about its image, and ``tokens``; labels are class names.
         class_counts: number of rows of each class, ``(C,)``, by split, without skipped rows.
         problems: problems that the report lists.
         image_roots: folder that the image paths of each split are relative to.
@@ -74,12 +90,8 @@ def check_data(
     """Read a whole dataset and find its problems.
 
     Each distinct image is decoded once, as in training, regardless of earlier checks, and each
-    distinct text is tokenized. The results for images are stored for later runs.
-
-    Args:
-        data: a DataModule of this package.
-        workers: number of threads that decode images; None is one per core.
-        console: console for a progress bar; None for no bar.
+    distinct text is tokenized. The results for images are stored for later runs. As many threads as
+    ``workers`` decode images, by default one per core. A ``console`` gets a progress bar.
     """
     problems: list[Problem] = []
     datasets: dict[Split, ImageTextDataset] = {}
@@ -134,7 +146,11 @@ def _inspect_rows(
     table, root = dataset.table, dataset.image_root
     paths = pc.unique(table["image"]).drop_null()
     min_size = getattr(dataset.transform, "min_size", None)
-    facts = inspect_images(root, paths.to_pylist(), min_size, workers, progress)
+    inspect = partial(_inspect_image, root=root, min_size=min_size)
+    with ThreadPoolExecutor(workers) as pool:  # decoding releases Python's lock
+        inspected = pool.map(inspect, paths.to_pylist())
+        found = list(progress.track(inspected, len(paths), description="images"))
+        facts = pa.Table.from_pylist(found, FACTS)
     record = ImageRecord(root)
     keys = map(record.key, paths.to_pylist())
     record.add(dict(zip(keys, facts["problem"].to_pylist(), strict=True)))
@@ -142,6 +158,29 @@ def _inspect_rows(
     columns = {name: table[name] for name in ("sample_id", "image", "text")}
     columns |= {"split": pa.repeat(split, len(table)), "label": _name_labels(table["label"], names)}
     return pa.table(columns | dict(zip(FACTS.names, facts.columns, strict=True)), schema=_ROWS)
+
+
+def _inspect_image(path: str, root: Path, min_size: int | None) -> dict[str, Any]:
+    """Decode an image file as in training, and return its facts."""
+    try:
+        file = image_file(root, path)
+        if not file.is_relative_to(root):
+            problem = f"{file} is outside of the image root {root}"
+            return {"kind": "outside", "problem": problem}
+        require_regular(file)
+        content = blake2b(file.read_bytes(), digest_size=16).hexdigest()
+    except OSError as error:
+        absent = isinstance(error, FileNotFoundError)
+        what = "does not exist" if absent else f"cannot be read: {error.strerror or error}"
+        return {"kind": "missing", "problem": f"{file} {what}{missing_hint(path)}"}
+    except DataError as error:
+        return {"kind": "missing", "problem": str(error)}
+    try:
+        read_image(file, min_size)
+    except DataError as error:
+        return {"kind": "corrupt", "problem": str(error), "content": content}
+    with Image.open(file, formats=FORMATS) as image:
+        return {"width": image.width, "height": image.height, "content": content}
 
 
 def _name_labels(labels: pa.ChunkedArray, names: Sequence[str]) -> pa.Array:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +22,7 @@ from epic_pl.data.tables.labels import MISSING, written_lists
 from epic_pl.utils.errors import DataError
 
 NONE = "none"
-"""As the name of a column: that there is none, and none is to be guessed."""
+"""In place of a column's name: there is no such column, so none is guessed."""
 
 _WORDS = {
     "image": "image img picture photo poster filename file path",
@@ -148,11 +147,12 @@ def _names_classes(dtype: pa.DataType) -> bool:
     return _is_string(dtype) or pa.types.is_integer(dtype) or bool(pa.types.is_boolean(dtype))
 
 
-def _spread(column: pa.ChunkedArray) -> list[Any]:
-    """Some cells that are not null, spread over the whole column, since rows may be sorted."""
+def _cells(column: pa.ChunkedArray) -> list[str]:
+    """Some cells as stripped strings, spread over the whole column, since rows may be sorted."""
     filled = np.flatnonzero(column.is_valid())
     chosen = np.linspace(0, len(filled) - 1, min(len(filled), _EXAMINED)).astype(int)
-    return [column[int(row)].as_py() for row in filled[chosen]]
+    cells = (str(column[int(row)].as_py()).strip() for row in filled[chosen])
+    return [cell for cell in cells if cell]
 
 
 def _counts(column: pa.Array | pa.ChunkedArray) -> Counter[str]:
@@ -209,11 +209,6 @@ def _images(table: pa.Table, folder: Path) -> tuple[str | None, Path]:
             "--text title`, or the texts alone (--text) to leave the images out."
         )
     return None, folder
-
-
-def _cells(column: pa.ChunkedArray) -> list[str]:
-    """Some cells of a column as stripped strings."""
-    return [cell for value in _spread(column) if (cell := str(value).strip())]
 
 
 def _most(answers: Iterable[bool]) -> bool:

@@ -16,8 +16,8 @@ from epic_pl.data.inspection.guess import Guess, guess_columns
 from epic_pl.data.tables.columns import read_image_paths, read_texts
 from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.folders import holds_classes
-from epic_pl.data.tables.hf import is_saved_dataset
-from epic_pl.data.tables.reader import SUFFIXES, read_table
+from epic_pl.data.tables.reader import SUFFIXES, is_saved_dataset, read_table
+from epic_pl.data.tables.rows import table_folder
 from epic_pl.utils.config_files import INIT_CONFIG, first_config, packaged_file, read_yaml
 from epic_pl.utils.errors import ConfigError, DataError, printable
 from epic_pl.utils.files import write_text
@@ -47,8 +47,7 @@ def write_config(
         source: a table, or a folder with one table.
         force: whether to replace a config that exists.
         output: file to write; None is ``epic.yaml`` beside the table.
-        columns: the columns ``image``, ``text``, ``label`` and ``split`` that the user names, see
-            :func:`~epic_pl.data.inspection.guess.guess_columns`.
+        **columns: arguments of :func:`~epic_pl.data.inspection.guess.guess_columns`.
 
     Returns:
         The file, and a text with its options, the reasons for them, and the next commands.
@@ -58,7 +57,7 @@ def write_config(
         ConfigError: if the config exists and ``force`` is False.
     """
     path = find_table(source)
-    folder = (path if path.is_dir() else path.parent).resolve()
+    folder = table_folder(path)
     config = output or (source if source.is_dir() else source.parent) / INIT_CONFIG
     if config.exists() and not force:
         raise ConfigError(f"{config} exists already. Keep it, or replace it with --force.")

@@ -139,10 +139,7 @@ def label_problems(
 ) -> Iterator[Problem]:
     """Empty splits, unknown labels, and classes too rare to learn or to measure.
 
-    Args:
-        rows: the rows that training keeps.
-        counts: number of rows of each class ``(C,)``, by split.
-        names: names of the C classes.
+    ``rows`` are those that training keeps; ``counts`` has their number by split and class ``(C,)``.
     """
     yield from _of_rows("note", rows, pc.equal(rows["split"], "predict"), "Rows for predict")
     for name in ("train", "val", "test"):

@@ -1,8 +1,9 @@
-"""Reading of the columns of a user's table that options name; errors name rows."""
+"""Reading of the columns of a user's table that the options name; errors name rows."""
 
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,8 @@ _SPLITS = {
 }
 SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names}
 """What users call a split, and its name here."""
+SPLIT_COLUMN = "split"
+"""The column of splits that the tables of class folders and of a ``DatasetDict`` have."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,7 @@ def read_label_cells(table: pa.Table, name: str) -> pa.Array:
 def read_image_paths(table: pa.Table, name: str | None) -> pa.Array:
     """Read image paths without surrounding blanks; an empty cell becomes null.
 
-    Args:
-        table: the table.
-        name: a column, or a template such as ``"{id}.jpg"``; None for no images.
+    ``name`` is a column, or a template such as ``"{id}.jpg"``; None for no images.
     """
     if name is None:
         return pa.nulls(table.num_rows, pa.string())
@@ -153,30 +154,22 @@ def may_embed(kind: pa.DataType) -> bool:
 
 
 def read_texts(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
-    """Read the text of each row.
+    """Read the text of each row; it is null if all its cells are empty or blank.
 
-    Args:
-        table: the table.
-        spec: a column; several, joined by a space; or a template such as ``"{title}. {body}"``. The
-            text is null if all its cells are empty or blank; if only some are, they add nothing.
+    ``spec`` is a column; several, joined by a space; or a template such as ``"{title}. {body}"``.
     """
     if spec is None or spec == []:
         return pa.nulls(table.num_rows, pa.string())
     if isinstance(spec, str) and "{" in spec and spec not in table.column_names:
         parts = _template(spec, "text_columns")
     else:
-        names = [spec] if isinstance(spec, str) else list(spec)
+        names = [spec] if isinstance(spec, str) else spec
         parts = [(" " if index else "", name) for index, name in enumerate(names)]
-    if len(parts) == 1 and parts[0][1] is not None and parts[0][0] == "":
-        return _trimmed(_strings(_column(table, parts[0][1], "text_columns"), parts[0][1]))
     return pc.utf8_trim_whitespace(_fill_template(table, parts, "text_columns"))
 
 
 def read_splits(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
-    """Read the split of each row by :data:`SPLIT_NAMES`.
-
-    Without a column all rows are ``train``.
-    """
+    """Read the split of each row by :data:`SPLIT_NAMES`; without a column all are ``train``."""
     if name is None:
         return np.full(table.num_rows, "train", dtype="<U7")
     given = _strings(_column(table, name, "split_column"), name)
@@ -199,17 +192,16 @@ def _trimmed(cells: pa.Array) -> pa.Array:
 
 def _fill_template(table: pa.Table, parts: list[tuple[str, str | None]], option: str) -> pa.Array:
     """Fill a template for each row; null if all cells are empty or, in a path, any cell is."""
-    of_paths = option == "image_column"
-    named = dict.fromkeys(name for _, name in parts if name is not None)
-    cells = {name: _trimmed(_strings(_column(table, name, option), name)) for name in named}
     pieces: list[Any] = []
+    empty = []
     for literal, name in parts:
         pieces.append(pa.scalar(literal, pa.string()))
         if name is not None:
-            pieces.append(pc.fill_null(cells[name], ""))
-    empty = [np.asarray(pc.is_null(array)) for array in cells.values()]
-    absent = np.any(empty, axis=0) if of_paths else np.all(empty, axis=0)
-    return pc.if_else(pa.array(absent), None, pc.binary_join_element_wise(*pieces, ""))
+            cells = _trimmed(_strings(_column(table, name, option), name))
+            pieces.append(pc.fill_null(cells, ""))
+            empty.append(pc.is_null(cells))
+    absent = reduce(pc.or_ if option == "image_column" else pc.and_, empty)
+    return pc.if_else(absent, None, pc.binary_join_element_wise(*pieces, ""))
 
 
 def _template(spec: str, option: str) -> list[tuple[str, str | None]]:

@@ -1,14 +1,13 @@
 """Reading of image folders as tables: one folder per class, or any folder to predict."""
 
-import os
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 
 from epic_pl.data.images import IMAGE_SUFFIXES
-from epic_pl.data.tables.columns import SPLIT_NAMES
-from epic_pl.data.tables.hf import HF_SPLIT_COLUMN, is_saved_dataset
+from epic_pl.data.tables.columns import SPLIT_COLUMN, SPLIT_NAMES
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import require_regular
 
@@ -42,31 +41,19 @@ def read_class_folders(path: Path) -> pa.Table:
     with_splits = all(
         len(image.parts) == 3 and image.parts[0].lower() in SPLIT_NAMES for image in images
     )
-    depth = 3 if with_splits else 2
     for image in images:
-        if len(image.parts) != depth:
-            layout = "SPLIT/CLASS/IMAGE" if with_splits else "CLASS/IMAGE"
+        if not with_splits and len(image.parts) != 2:
             raise DataError(
-                f"{path} is read as {layout}, but has {image}: move it, or name the folder that "
+                f"{path} is read as CLASS/IMAGE, but has {image}: move it, or name the folder that "
                 "holds the classes."
             )
-    texts = [_text(path / image) for image in images]
-    columns = {
-        "image": [image.as_posix() for image in images],
-        "label": [image.parts[-2] for image in images],
-    }
-    table = pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()})
-    if any(text is not None for text in texts):
-        table = table.append_column("text", pa.array(texts, pa.string()))
+    table = _table(path, images)
+    if table["text"].null_count == len(table):
+        table = table.drop_columns("text")
+    table = table.append_column("label", [[image.parts[-2] for image in images]])
     if with_splits:
-        splits = [image.parts[0] for image in images]
-        table = table.append_column(HF_SPLIT_COLUMN, pa.array(splits, pa.string()))
+        table = table.append_column(SPLIT_COLUMN, [[image.parts[0] for image in images]])
     return table
-
-
-def is_image_folder(path: Path) -> bool:
-    """Whether a path to predict is a folder of images, not a table or a saved dataset."""
-    return os.path.isdir(path) and not is_saved_dataset(path)
 
 
 def read_image_folder(path: Path) -> pa.Table:
@@ -83,6 +70,10 @@ def read_image_folder(path: Path) -> pa.Table:
             f"There are no images ({', '.join(IMAGE_SUFFIXES)}) in {path} or its subfolders. Name "
             "another folder, or a table."
         )
+    return _table(path, images)
+
+
+def _table(path: Path, images: Sequence[Path]) -> pa.Table:
     texts = pa.array([_text(path / image) for image in images], pa.string())
     return pa.table({"image": [image.as_posix() for image in images], "text": texts})
 

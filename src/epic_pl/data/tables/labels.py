@@ -37,11 +37,8 @@ class Labels(NamedTuple):
 def read_labels(cells: pa.Array, split: npt.NDArray[np.str_], options: RowOptions) -> Labels:
     """Convert the cells of the label column to class indices.
 
-    Args:
-        cells: cells of the label column: strings, numbers or lists of them.
-        split: split of each row. Labels of rows to predict are ignored, so they may be "?". If
-            there are no such rows, a test split without any label is predicted.
-        options: name of the column, separator and classes.
+    Labels of rows to predict are ignored, so they may be "?". If ``split``, the split of each row,
+    names no such rows, a test split without any label is predicted.
 
     Raises:
         DataError: if labels are missing, ambiguous, or no class.

@@ -1,18 +1,24 @@
 """Reading of a user's table as Arrow: a file, class folders, or a saved Hugging Face dataset."""
 
+import codecs
+import csv
+import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
 
-from epic_pl.data.readers import json_objects, read_csv, read_json
+from epic_pl.data.readers import json_objects, read_json
+from epic_pl.data.tables.columns import SPLIT_COLUMN, is_list
 from epic_pl.data.tables.folders import read_class_folders
-from epic_pl.data.tables.hf import is_saved_dataset, read_hub_parquet, read_saved_dataset
 from epic_pl.utils.errors import DataError
-from epic_pl.utils.untrusted import require_flat
+from epic_pl.utils.untrusted import require_flat, require_regular
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
@@ -47,12 +53,10 @@ def read_table(path: Path) -> pa.Table:
         table = _read(path)
     except DataError:
         raise
-    except OSError as error:
-        raise DataError(
-            f"Table {path} cannot be read: {error}. Check its permissions, or copy it here again."
-        ) from error
     except Exception as error:  # a damaged file may cause any of them
-        raise DataError(f"Table {path} cannot be read: {error}. Write it again.") from error
+        raise DataError(
+            f"Table {path} cannot be read: {error}. Check its permissions, or write it again."
+        ) from error
     if not table.num_rows:
         raise DataError(f"Table {path} has no rows. Check that it was exported whole.")
     return table
@@ -60,10 +64,10 @@ def read_table(path: Path) -> pa.Table:
 
 def _read(path: Path) -> pa.Table:
     if os.path.isdir(path):
-        return read_saved_dataset(path) if is_saved_dataset(path) else read_class_folders(path)
+        return _read_saved_dataset(path) if is_saved_dataset(path) else read_class_folders(path)
     suffix = path.suffix.lower()
     if suffix == ".parquet":
-        return read_hub_parquet(path)
+        return _read_parquet(path)
     if suffix in (".csv", ".tsv"):
         table = read_csv(path)
         cells = [pc.if_else(pc.equal(column, ""), None, column) for column in table.columns]
@@ -71,6 +75,71 @@ def _read(path: Path) -> pa.Table:
     with path.open("rb") as file:
         is_list = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     return _of_objects(enumerate(read_json(path, list)) if is_list else json_objects(path), is_list)
+
+
+def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
+    """A CSV or TSV file as a table of strings.
+
+    Quoted cells may hold line breaks; a byte order mark is skipped.
+
+    Args:
+        path: the file.
+        names: columns of a file without a header, whose delimiter is the comma. None reads the
+            header; the delimiter is its most frequent of comma, semicolon, tab and bar.
+    """
+    csv.field_size_limit(2**31 - 1)
+    rows: list[list[str]] = []
+    line = 1  # line at which the next row begins
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        try:
+            delimiter = _delimiter(path, file.readline()) if names is None else ","
+            file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            if names is None:
+                names, line = next(reader, []), reader.line_num + 1
+            for row in reader:
+                if row and len(row) != len(names):
+                    raise csv.Error(f"{len(row)} cells, not {len(names)}")
+                if row:
+                    rows.append(row)
+                line = reader.line_num + 1
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path} is not UTF-8, at line {line} or soon after: {error}. Export it again as "
+                f"UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-"
+                f"{path.name} (if that is its encoding)."
+            ) from error
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, row at line {line}: {error}. A cell with a delimiter ({delimiter!r}), "
+                "quote or line break must stand in double quotes, and the quotes within it be "
+                'doubled, as Python\'s csv and pandas write it: """Open"", he said".'
+            ) from error
+    if not names:
+        raise DataError(f"{path} is empty. Check that it was exported whole.")
+    if doubled := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path} has several columns named {doubled[0]!r}. Rename them.")
+    columns = zip(*rows, strict=True) if rows else ((),) * len(names)
+    return pa.table([pa.array(column, pa.string()) for column in columns], list(names))
+
+
+def write_csv(table: pa.Table, path: Path, like: Path | None) -> None:
+    """Write a table with the delimiter and byte order mark of the CSV file ``like``, if given."""
+    mark, delimiter = b"", ","
+    if like is not None and like.suffix.lower() == ".csv" and like.is_file():
+        with like.open("rb") as file:
+            header = file.readline()
+        mark = codecs.BOM_UTF8 if header.startswith(codecs.BOM_UTF8) else b""
+        delimiter = _delimiter(like, header.decode("utf-8-sig"))
+    with path.open("wb") as file:
+        file.write(mark)
+        pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(delimiter=delimiter))
+
+
+def _delimiter(path: Path, header: str) -> str:
+    """The delimiter that is most frequent in the header outside of quotes."""
+    plain = re.sub('"[^"]*"', "", header)
+    return max("\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|", key=plain.count)
 
 
 def _of_objects(rows: Iterable[tuple[int, Any]], is_list: bool) -> pa.Table:
@@ -96,3 +165,86 @@ def _of_objects(rows: Iterable[tuple[int, Any]], is_list: bool) -> pa.Table:
         except (pa.ArrowException, OverflowError) as error:
             raise ValueError(f"key {name!r} must be of one type: {error}") from error
     return pa.table(arrays)
+
+
+def is_saved_dataset(path: Path) -> bool:
+    """Whether ``save_to_disk`` of Hugging Face ``datasets`` wrote a folder."""
+    return (path / "dataset_dict.json").is_file() or (path / "dataset_info.json").is_file()
+
+
+def is_image_folder(path: Path) -> bool:
+    """Whether a path to predict is a folder of images, not a table or a saved dataset."""
+    return os.path.isdir(path) and not is_saved_dataset(path)
+
+
+def _read_saved_dataset(path: Path) -> pa.Table:
+    """Read all splits of a dataset as a memory map; a ``DatasetDict`` has a column of splits.
+
+    ``save_to_disk`` writes Arrow streams, which state.json lists; dataset_dict.json lists the
+    splits (Hugging Face ``datasets``, version 5.2).
+    """
+    if not (path / "dataset_dict.json").is_file():
+        return _read_split(path)
+    parts = []
+    for split in read_json(path / "dataset_dict.json")["splits"]:
+        part = _read_split(path / Path(split).name)
+        if SPLIT_COLUMN not in part.column_names:
+            part = part.append_column(SPLIT_COLUMN, pa.repeat(split, part.num_rows))
+        parts.append(part)
+    return pa.concat_tables(parts, promote_options="default")
+
+
+def _read_split(path: Path) -> pa.Table:
+    files = sorted(path.glob("*.arrow"))
+    if (path / "state.json").is_file():
+        entries = read_json(path / "state.json")["_data_files"]
+        files = [path / Path(entry["filename"]).name for entry in entries]
+    for file in files:
+        require_regular(file)
+    tables = [pa.ipc.open_stream(pa.memory_map(str(file))).read_all() for file in files]
+    table = pa.concat_tables(tables)
+    table.validate(full=True)
+    return _with_class_names(table, read_json(path / "dataset_info.json"))
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    """Read a Parquet file, with class names if its metadata has them."""
+    table = pyarrow.parquet.read_table(path)
+    table.validate(full=True)  # else text that is not UTF-8 would fail much later
+    written = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    return _with_class_names(table, written.get("info") or {})
+
+
+def _with_class_names(table: pa.Table, info: Any) -> pa.Table:
+    """Replace numbers by class names in ``ClassLabel`` columns and lists; -1 is unknown.
+
+    Metadata may be older than the columns, so they may be missing or hold no numbers.
+    """
+    for name, feature in (info.get("features") or {}).items():
+        inner = feature
+        while isinstance(inner, dict) and inner.get("_type") in ("Sequence", "List", "LargeList"):
+            inner = inner["feature"]
+        inner = inner[0] if isinstance(inner, list) else inner
+        is_class = isinstance(inner, dict) and inner.get("_type") == "ClassLabel"
+        if is_class and name in table.column_names:
+            table = _named_classes(table, name, inner["names"])
+    return table
+
+
+def _named_classes(table: pa.Table, name: str, names: list[str]) -> pa.Table:
+    of_lists = is_list(table[name].type)
+    if not pa.types.is_integer(table[name].type.value_type if of_lists else table[name].type):
+        return table
+
+    def named(code: int | None) -> str | None:
+        if code is not None and code >= len(names):
+            raise ValueError(f"column {name!r} holds class {code}, but {len(names)} are named")
+        return None if code is None or code < 0 else names[code]
+
+    cells = table[name].to_pylist()
+    if of_lists:  # a null list is unknown, an empty one means no class
+        cells = [cell and [named(code) for code in cell] for cell in cells]
+    else:
+        cells = [named(code) for code in cells]
+    values = pa.array(cells, pa.list_(pa.string()) if of_lists else pa.string())
+    return table.set_column(table.column_names.index(name), name, values)

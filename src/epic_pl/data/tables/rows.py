@@ -16,6 +16,7 @@ from epic_pl.data.datamodule import Split
 from epic_pl.data.rows import Rows, describe_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
 from epic_pl.data.tables.columns import (
+    SPLIT_COLUMN,
     Columns,
     RowOptions,
     read_columns,
@@ -23,10 +24,9 @@ from epic_pl.data.tables.columns import (
     read_splits,
 )
 from epic_pl.data.tables.embedded import unpack_images
-from epic_pl.data.tables.folders import is_image_folder, read_image_folder
-from epic_pl.data.tables.hf import HF_SPLIT_COLUMN
+from epic_pl.data.tables.folders import read_image_folder
 from epic_pl.data.tables.labels import read_labels
-from epic_pl.data.tables.reader import read_table
+from epic_pl.data.tables.reader import is_image_folder, read_table
 from epic_pl.utils.errors import DataError
 
 Builder = Callable[[pa.Table, RowOptions], tuple[pa.Table, Sequence[str]]]
@@ -41,13 +41,7 @@ def table_folder(path: Path) -> Path:
 def read_rows(
     table: Path | pa.Table, image_root: Path, options: RowOptions, build: Builder
 ) -> Rows:
-    """Read the rows of a table, and unpack its embedded images.
-
-    Args:
-        table: a path for :func:`~epic_pl.data.tables.reader.read_table`, or a table in memory.
-        image_root: folder that image paths are relative to.
-        options: options that name the columns.
-        build: function that makes rows of a table, such as :func:`build_rows`.
+    """Read a table from a path or from memory, unpack its embedded images, and ``build`` its rows.
 
     Raises:
         DataError: if the table or a row cannot be used.
@@ -59,8 +53,8 @@ def read_rows(
             raise DataError("There are no rows.")
         source, embedded = unpack_images(source, options.image_column)
         if options.split_column is None and os.path.isdir(path):
-            known = HF_SPLIT_COLUMN in source.column_names
-            options = replace(options, split_column=HF_SPLIT_COLUMN if known else None)
+            known = SPLIT_COLUMN in source.column_names
+            options = replace(options, split_column=SPLIT_COLUMN if known else None)
         rows, classes = build(source, options)
     except DataError as error:
         place = "" if str(path) in str(error) else f"{path} (rows count from 0): "
@@ -120,11 +114,7 @@ def _assign(
 ) -> npt.NDArray[np.str_]:
     """Split of each row: the one that the table names, or a new one of its training rows.
 
-    Args:
-        codes: classes of each row, None for a row to predict.
-        groups: group number of each row; rows of a group stay together.
-        named: splits that the table names.
-        options: sizes and seed of the splits that the table does not name.
+    Rows with equal numbers in ``groups`` stay together; rows without ``codes`` are to be predicted.
     """
     split = np.where([row is None for row in codes], "predict", named)
     wanted = (("val", options.val_size), ("test", options.test_size))

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from epic_pl.features.store.int8 import SCALE, dequantize
-from epic_pl.features.store.shard import Digests, digests_of, open_shard
-from epic_pl.features.store.spec import Field, StoreSpec
+from epic_pl.features.store.shard import Digests, dequantize, digests_of, open_shard
+from epic_pl.features.store.spec import SCALE, Field, StoreSpec
 from epic_pl.utils.types import Features
 
 Indices = npt.NDArray[np.int64]

@@ -2,7 +2,8 @@
 
 A shard of n items holds ``FIELD (n, *shape)`` for each field and ``digests (n, 16)``. Fields that
 ragged stores keep token by token are ``(T, ...)``, the tokens of all items one after the other with
-the token axis first, and ``lengths (n,)`` counts each item's. int8 adds ``FIELD.scale``.
+the token axis first, and ``lengths (n,)`` counts each item's. int8 adds ``FIELD.scale``, a float16
+number for each vector along the last axis, so each token, layer and head has its own.
 
 Shape legend: B items of a batch, N tokens of its longest item, T tokens of all its items together.
 """
@@ -18,8 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from epic_pl.features.store.int8 import SCALE, quantize
-from epic_pl.features.store.spec import DIGEST_BYTES, StoreSpec
+from epic_pl.features.store.spec import DIGEST_BYTES, SCALE, StoreSpec
 from epic_pl.utils.errors import CacheError
 from epic_pl.utils.files import write_bytes
 
@@ -48,7 +48,7 @@ def write_shard(path: Path, digests: Digests, batches: Sequence[Tensors]) -> Non
 
 
 def open_shard(path: Path, spec: StoreSpec) -> Tensors | None:
-    """A shard's tensors, mapped into memory; None where it is missing, truncated or not of spec."""
+    """A shard's tensors, mapped into memory; None if it is missing, damaged or of another spec."""
     if not path.is_file():
         return None
     try:
@@ -70,11 +70,11 @@ def encode(
     """Bring a batch into the form in which it is stored.
 
     Args:
-        spec: of the store.
+        spec: description of the store.
         tensors: for each field ``(B, *shape)``, floating point; in ragged stores the token axis
             holds N, and what lies behind an item's length is ignored.
-        lengths: (B,) tokens of each item; other stores than ragged ones ignore them.
-        names: of the B items, for messages.
+        lengths: (B,) tokens of each item, used in ragged stores only.
+        names: names of the B items, for messages.
 
     Raises:
         CacheError: a number is not finite once stored.
@@ -105,3 +105,20 @@ def encode(
                 "only too large for float16, store bfloat16 or float32."
             )
     return stored
+
+
+def quantize(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Convert to int8 numbers ``(..., d)`` and scales ``(...)``; NaN or inf make a scale so."""
+    values = values.float()
+    largest = values.abs().amax(-1)
+    scale = (largest / 127).half()
+    # round the scale up to the next float16, so that the largest number is never clipped
+    scale = (scale.view(torch.int16) + (scale.float() * 127 < largest)).view(torch.float16)
+    steps = values / scale.float().clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
+    return steps.round().clamp(-127, 127).to(torch.int8), scale
+
+
+def dequantize(numbers: Tensor, scale: Tensor) -> Tensor:
+    """The values ``(..., d)`` in float32."""
+    # cast first, since torch's product of two types is six times slower
+    return numbers.float().mul_(scale.float().unsqueeze(-1))

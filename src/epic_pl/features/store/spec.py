@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 
-from epic_pl.features.store.int8 import SCALE
 from epic_pl.utils.errors import CacheError
 from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.validate import check_choices
@@ -20,6 +19,8 @@ from epic_pl.utils.validate import check_choices
 FORMAT = 4
 SPEC = "spec.json"
 DIGEST_BYTES = 16
+SCALE = ".scale"
+"""Ending of the name of an int8 field's scales."""
 
 StoredDtype = Literal["float32", "bfloat16", "float16", "int8"]
 
@@ -54,12 +55,12 @@ class StoreSpec:
     token axes have the same largest length.
 
     Attributes:
-        modality: of all items.
+        modality: the modality of all items.
         identity: plain JSON values: encoder fingerprint, level, layers, pooling, preprocessing.
             Any change gives another key, hence another folder.
         fields: the tensors of each item.
         dtype: how they are stored.
-        encoder: name of the encoder, shown to the user; no part of the key.
+        encoder: name of the encoder, shown to the user; not part of the key.
     """
 
     modality: Literal["image", "text"]

@@ -12,7 +12,7 @@ from epic_pl.inference.description import INPUTS
 from epic_pl.inference.exported import ONNX, ONNX_INT8, load_program, run_batch
 from epic_pl.module import EPICModule
 from epic_pl.module.metrics import build_metrics
-from epic_pl.utils.errors import ConfigError, counted, first_line
+from epic_pl.utils.errors import ConfigError, counted, first_line, needs_extra
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _ENCODERS = ("'model.image_tower.encoder'", "'model.text_tower.encoder'")
@@ -24,13 +24,9 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
     Raises:
         ConfigError: if the extra ``onnx`` is not installed, or an operation cannot be translated.
     """
-    try:
+    with needs_extra("onnx", "--format onnx"):
         import onnxruntime  # noqa: F401 needed later to verify the file
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ConfigError(
-            f"--format onnx needs {error.name}: pip install 'epic_pl[onnx]'."
-        ) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are about the translator's own code

@@ -14,7 +14,7 @@ from epic_pl.data.processor import Item
 from epic_pl.inference.classifier import Classifier
 from epic_pl.inference.explain.figures import sample_svg
 from epic_pl.inference.explain.samples import explain_sample
-from epic_pl.utils.errors import ConfigError, DataError, EpicError
+from epic_pl.utils.errors import ConfigError, DataError, EpicError, needs_extra
 from epic_pl.utils.types import Sample
 
 MAX_BYTES = 20 * 2**20
@@ -47,10 +47,8 @@ def build_page(classifier: Classifier, name: str) -> Any:
     """
     # gradio's import reads these; it calls only this machine, which a proxy may not reach
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", NO_PROXY="*", no_proxy="*")
-    try:
+    with needs_extra("app", "epic-pl app"):
         gradio = import_module("gradio")
-    except ImportError as error:
-        raise ConfigError("epic-pl app needs gradio: pip install 'epic_pl[app]'.") from error
     names = classifier.class_names
     # gradio deletes uploads within two hours
     with gradio.Blocks(title=name, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
@@ -145,10 +143,7 @@ def uploaded_file(upload: Any, folder: Path) -> Path | None:
 def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
     """Labels of a pair and of each modality alone, and the attention of the pair.
 
-    Args:
-        classifier: the model.
-        image: an image file; None for no image.
-        text: a text; None or blanks for no text.
+    There may be no image (None) or no text (None or blanks).
 
     Raises:
         DataError: if both are missing, the image cannot be read, or the text is too long.

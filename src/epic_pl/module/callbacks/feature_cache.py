@@ -15,6 +15,7 @@ from epic_pl.features.items import Images, Texts
 from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
+from epic_pl.module.evaluator import own_data, require_data
 from epic_pl.utils.errors import CacheError, ConfigError, DataError
 from epic_pl.utils.share import ALL, Share
 from epic_pl.utils.validate import check_at_least
@@ -58,19 +59,13 @@ class FeatureCache(Callback):
         """Fill the stores of this stage's splits and have the DataModule read them."""
         if self.level == "off":
             return
-        data: Any = getattr(trainer, "datamodule", None)
-        if not isinstance(data, ImageTextDataModule) or not isinstance(pl_module, EPICModule):
-            raise ConfigError(
-                "The feature cache must know the image and text of each row, which only an "
-                "ImageTextDataModule with an EPICModule tells: set cache.level to off for loaders "
-                "of your own."
-            )
+        data = require_data(trainer, pl_module, "cache.level")
+        assert isinstance(pl_module, EPICModule)
         self._fill_on_ranks(trainer, pl_module, data, [stage])
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let the DataModule read images again, since another run may need other splits."""
-        data: Any = getattr(trainer, "datamodule", None)
-        if self.level != "off" and isinstance(data, ImageTextDataModule):
+        if self.level != "off" and (data := own_data(trainer)):
             data.use_features(None)
 
     def on_exception(

@@ -16,10 +16,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data import ImageTextDataModule, TableDataModule
 from epic_pl.data.bulk import BulkPass
-from epic_pl.data.readers import write_csv
 from epic_pl.data.rows import Rows
+from epic_pl.data.tables.reader import write_csv
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.feature_cache import FeatureCache
+from epic_pl.module.evaluator import own_data
 from epic_pl.module.prediction_table import Floats, prediction_table
 from epic_pl.utils.errors import ConfigError, DataError, counted
 from epic_pl.utils.files import replacing
@@ -79,22 +80,21 @@ class PredictionWriter(Callback):
         path = self._path(trainer)
         file = path / "part" if self._in_parts else path
         check_writable("predictions.output", file.parent, file.name)
-        data: Any = getattr(trainer, "datamodule", None)
-        if self._in_parts and not isinstance(data, ImageTextDataModule):
-            raise ConfigError("Loaders of your own need predictions.output .parquet or .csv.")
         if self._in_parts:
+            data = own_data(trainer)
+            if data is None:
+                raise ConfigError("Loaders of your own need predictions.output .parquet or .csv.")
             assert isinstance(pl_module, EPICModule)
-            data.predict_in_parts(partial(self._open_pass, trainer, pl_module))
+            data.predict_in_parts(partial(self._open_pass, trainer, pl_module, data))
 
     def _path(self, trainer: L.Trainer) -> Path:
         root = trainer.default_root_dir if self._in_parts else trainer.log_dir
         return Path(root or trainer.default_root_dir) / self.output
 
     def _open_pass(
-        self, trainer: L.Trainer, module: EPICModule, rows: Rows
+        self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule, rows: Rows
     ) -> tuple[BulkPass, pa.Table]:
         """Open the parts that this process has to write; its weights are loaded."""
-        data: Any = getattr(trainer, "datamodule", None)
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
         self._bulk = BulkPass(
             self._path(trainer),
@@ -128,8 +128,7 @@ class PredictionWriter(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Write a part when its last batch is predicted."""
-        data: Any = getattr(trainer, "datamodule", None)
-        if isinstance(data, ImageTextDataModule):
+        if data := own_data(trainer):
             self._full_texts += data.processor.full_texts(batch)
         if self._bulk is not None:
             assert isinstance(pl_module, EPICModule)
@@ -153,8 +152,7 @@ class PredictionWriter(Callback):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the predictions of all ranks, on rank zero."""
         assert isinstance(pl_module, EPICModule)
-        data: Any = getattr(trainer, "datamodule", None)
-        if isinstance(data, ImageTextDataModule):
+        if data := own_data(trainer):
             data.processor.tell_full(self._full_texts)
         if self._in_parts:
             return

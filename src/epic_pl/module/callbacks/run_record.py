@@ -9,9 +9,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.cli import SaveConfigCallback
 
-from epic_pl.data import ImageTextDataModule
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
+from epic_pl.module.evaluator import own_data
 from epic_pl.utils.files import write_json
 
 _PACKAGES = (
@@ -60,8 +60,7 @@ def _made_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
         info = module.checkpoint_info()
         made_of["image encoder"] = info["image_encoder"]["fingerprint"]
         made_of["text encoder"] = info["text_encoder"]["fingerprint"]
-    data: Any = getattr(trainer, "datamodule", None)
-    if isinstance(data, ImageTextDataModule):
+    if data := own_data(trainer):
         made_of |= {f"{split} rows": digest for split, digest in data.digests().items()}
     return made_of
 

@@ -1,13 +1,11 @@
 """Accuracy of each subset of the rows, for data that defines subsets."""
 
-from typing import Any
-
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from epic_pl.data import ImageTextDataModule
 from epic_pl.module import EPICModule
+from epic_pl.module.evaluator import own_data
 
 
 class SubsetAccuracy(Callback):
@@ -19,10 +17,8 @@ class SubsetAccuracy(Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the accuracies over all ranks; NaN for a subset without rows."""
-        data: Any = getattr(trainer, "datamodule", None)
-        if not isinstance(data, ImageTextDataModule) or data.task != "multiclass":
-            return
-        if not data.subsets:
+        data = own_data(trainer)
+        if data is None or not data.subsets or data.task != "multiclass":
             return
         assert isinstance(pl_module, EPICModule)
         outputs = pl_module.outputs.merged()
