@@ -1,6 +1,5 @@
 """Runs that train from stored features, beside the same runs that read images."""
 
-import csv
 import shutil
 
 import lightning as L
@@ -100,14 +99,9 @@ def assert_same_weights(one, other, atol):
 
 def blank_cells(root, cells):
     """Empty a column of each row number in ``cells``."""
-    with (root / "table.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    for number, column in cells.items():
-        rows[number][column] = ""
-    with (root / "table.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    with tiny_runs.changed_rows(root / "table.csv") as rows:
+        for number, column in cells.items():
+            rows[number][column] = ""
 
 
 @pytest.mark.parametrize("absent", [False, True])
