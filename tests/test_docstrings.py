@@ -7,7 +7,6 @@ their module they know ``encoders``, the pair of both, and ``batch``, four sampl
 
 import doctest
 import gc
-from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 
@@ -63,19 +62,14 @@ def train(table, output):
     epic_pl.Classifier(module).save_pretrained(output)
 
 
-@pytest.fixture(scope="module")
-def encoders(folder):
-    names = str(folder / "tiny-vit"), str(folder / "tiny-bert")
-    return Pair(build_image_encoder(names[0]), build_text_encoder(names[1]))
-
-
 @pytest.mark.parametrize("name", MODULES)
-def test_examples_print_what_they_show(name, folder, encoders, monkeypatch):
+def test_examples_print_what_they_show(name, folder, monkeypatch):
     monkeypatch.chdir(folder)
     failures = []
     for docstring in doctest.DocTestFinder().find(import_module(name)):
         if docstring.examples:
-            given = {"encoders": deepcopy(encoders), "batch": tiny_runs.batch()}
+            encoders = Pair(build_image_encoder("tiny-vit"), build_text_encoder("tiny-bert"))
+            given = {"encoders": encoders, "batch": tiny_runs.batch()}
             # classes that an example defines are not of this package
             docstring.globs |= {"__name__": "example", **given}
             doctest.DocTestRunner().run(docstring, out=failures.append)
