@@ -1,6 +1,5 @@
 """Fixtures of all tests: tiny encoders in the layouts of the real ones, fixed seeds, no network."""
 
-import csv
 import gc
 import os
 import random
@@ -119,13 +118,10 @@ def two_epochs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     """A run of two epochs; some test rows are special."""
     root = tmp_path_factory.mktemp("trained")
     table = tiny_runs.table(root / "data")
-    rows = {row["id"]: row for row in csv.DictReader(table.open())}
-    rows["test1"]["image"] = rows["test2"]["text"] = ""
-    rows["test3"]["text"] = "<script>alert('$x$')</script> \U0001f355"
-    with table.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows["test1"]))
-        writer.writeheader()
-        writer.writerows(rows.values())
+    with tiny_runs.changed_rows(table) as rows:
+        test = [row for row in rows if row["split"] == "test"]
+        test[1]["image"] = test[2]["text"] = ""
+        test[3]["text"] = "<script>alert('$x$')</script> \U0001f355"
     config = str(tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir))
     options = ["--model.optim.lr=0.05", "--model.head.network=none"]
     with pytest.MonkeyPatch.context() as patch:

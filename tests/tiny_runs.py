@@ -1,7 +1,8 @@
 """Tiny data and runs for tests that go through the real Trainer or the real command line."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,18 @@ def table(root: Path, *, train: int = 12, val: int = 4, test: int = 7, corrupt: 
                 text = f"a {colour} square, number {number}"
                 writer.writerow([name, f"images/{name}.png", text, colour, split])
     return root / "table.csv"
+
+
+@contextmanager
+def changed_rows(table: Path) -> Iterator[list[dict[str, str]]]:
+    """The rows of a CSV file, which is written again with what was changed in them."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    yield rows
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def table_data(path: Path, vit: Path, bert: Path, **options: Any) -> TableDataModule:

@@ -1,6 +1,7 @@
 """Tiny copies of the datasets, file by file in the layouts of the real ones."""
 
 import csv
+import io
 import json
 import zlib
 from functools import partial
@@ -23,6 +24,18 @@ def image(path):
     seed = zlib.crc32(path.name.encode())  # each image is its own
     colour = tuple(int(c) for c in np.random.default_rng(seed).integers(0, 255, 3))
     Image.new("RGB", (40, 36), colour).save(path)
+
+
+def encoded(image, kind="PNG"):
+    """The content of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+def noise(width, height):
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
 
 
 def write_json(path, value):

@@ -15,11 +15,6 @@ from epic_pl.utils.errors import DataError
 SUFFIXES = ("jpg", "png", "gif", "webp", "tiff")
 
 
-def noise(width=40, height=30):
-    rng = np.random.default_rng(0)
-    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
 def pixel(path, at=(0, 0)):
     image = read_image(path)
     assert image.mode == "RGB"
@@ -60,7 +55,7 @@ def test_exif_orientation(tmp_path):
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_does_not_lose_the_image(tmp_path):
     path = tmp_path / "a.jpg"
-    noise().save(path)
+    fabricate.noise(40, 30).save(path)
     data = path.read_bytes()
     junk = b"\xff\xe1\x00\x12Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff\x00\x00"
     path.write_bytes(data[:2] + junk + data[2:])
@@ -95,7 +90,7 @@ def test_first_frame_of_an_animation(tmp_path, suffix):
     ],
 )
 def test_draft_is_taken_only_when_large_enough(tmp_path, suffix, min_size, size):
-    noise(800, 400).save(tmp_path / f"a.{suffix}")
+    fabricate.noise(800, 400).save(tmp_path / f"a.{suffix}")
     assert read_image(tmp_path / f"a.{suffix}", min_size=min_size).size == size
 
 
@@ -119,9 +114,9 @@ def test_broken_files_say_what_is_wrong(tmp_path, name, message):
     os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "web.jpg").write_text("<!DOCTYPE html><html>404</html>")
     Image.new("F", (4, 4)).save(tmp_path / "float.tiff")
-    noise().save(tmp_path / "other.jpg", format="PPM")
+    fabricate.noise(40, 30).save(tmp_path / "other.jpg", format="PPM")
     for path in (tmp_path / f"cut.{suffix}" for suffix in SUFFIXES):
-        noise().save(path)
+        fabricate.noise(40, 30).save(path)
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DataError, match=message or tmp_path.name):
         read_image(tmp_path / name)
@@ -129,7 +124,7 @@ def test_broken_files_say_what_is_wrong(tmp_path, name, message):
 
 def test_pixel_cap(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    noise(40, 30).save(path)
+    fabricate.noise(40, 30).save(path)
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded before the check"))
     with pytest.raises(DataError, match=r"a\.png is too large: 40 x 30 .*limit is 1,199 pixels"):
         read_image(path, max_pixels=40 * 30 - 1)

@@ -3,7 +3,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from epic_pl.data.rows import Rows, check_labels, class_counts, sample_table, table_schema
+from epic_pl.data.rows import (
+    Rows,
+    check_labels,
+    class_counts,
+    rows_digest,
+    sample_table,
+    table_schema,
+)
 from epic_pl.utils.errors import DataError
 
 
@@ -14,6 +21,21 @@ def test_table_keeps_nulls_and_what_is_empty(labels):
     assert table.schema.equals(table_schema(multilabel))
     columns = {"sample_id": ["a", "b", "c"], "image": images, "text": texts, "label": labels}
     assert table.to_pydict() == columns
+
+
+def test_the_digest_of_rows_changes_with_each_cell_their_order_and_their_count():
+    ids, images, texts, labels = ["a", "b"], ["0.png", "1.png"], ["one", "two"], [0, 1]
+    tables = [
+        sample_table(ids, images, texts, labels),
+        sample_table(["a", "c"], images, texts, labels),
+        sample_table(ids, ["0.png", None], texts, labels),
+        sample_table(ids, images, ["one", None], labels),
+        sample_table(ids, images, texts, [0, 0]),
+        sample_table(ids[::-1], images[::-1], texts[::-1], labels[::-1]),
+        sample_table(ids[:1], images[:1], texts[:1], labels[:1]),
+    ]
+    assert len(set(map(rows_digest, tables))) == len(tables)
+    assert rows_digest(sample_table(ids, images, texts, labels)) == rows_digest(tables[0])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import fabricate
 import numpy as np
 import pytest
 import timm
@@ -13,11 +14,6 @@ from epic_pl.data.transforms import build_image_transform
 from epic_pl.utils.errors import ConfigError
 
 PLAIN = ImagePreprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.5)
-
-
-def _noise(width, height):
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
 
 
 @pytest.mark.parametrize("augment", ["none", "flip", "crop", "randaugment", "randaugment_only"])
@@ -72,7 +68,7 @@ def test_images_are_resized_as_timm_resizes_them(name, size, resized):
     config = resolve_data_config(pretrained_cfg=vars(timm.get_pretrained_cfg(name)))
     reference = create_transform(**{**config, "input_size": (3, size, size)})
     assert p.resized == reference.transforms[0].size == resized
-    image = _noise(420, 300)
+    image = fabricate.noise(420, 300)
     levels = (build_image_transform(p, train=False)(image) - reference(image)).abs() * 255
     assert (levels * torch.tensor(p.std)[:, None, None]).max() < 2.01
 
@@ -81,7 +77,7 @@ def test_images_are_resized_as_timm_resizes_them(name, size, resized):
 @pytest.mark.parametrize("crop_pct", [1.0, 0.875, 1.25])
 def test_eval_pixels_are_normalised_as_torchvision_does(size, crop_pct):
     p = ImagePreprocessing(32, (0.48, 0.45, 0.40), (0.27, 0.26, 0.28), "bicubic", crop_pct)
-    image = _noise(*size)
+    image = fabricate.noise(*size)
     resize = v2.Resize(p.resized, interpolation=InterpolationMode.BICUBIC)
     scale = (v2.ToImage(), v2.ToDtype(torch.float32, scale=True))
     normalize = v2.Normalize(mean=list(p.mean), std=list(p.std))

@@ -23,11 +23,6 @@ TABLE = pa.table({"a": ["b"]})
 
 
 @pytest.fixture
-def classifier(trained):
-    return Classifier.load("runs", device="cpu")
-
-
-@pytest.fixture
 def rows(trained):
     """Test rows as in the table; empty cells are missing modalities."""
     with (trained.root / "data" / "table.csv").open() as file:

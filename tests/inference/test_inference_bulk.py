@@ -36,7 +36,7 @@ def predict_on_an_actor(model, config, output, shard):
     actor(vars(Share.of(shard)))
 
 
-@pytest.fixture(params=[predict, encode, predict_on_an_actor])
+@pytest.fixture(params=[pytest.param(predict, marks=pytest.mark.slow), encode, predict_on_an_actor])
 def write(request, trained, tmp_path, monkeypatch):
     """Writes parts of a few rows into a folder."""
     monkeypatch.setattr(bulk, "BATCHES", 1)

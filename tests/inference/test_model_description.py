@@ -4,17 +4,16 @@ import json
 from copy import deepcopy
 
 import numpy as np
-import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
 
+import tiny_onnx
 from epic_pl.inference.description import INPUTS, Description, model_inputs
 from epic_pl.inference.exported import ExportedModel
 from epic_pl.utils.errors import CheckpointError, ConfigError
 from epic_pl.utils.types import Batch
 
-SIZE, SCORES = 8, [0.2, 0.5, 0.3]
+SIZE = 8
 IMAGE = {"size": SIZE, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
 ENCODER = {"name": "tiny", "revision": None, "fingerprint": "0"}
 ABOUT = {
@@ -40,23 +39,8 @@ ABOUT = {
 
 @pytest.fixture
 def exported(tmp_path):
-    """Writes a description beside an ONNX model of three constant probabilities."""
-    (types, float32) = {"int64": TensorProto.INT64, "bool": TensorProto.BOOL}, TensorProto.FLOAT
-    inputs = [
-        helper.make_tensor_value_info(name, types.get(about["dtype"], float32), about["shape"])
-        for name, about in model_inputs(SIZE, SIZE).items()
-    ]
-    scores = helper.make_tensor("scores", float32, [1, 3], SCORES)
-    one = helper.make_tensor("one", TensorProto.INT64, [1], [3])
-    nodes = [
-        helper.make_node("Shape", ["image_present"], ["rows"]),
-        helper.make_node("Concat", ["rows", "one"], ["shape"], axis=0),
-        helper.make_node("Expand", ["scores", "shape"], ["probabilities"]),
-    ]
-    output = helper.make_tensor_value_info("probabilities", float32, ["B", 3])
-    graph = helper.make_graph(nodes, "graph", inputs, [output], [scores, one])
-    opset = [helper.make_opsetid("", 17)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "model.onnx")
+    """Writes a description beside an ONNX model."""
+    tiny_onnx.write_onnx(tmp_path / "model.onnx", SIZE)
 
     def write(about):
         (tmp_path / "model.json").write_text(json.dumps(about))

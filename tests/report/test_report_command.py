@@ -28,19 +28,14 @@ TEST_ROWS = 17
 
 def _spoil(path, multilabel):
     """Rows that lack a modality, a text that is none of the page's, and labels that are wrong."""
-    rows = list(csv.DictReader(path.open()))
-    test = [row for row in rows if row["split"] == "test"]
-    test[1]["text"] = test[2]["image"] = ""
-    test[3]["text"] = EVIL
-    for number in (3, 8):
-        test[number]["label"] = "red" if test[number]["label"] == "green" else "green"
-    if multilabel:
-        for number, row in enumerate(rows):
-            row["label"] += "|big" if number % 2 else ""
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    with tiny_runs.changed_rows(path) as rows:
+        test = [row for row in rows if row["split"] == "test"]
+        test[1]["text"] = test[2]["image"] = ""
+        test[3]["text"] = EVIL
+        for number in (3, 8):
+            test[number]["label"] = "red" if test[number]["label"] == "green" else "green"
+        for row in rows[1::2] if multilabel else ():
+            row["label"] += "|big"
 
 
 def _content(folder):

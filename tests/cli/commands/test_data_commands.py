@@ -1,7 +1,6 @@
 """The real command line on tables as people have them: init, check, fit."""
 
 import csv
-import io
 import json
 import re
 
@@ -65,9 +64,8 @@ def _saved(folder):
     for split, count in (("train", 18), ("validation", 6), ("test", 6)):
         rows = []
         for i in range(count):
-            buffer = io.BytesIO()
-            Image.new("RGB", (40, 40 + i), ("green", "red")[i % 2]).save(buffer, "PNG")
-            image = {"bytes": buffer.getvalue(), "path": f"{i}.png"}
+            square = Image.new("RGB", (40, 40 + i), ("green", "red")[i % 2])
+            image = {"bytes": fabricate.encoded(square), "path": f"{i}.png"}
             rows.append({"image": image, "caption": f"square number {i}", "label": i % 2})
         (folder / split).mkdir()
         table = pa.Table.from_pylist(rows)
@@ -125,4 +123,5 @@ def test_each_table_has_a_report_of_its_own(workdir, cache, told, tiny_vit_dir, 
         assert code == 0
         report = f"runs/data_check/{name}/table.csv/report.html"
         assert f"Report: {report};" in said
+        assert "Images have a shorter side of 36 pixels\n" in said  # of all
         assert f"Data check: {name}/table.csv" in (workdir / report).read_text()

@@ -66,20 +66,20 @@ def _check(options, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "layout"), fabricate.LAYOUTS)
-def test_every_layout_is_checked_without_a_warning_and_trains(name, layout, options, tmp_path):
+def test_every_layout_is_checked_without_a_warning_and_the_first_trains(
+    name, layout, options, tmp_path
+):
     options = options(name, layout)
     # the tiny tokenizer has hardly any words
     told = "<li class='(?:warning|error)'>(?!The text encoder).*"
     assert re.findall(told, _check(options, tmp_path)) == []
-    if NAMES[name] != layout:
-        assert run(["fit", *options, "--trainer.max_steps=1"]).trainer.global_step == 1
+    if NAMES[name] != layout:  # its rows are those of the first
         return
     cli = run(["fit", *options, "--trainer.max_epochs=1"])
     config = yaml.safe_load(Path(find_config(f"{name}.yaml")).read_text())
     assert config["checkpoint"]["monitor"] in cli.trainer.callback_metrics
     options += ["--ckpt_path", cli.trainer.checkpoint_callback.best_model_path]
     assert options[-1]
-    run(["validate", *options])
     assert run(["test", *options]).trainer.callback_metrics["test/loss"] > 0
     run(["predict", *options])
     (predictions,) = (tmp_path / "runs").rglob("predictions.parquet")

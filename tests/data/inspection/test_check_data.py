@@ -1,8 +1,8 @@
 """Each problem of a dataset is a line of the report with its level."""
 
-import io
 import os
 
+import fabricate
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -17,14 +17,8 @@ from epic_pl.utils.errors import DataError
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
 
 
-def _image(image, kind):
-    buffer = io.BytesIO()
-    image.save(buffer, kind)
-    return buffer.getvalue()
-
-
 BLUE = Image.new("RGB", (40, 40), "blue")
-TRUNCATED = _image(Image.effect_noise((64, 64), 80), "PNG")[:900]
+TRUNCATED = fabricate.encoded(Image.effect_noise((64, 64), 80), "PNG")[:900]
 
 
 @pytest.fixture(autouse=True)
@@ -85,7 +79,7 @@ BAD_IMAGES = [
     ({"image": {3: "x" * 300}}, "missing", "File name too long"),
     ({"content": {3: TRUNCATED}}, "corrupt", "3.png cannot be read"),
     ({"content": {3: b""}}, "corrupt", "empty (0 bytes)"),
-    ({"content": {3: _image(BLUE, "PPM")}}, "corrupt", "none of JPEG"),
+    ({"content": {3: fabricate.encoded(BLUE, "PPM")}}, "corrupt", "none of JPEG"),
 ]
 
 
@@ -107,7 +101,7 @@ def test_a_bad_image_is_an_error_with_its_reason(folder, check, change, kind, ex
 def test_a_cmyk_image_with_the_wrong_extension_is_no_problem(check):
     text = dict.fromkeys(range(12), "a red cat")
     text |= {i: f"{'a ' * i}cat" for i in range(12)}
-    findings = check(content={3: _image(BLUE.convert("CMYK"), "JPEG")}, text=text)
+    findings = check(content={3: fabricate.encoded(BLUE.convert("CMYK"), "JPEG")}, text=text)
     assert not _lines(findings, "error") + _lines(findings, "warning")
 
 

@@ -9,8 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import tiny_runs
-
 SPLITS = ["train"] * 12 + ["val"] * 4 + ["test"] * 3 + ["predict"] * 1
 EVIL = "<script>alert('[red] & $x$')</script>"
 LABELS = [*["cat"] * 7, *[EVIL] * 5, "cat", *[EVIL] * 4, "cat", "cat", None]
@@ -93,12 +91,3 @@ def test_every_figure_is_that_of_the_table(table, tiny, told, tmp_path):
     assert [row["tokens"] for row in rows] == [w + 2 if w else None for w in WORDS]
     assert (rows[9]["width"], rows[9]["height"]) == (49, 90)
     assert rows[1]["content"] == rows[7]["content"] != rows[0]["content"] == rows[12]["content"]
-
-
-def test_a_size_that_all_images_have_is_told_once(workdir, told, tiny_vit_dir, tiny_tokenizer_dir):
-    tiny_runs.table(workdir / "data")
-    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
-    code, out, _ = told("data", "check", "--config", config, "--output", "out")
-    assert code == 0
-    assert "Images have a shorter side of 36 pixels\n" in out
-    assert "Data check: data/table.csv" in (workdir / "out" / "report.html").read_text()

@@ -1,4 +1,3 @@
-import io
 import os
 import re
 import shutil
@@ -18,12 +17,14 @@ from epic_pl.data.inspection.init import write_config
 from epic_pl.utils.config_files import find_config, read_yaml
 from epic_pl.utils.errors import ConfigError, DataError
 
+JPEG = fabricate.encoded(Image.new("RGB", (300, 200)), "JPEG")
+
 
 @pytest.fixture(autouse=True)
 def images(folder):
     (folder / "pics").mkdir()
     for index in range(40):
-        Image.new("RGB", (300, 200)).save(folder / "pics" / f"{index}.jpg")
+        (folder / "pics" / f"{index}.jpg").write_bytes(JPEG)
 
 
 @pytest.fixture
@@ -425,13 +426,8 @@ def test_folder_with_no_table_or_several_is_refused(folder, names):
         write_config(folder)
 
 
-def _png(index):
-    buffer = io.BytesIO()
-    Image.new("RGB", (300, 200), (index, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-IMAGES = [None, *map(_png, range(1, 40))]
+IMAGES = [None]
+IMAGES += [fabricate.encoded(Image.new("RGB", (300, 200), (i, 0, 0))) for i in range(1, 40)]
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary_view()], ids=str)

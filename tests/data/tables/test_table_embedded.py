@@ -1,7 +1,5 @@
 """Tables that hold their images as bytes, as an ``Image`` feature of Hugging Face does."""
 
-import io
-
 import fabricate
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,9 +19,7 @@ KIND = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def png(shade):
-    buffer = io.BytesIO()
-    Image.new("RGB", (40, 36), (shade, 0, 0)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return fabricate.encoded(Image.new("RGB", (40, 36), (shade, 0, 0)))
 
 
 def rows(images=()):

@@ -17,6 +17,8 @@ import onnx
 import pytest
 from PIL import Image
 
+import tiny_onnx
+import tiny_runs
 from epic_pl import Classifier
 from epic_pl.cli.main import call
 from epic_pl.inference.export.folder import largest_difference, write_folder
@@ -38,10 +40,28 @@ def in_onnx(two_epochs, tmp_path_factory):
     return folder, said.getvalue()
 
 
+def untranslated(patch):
+    """Let exports take seconds less: a model that is none of the module's is put in its place."""
+    room = "epic_pl.inference.export.folder"
+    patch.setattr(f"{room}.export_program", lambda _: None)
+    patch.setattr(f"{room}.write_onnx", lambda _, path: tiny_onnx.write_onnx(path, tiny_runs.SIDE))
+    patch.setattr(f"{room}.largest_difference", lambda *_: 0.0)
+
+
+@pytest.fixture(scope="session")
+def written(loaded, tmp_path_factory):
+    """A folder like that of an exported model, with another model."""
+    folder = tmp_path_factory.mktemp("written")
+    with pytest.MonkeyPatch.context() as patch:
+        untranslated(patch)
+        write_folder(loaded.module, loaded.processor.tokenizer, folder, "onnx")
+    return folder
+
+
 @pytest.fixture
-def predict(in_onnx, monkeypatch):
+def predict(written, monkeypatch):
     """The folder's predict.py as a module."""
-    monkeypatch.syspath_prepend(in_onnx[0])
+    monkeypatch.syspath_prepend(written)
     for name in ("predict", "clean_text", "decoding"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module("predict")
@@ -128,9 +148,7 @@ def predict_py(predict, monkeypatch, capfd):
     return call
 
 
-def test_predict_py_classifies_a_table_and_names_its_bad_rows(
-    predict_py, predict, in_onnx, tmp_path
-):
+def test_predict_py_classifies_a_table_and_names_its_bad_rows(predict_py, predict, tmp_path):
     Image.new("RGB", (40, 36), "red").save(tmp_path / "red.png")
     (tmp_path / "broken.png").write_bytes(b"no image")
     table, output = tmp_path / "rows.csv", tmp_path / "out.csv"
@@ -149,7 +167,7 @@ def test_predict_py_classifies_a_table_and_names_its_bad_rows(
     with output.open(newline="") as file:
         rows = {row["id"]: row for row in csv.DictReader(file)}
     assert list(rows["1"]) == [*("id", "photo", "title", "label", "predicted", "score", "error")]
-    model = predict.Model(in_onnx[0])
+    model = predict.Model()
     pairs = {"1": ("red.png", "a red square"), "3": (None, "blue"), "6": ("red.png", "two\nlines")}
     for name, (image, text) in pairs.items():
         (best,) = model(image and tmp_path / image, text, top_k=1)
@@ -191,8 +209,8 @@ def test_predict_py_says_which_columns_there_are_and_spares_files(predict_py, tm
     assert not output.exists()
 
 
-def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(predict, in_onnx):
-    model, given = predict.Model(in_onnx[0]), []
+def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(predict):
+    model, given = predict.Model(), []
     encode = model.tokenizer.encode
     model.tokenizer = SimpleNamespace(encode=lambda text: given.append(len(text)) or encode(text))
     scores = [model.probabilities(text="a red cat " * count) for count in (10**5, 100)]
@@ -202,9 +220,9 @@ def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(predict, in_on
 
 @pytest.mark.parametrize("resize", ["pad", "squash"])
 def test_predict_py_makes_images_square_as_the_package_does(
-    resize, predict, in_onnx, samples, tmp_path
+    resize, predict, written, samples, tmp_path
 ):
-    for path in in_onnx[0].iterdir():
+    for path in written.iterdir():
         (tmp_path / path.name).symlink_to(path)
     about = json.loads((tmp_path / "model.json").read_text())
     about["preprocessing"]["image"]["resize"] = resize
@@ -216,6 +234,7 @@ def test_predict_py_makes_images_square_as_the_package_does(
     np.testing.assert_allclose(scores, Classifier.load(tmp_path).probabilities(samples), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, trained):
     folder, said = in_onnx
     files = {path.name for path in folder.iterdir()} - {"__pycache__"}  # of a predict.py that ran
@@ -235,10 +254,9 @@ def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, tr
     assert 0 < difference < 0.3  # of random weights
 
 
-def test_a_missing_modality_that_training_never_lacked_is_told_once(in_onnx, predict):
-    folder = in_onnx[0]
-    assert json.loads((folder / "model.json").read_text())["never_missing"] == ["image", "text"]
-    classifier = Classifier.load(folder)
+def test_a_missing_modality_that_training_never_lacked_is_told_once(written, predict):
+    assert json.loads((written / "model.json").read_text())["never_missing"] == ["image", "text"]
+    classifier = Classifier.load(written)
     assert "Classifier (EPIC, multiclass): 3 classes" in repr(classifier)
     items = [{"text": "a red square"}, {"image": Image.new("RGB", (40, 40))}]
     for item, name in zip(items, ("image", "text"), strict=True):
@@ -249,13 +267,18 @@ def test_a_missing_modality_that_training_never_lacked_is_told_once(in_onnx, pre
         warnings.simplefilter("error")
         classifier(items)
     with pytest.warns(UserWarning, match="Samples lack the image, but every"):
-        predict.Model(folder)(text="a red square")
+        predict.Model()(text="a red square")
 
 
-def test_a_model_of_another_pipeline_brings_no_predict_py(make, tmp_path):
+def test_a_model_of_another_pipeline_brings_no_predict_py(make, written, tmp_path, monkeypatch):
+    untranslated(monkeypatch)
     write_folder(make(method="LinearProbe").eval(), None, tmp_path / "made", "onnx")
-    files = sorted(path.name for path in (tmp_path / "made").iterdir())
-    assert files == ["model.json", "model.onnx"]
+    files, others = (
+        {path.name for path in folder.iterdir()} - {"__pycache__"}  # of a predict.py that ran
+        for folder in (tmp_path / "made", written)
+    )
+    assert files == {"model.json", "model.onnx"}
+    assert others - files == {"clean_text.py", "decoding.py", "predict.py", "tokenizer"}
 
 
 OUTSIDE = ("../secret", "/etc/hostname", "link", "up/secret", "up/../secret", "./../secret")
@@ -303,9 +326,9 @@ def test_an_onnxruntime_that_reads_any_file_is_refused(version, monkeypatch, tmp
         load_program(tmp_path / "model.onnx")
 
 
-def test_a_damaged_folder_and_wrong_options_are_told(in_onnx, trained, told, tmp_path):
+def test_a_damaged_folder_and_wrong_options_are_told(written, trained, told, tmp_path):
     for name, content in (("model.onnx", b"x"), ("model.json", b"{}")):
-        (tmp_path / "model.json").write_bytes((in_onnx[0] / "model.json").read_bytes())
+        (tmp_path / "model.json").write_bytes((written / "model.json").read_bytes())
         (tmp_path / name).write_bytes(content)
         with pytest.raises(
             CheckpointError, match=r"is damaged|cannot be read|missing \d+ required"

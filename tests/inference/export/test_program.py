@@ -6,14 +6,13 @@ from torch import nn
 from torch.export.passes import move_to_device_pass
 
 from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
-from epic_pl.nn import EPIC
 from epic_pl.utils.errors import ConfigError
 
 
 @pytest.fixture
 def build(make):
-    def build(**options):
-        module = make(**options)
+    def build(method):
+        module = make(method=method)
         return Probabilities(module.model, module.postprocessor).eval()
 
     return build
@@ -31,9 +30,10 @@ class Undecided(nn.Module):
         return logits if logits.sum() > 0 else -logits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_encoders_stay_in_their_precision(build, precision):
-    classifier = build(method="LinearProbe")
+    classifier = build("LinearProbe")
     inputs = random_inputs(classifier.model, 3, 8)
     with torch.no_grad():
         full = classifier(*inputs)
@@ -46,16 +46,17 @@ def test_encoders_stay_in_their_precision(build, precision):
 
 
 def test_an_untraceable_model_is_an_error(build):
-    classifier = build(method=EPIC(interaction_layers=1, hub_width=8))
+    classifier = build("LinearProbe")
     model = classifier.model
     model.head.classifier = Undecided(model.head.classifier)
-    message = r"EPICModel on VisionTransformer and BertModel.*EPICModule\.load_from_checkpoint"
+    message = r"NoPromptsModel on VisionTransformer and BertModel.*EPICModule\.load_from_checkpoint"
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         export_program(classifier)
 
 
+@pytest.mark.slow
 def test_a_program_can_be_moved_to_another_device(build):
-    classifier = build(method="MaPLe")
+    classifier = build("MaPLe")
     moved = move_to_device_pass(export_program(classifier), "meta").module()
     inputs = random_inputs(classifier.model, 3, 8)
     # an operation on tensors of two devices would fail

@@ -1,12 +1,6 @@
 import pytest
 
-from epic_pl import Classifier
 from epic_pl.utils.errors import DataError
-
-
-@pytest.fixture
-def classifier(trained):
-    return Classifier.load("runs", device="cpu")
 
 
 class FakeModel:
