@@ -3,9 +3,12 @@
 Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
 
-from typing import Any, Literal, NotRequired, TypedDict
+from __future__ import annotations  # so that the command line's help need not import torch
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, TypedDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Task = Literal["multiclass", "multilabel"]
 """One class a sample, or any number of labels."""

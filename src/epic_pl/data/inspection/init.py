@@ -135,7 +135,7 @@ def _options(
     encoder = options["model"]["encoders"]["text"]["name"]
     tokens, of_texts = _fit_texts(table, guess, encoder)
     metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
-    epochs = int(np.clip(30_000 / rows, 9, 45))  # similar numbers of steps for all tables
+    epochs = int(np.clip(30_000 / rows, 4, 45))  # similar numbers of steps for all tables
     options["model"]["encoders"]["image_size"] = size
     options["trainer"]["max_epochs"] = epochs
     options["data"]["init_args"] |= {
