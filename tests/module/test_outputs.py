@@ -6,7 +6,7 @@ import torch
 import tiny_runs
 from epic_pl.module import outputs as module_outputs
 from epic_pl.module.outputs import OutputCollector, SplitOutputs, merge_ranks
-from epic_pl.nn.heads import ExpertLogits
+from epic_pl.nn.heads.experts import ExpertLogits
 from epic_pl.utils.errors import DataError
 
 

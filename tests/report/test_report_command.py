@@ -211,7 +211,7 @@ def test_mistakes_are_the_most_confident_wrong_answers(reported):
         row = mistake["row"]
         assert mistake["sample_id"] == f"test{row}"
         assert (mistake["text"] or "") == reported.texts[row]
-        assert mistake[name] == pytest.approx(sure[row], abs=1e-5)
+        assert mistake[name] == pytest.approx(sure[row], rel=1e-4)  # 1 - p is a small float32
         names = np.array(reported.model.class_names)
         assert mistake["truth"] == names[truth[row]].tolist()
         assert mistake["prediction"] == names[given[row]].tolist()

@@ -4,7 +4,7 @@ Shape legend: B batch, C classes.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -294,20 +294,21 @@ class EPICModule(CheckpointedModule):
         if fits and not self.trainer.sanity_checking:
             self.postprocessor.fit(outputs.logits, outputs.labels)
             self.calibration_rows = len(outputs.logits)
-            for callback in cast(Any, self.trainer).callbacks:
-                if isinstance(callback, WeightAveraging):  # it shows its average nowhere else
-                    average: Any = callback._average_model
-                    average.module.postprocessor.load_state_dict(self.postprocessor.state_dict())
+            for average in self._averages():
+                average.postprocessor.load_state_dict(self.postprocessor.state_dict())
+
+    def _averages(self) -> Iterator[Any]:
+        """The modules with averaged weights, which callbacks show nowhere else."""
+        for callback in cast(Any, self.trainer).callbacks:
+            if isinstance(callback, WeightAveraging):
+                average: Any = callback._average_model
+                yield average.module
 
     def _choose_experts(self, outputs: SplitOutputs) -> SplitOutputs:
         """Use the experts of the head if the validation rows are more likely with them."""
         used = gain_likelihood(outputs.candidates, outputs.labels, self.task)
-        models: list[Any] = [self.model]
-        for callback in cast(Any, self.trainer).callbacks:
-            if isinstance(callback, WeightAveraging) and callback._average_model is not None:
-                models.append(callback._average_model.module.model)
-        for model in models:
-            model.head.experts.used.fill_(used)
+        for module in (self, *self._averages()):
+            module.model.head.experts.used.fill_(used)
         return outputs._replace(logits=outputs.candidates[:, int(used)])
 
     def on_test_start(self) -> None:

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from epic_pl.module.ranks import gather_objects
-from epic_pl.nn.heads import ExpertLogits
+from epic_pl.nn.heads.experts import ExpertLogits
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.types import Batch
 

@@ -3,9 +3,9 @@ import torch
 from torch import nn
 
 from epic_pl.nn import ClassificationHead, HeadConfig, Pair
-from epic_pl.nn.heads import ExpertLogits, Pooled, where_parts_fit
+from epic_pl.nn.heads import Pooled, where_parts_fit
 from epic_pl.nn.heads.classification import SimilarityHead
-from epic_pl.nn.heads.experts import ModalityExperts
+from epic_pl.nn.heads.experts import ExpertLogits, ModalityExperts
 from epic_pl.nn.standardization import Standardization
 from epic_pl.utils.errors import ConfigError
 
