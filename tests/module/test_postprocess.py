@@ -200,7 +200,8 @@ def test_experts_are_used_if_labels_are_more_likely_with_them_at_any_confidence(
     generator = torch.Generator().manual_seed(0)
     good = torch.randn(60, 3, generator=generator)
     labels = good.argmax(dim=1) if task == "multiclass" else (good > 0).float()
-    bad = 3 * torch.randn(60, 3, generator=generator)
+    labels[::6] = (labels[::6] + 1) % (3 if task == "multiclass" else 2)
+    bad = 0.1 * torch.randn(60, 3, generator=generator)
     for first, second, expected in ((bad, good, True), (good, bad, False), (bad, 9 * good, True)):
         candidates = torch.stack([first, second], dim=1)
         assert gain_likelihood(candidates, labels, task) is expected
