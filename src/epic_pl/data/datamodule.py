@@ -79,7 +79,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
             (``seed_everything``), or 0. A resumed run keeps the seed that it started with.
         augment: augmentation, see :func:`~epic_pl.data.transforms.build_image_transform`.
         alone: the only modality that the model gets, ``image`` or ``text``, to measure what the
-            other one adds; rows and splits stay the same. None gives it both.
+            other one adds; rows and splits stay the same. None gives it both. A model trained with
+            one has not learned the other.
         on_bad_sample: what to do about a missing or corrupt image: ``error``, ``skip`` (leave the
             row out and count it) or ``absent`` (use the row without the image). Missing files are
             found at the start. With ``skip`` and ``absent`` corrupt files are, too: every image is

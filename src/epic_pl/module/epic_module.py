@@ -211,6 +211,8 @@ class EPICModule(CheckpointedModule):
     def compute_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """Mean loss of a batch in any stage; override it for a loss that needs the whole batch.
 
+        If the head has experts, training also calls it with the logits of each.
+
         Args:
             logits: ``(B, C)``.
             labels: class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel.
