@@ -37,7 +37,7 @@ from epic_pl.experiments.compare.plan import Variant, add_alone, choose, plan, t
 from epic_pl.experiments.compare.report import show, write_comparison
 from epic_pl.experiments.compare.results import COSTS
 from epic_pl.experiments.runs import Run, execute
-from epic_pl.experiments.training import train_and_test
+from epic_pl.experiments.training import store_features, train_and_test
 from epic_pl.utils.files import try_read_json, write_json, write_text
 
 FOLDER = Path(__file__).parent
@@ -131,7 +131,9 @@ def options_of(task: str, folder: Path) -> list[str]:
     if task in DEVELOPMENT and task not in tables.TABLES:
         return ["--config", f"{task}.yaml", *START]
     config = tables.write(folder / "tables", task, locked=True)
-    return ["--config", str(config), "--data.split_column=split", *START]
+    # tables of one's own are run on any machine
+    start = START if task in DEVELOPMENT else START[1:]
+    return ["--config", str(config), "--data.split_column=split", *start]
 
 
 def compare(
@@ -151,6 +153,7 @@ def compare(
     if task in DEVELOPMENT:
         notes += " A development set: options were chosen on its rows."
     runs = plan(variants, arguments.seeds, shared, output)
+    store_features(runs)
     report = partial(
         write_comparison,
         folder=output,

@@ -90,8 +90,8 @@ def row_bytes() -> list[dict[str, Any]]:
                 images = Images(towers[0], *shared, 1, Path(scratch) / "digests.json")
                 texts = Texts(towers[1], *shared)
                 row = {"pixels": size, "method": method, "level": level}
-                row["image_bytes"] = images.request().spec.nbytes(1)
-                row["text_bytes"] = texts.request().spec.nbytes(1, 20)
+                row["image_bytes"] = images.request(Path(scratch)).spec.nbytes(1)
+                row["text_bytes"] = texts.request(Path(scratch)).spec.nbytes(1, 20)
                 found.append(row)
     return found
 

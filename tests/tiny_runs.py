@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from epic_pl.data import TableDataModule
-from epic_pl.experiments import runs
+from epic_pl.experiments import runs, training
 from epic_pl.module import EPICModule
 from epic_pl.module.config import plain
 from epic_pl.utils.files import try_read_json
@@ -165,7 +165,8 @@ def workers_here(monkeypatch) -> None:
         run.failure = runs.attempt(run, work)
         run.result = None if run.failure else try_read_json(run.folder / "result.json")
 
-    monkeypatch.setattr(runs, "_in_new_process", in_this_process)
+    monkeypatch.setattr(runs, "in_new_process", in_this_process)
+    monkeypatch.setattr(training, "in_new_process", in_this_process)
 
 
 def trained(module: torch.nn.Module) -> dict[str, torch.Tensor]:

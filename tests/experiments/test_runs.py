@@ -40,7 +40,7 @@ def test_an_error_is_told_in_one_line(tmp_path, capsys):
 
 
 def test_finished_runs_are_reported_and_not_repeated(runs, monkeypatch):
-    monkeypatch.setattr(module, "_in_new_process", lambda run, work: work(run))
+    monkeypatch.setattr(module, "in_new_process", lambda run, work: work(run))
     for run in runs[::2]:
         run.folder.mkdir(parents=True)
         (run.folder / "result.json").write_text("{}")

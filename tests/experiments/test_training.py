@@ -8,13 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 
 import tiny_runs
+from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.experiments.compare.plan import Variant, plan
 from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
     Predictions,
     sums_of_samples,
     value_of,
 )
-from epic_pl.experiments.training import train_and_test
+from epic_pl.experiments.training import store_features, train_and_test
 from epic_pl.module.checkpoint_io import read_checkpoint
 
 
@@ -27,6 +29,29 @@ def train(tmp_path, config):
         return train_and_test(every, tmp_path / method)
 
     return train
+
+
+def test_a_comparison_reads_each_image_once_whatever_comes_first(
+    config, tmp_path, monkeypatch, capfd
+):
+    tiny_runs.workers_here(monkeypatch)
+    read: list[str] = []
+    image = ImageTextDataset.image
+    monkeypatch.setattr(
+        ImageTextDataset, "image", lambda self, path: read.append(path) or image(self, path)
+    )
+    options = ["--config", config, "--cache.level=layers", f"--cache.folder={tmp_path}/features"]
+    methods = [
+        Variant(name, name, ()) for name in ("LinearProbe", "LoRA", "EPIC")
+    ]  # LoRA stores nothing
+    parts = Variant("Parts", "Parts", ("--model.method.interaction_layers=[[2,2]]",))
+    runs = plan([*methods, parts], 1, options, tmp_path / "out")
+    store_features(runs)
+    assert len(read) == 3  # distinct images
+    assert "from stored tokens of layer 1" in capfd.readouterr().out
+    assert json.loads((tmp_path / "out/runs/features/result.json").read_text())["seconds"] > 0
+    store_features(runs)
+    assert len(read) == 3
 
 
 MULTILABEL = ["--data.label_separator=|"]

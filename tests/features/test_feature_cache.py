@@ -224,6 +224,21 @@ def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dty
     assert_close(logits, logits_of(workshop, probe, own))
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-6), ("float16", 1e-2)])
+@pytest.mark.parametrize("level", ["boundary", "layers"])
+def test_layers_that_a_store_lacks_follow_from_its_tokens(
+    workshop, monkeypatch, level, dtype, atol
+):
+    later = workshop.module(options={"interaction_layers": 1})
+    own = workshop.cache(level, dtype=dtype, folder=str(workshop.root / "own"))
+    expected = logits_of(workshop, later, own)
+    parts = workshop.module(method="Parts", options={"interaction_layers": 2})
+    logits_of(workshop, parts, workshop.cache(dtype=dtype))
+    monkeypatch.setattr(ImageTextDataset, "image", lambda *_: pytest.fail("an image was read"))
+    found = logits_of(workshop, later, workshop.cache(level, dtype=dtype))
+    assert_close(found, expected, atol)
+
+
 def test_later_runs_and_moved_encoders_read_the_same_stores(workshop, encoded, tmp_path):
     expected = logits_of(workshop, workshop.module(), workshop.cache())
     assert max(encoded) > 1

@@ -30,7 +30,7 @@ def keys(make, tiny_vit_dir, tiny_tokenizer_dir, cache, tmp_path):
         shared = torch.device("cpu"), rows, [rows.dataset("val")], level, dtype
         images = Images(module.model.image_tower, *shared, 1, tmp_path / "digests.json")
         texts = Texts(module.model.text_tower, *shared)
-        return images.request().spec.key, texts.request().spec.key
+        return images.request(tmp_path).spec.key, texts.request(tmp_path).spec.key
 
     return keys
 

@@ -34,6 +34,7 @@ class Run:
         folder: folder of all files.
         result: content of ``result.json``; None until the run is finished.
         failure: reason why it ended without a result.
+        shown: whether its output goes to the terminal; else to ``log.txt``.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Run:
     folder: Path
     result: dict[str, Any] | None = None
     failure: str = ""
+    shown: bool = False
 
     @property
     def ended(self) -> bool:
@@ -82,7 +84,7 @@ def execute(runs: Sequence[Run], work: Work, report: Callable[[], object] = lamb
         report()  # raises an error about damaged results before new runs start
     for number, run in enumerate(pending, 1):
         try:
-            _in_new_process(run, work)
+            in_new_process(run, work)
         except KeyboardInterrupt:
             report()
             raise
@@ -91,7 +93,8 @@ def execute(runs: Sequence[Run], work: Work, report: Callable[[], object] = lamb
             report()
 
 
-def _in_new_process(run: Run, work: Work) -> None:
+def in_new_process(run: Run, work: Work) -> None:
+    """Execute a run in a process of its own, and store result or failure in it."""
     run.folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -112,15 +115,17 @@ def _in_new_process(run: Run, work: Work) -> None:
         killed = "was killed, as when memory runs out"
         failure = f"the process {f'ended with code {code}' if code > 0 else killed}"
     run.result = None if failure else try_read_json(run.folder / "result.json")
-    run.failure = failure and f"{failure} (log: {run.folder / 'log.txt'})"
+    place = "" if run.shown else f" (log: {run.folder / 'log.txt'})"
+    run.failure = failure and failure + place
 
 
 def _main(run: Run, work: Work, sender: Connection, packages: Sequence[str]) -> None:
     """The process of a run: its output goes to a log, and what has failed to its parent."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with (run.folder / "log.txt").open("ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+    if not run.shown:
+        with (run.folder / "log.txt").open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
     import_packages(packages)
     sender.send(attempt(run, work))
 

@@ -4,6 +4,8 @@ import platform
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +14,56 @@ import pyarrow.parquet
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
-from epic_pl.cli.epic_cli import parse
+from epic_pl.cli.epic_cli import parse, quiet_lightning
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.processor import Item
 from epic_pl.experiments.options import feature_cache, use_stored_features
+from epic_pl.experiments.runs import Run, in_new_process
 from epic_pl.inference.classifier import Classifier
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter
 from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.parameters import trainable_share
+from epic_pl.utils.errors import EpicError
 from epic_pl.utils.files import replacing, try_read_json, write_json
 
 _WARMUP_CALLS, _TIMED_CALLS = 3, 20
+
+
+def store_features(runs: Sequence[Run]) -> None:
+    """Store what the runs that are not finished read; each image passes through its encoder once.
+
+    The method whose tokens are of the earliest layer comes first, since what others read follows
+    from its tokens. Seconds are added to ``result.json`` in the folder ``features`` beside those of
+    the runs. What cannot be stored is left to the runs, which say why.
+    """
+    pending = [run for run in runs if not (run.folder / "result.json").is_file()]
+    if pending:
+        distinct = {run.name: run.options for run in reversed(pending)}  # the first seed of each
+        folder = pending[0].folder.with_name("features")
+        storing = Run("features", 0, (), folder, shown=True)
+        in_new_process(storing, partial(_store, [*distinct.values()]))
+
+
+def _store(methods: Sequence[Sequence[str]], none: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Store the features of methods, each given by options of ``fit``."""
+    start = time.monotonic()
+    order: list[tuple[tuple[Any, ...], Sequence[str]]] = []
+    for options in methods:
+        with suppress(EpicError), quiet_lightning():
+            module, *_ = built = parse(["fit", *options]).build()
+            level = use_stored_features(built)
+            towers = module.model.image_tower, module.model.text_tower
+            lacks = (level != "boundary" and not tower.keeps_tokens for tower in towers)
+            if level != "off":
+                order.append(((*lacks, *(tower.layers[0] for tower in towers)), options))
+    for _, options in sorted(order):
+        with suppress(EpicError), quiet_lightning():
+            module, data, trainer = built = parse(["fit", *options]).build()
+            use_stored_features(built)
+            feature_cache(trainer).build_stores(trainer, module, data)
+    before = (try_read_json(folder / "result.json") or {}).get("seconds", 0.0)
+    return {"seconds": before + time.monotonic() - start}
 
 
 def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -21,7 +21,8 @@ from torch import Tensor
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.features.dataset import ImageKey
-from epic_pl.features.store.fill import StoreRequest
+from epic_pl.features.store.fill import StoreRequest, earlier_tokens
+from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoredDtype, StoreSpec
 from epic_pl.nn.towers import FeatureLevel, Tower
 from epic_pl.utils.files import write_json
@@ -65,8 +66,11 @@ class Items(ABC, Generic[Key]):
         """The distinct items: images in the order of the rows, texts by length."""
         return list(dict.fromkeys(self._named())) or [self.blank]
 
-    def request(self) -> StoreRequest:
+    def request(self, root: Path) -> StoreRequest:
         """The request to :func:`fill_stores`; a blank item is encoded to find out shapes.
+
+        If a store below ``root`` has the tokens of all items at an earlier layer, the encoder
+        continues from them.
 
         Raises:
             ConfigError: the method cannot be trained from features of this level.
@@ -88,22 +92,30 @@ class Items(ABC, Generic[Key]):
         spec = StoreSpec(self.modality, identity, tuple(fields), self.dtype, name)
         # if torch uses every core, decoding in parallel would slow it down by more than it saves
         busy = self.device.type == "cpu" and torch.get_num_threads() >= (os.cpu_count() or 1)
+        hashes = self._hashes()
+        source = earlier_tokens(root, spec, hashes)
+        prepare, layer = self._prepare, None
+        if source is not None:
+            prepare, layer = partial(_stored_tokens, source, hashes), source.spec.first_layer
         return StoreRequest(
             spec,
-            self._hashes(),
-            produce=self.encode,
+            hashes,
+            produce=partial(self.encode, layer=layer),
             mean_tokens=self._mean_tokens(),
-            prepare=self._prepare,
+            prepare=prepare,
             prefetch=not busy,
+            layer=layer,
         )
 
     def _prepare(self, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
         return self._inputs([self.keys[position] for position in positions])
 
     def encode(
-        self, inputs: tuple[Tensor, Tensor | None]
+        self, inputs: tuple[Tensor, Tensor | None], layer: int | None = None
     ) -> tuple[dict[str, Tensor], Tensor | None]:
         """Run the encoder on inputs ``(B, ...)`` and their mask ``(B, N)``.
+
+        With ``layer`` the inputs are tokens ``(B, N, d)`` that enter this layer.
 
         Returns fields ``(B, ...)`` and, for texts, numbers of tokens ``(B,)``.
 
@@ -113,7 +125,7 @@ class Items(ABC, Generic[Key]):
         values, mask = inputs
         mask = None if mask is None else mask.to(self.device)
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
-            given = self.tower.features(values.to(self.device), mask, self.level)
+            given = self.tower.features(values.to(self.device), mask, self.level, layer)
         features = {name: tensor.float().cpu() for name, tensor in given.items()}
         return features, None if mask is None else mask.sum(dim=1).cpu()
 
@@ -136,6 +148,14 @@ class Items(ABC, Generic[Key]):
     def _mean_tokens(self) -> float | None:
         """Mean number of tokens, estimated from some texts; None for images."""
         return None
+
+
+def _stored_tokens(
+    source: FeatureStore, hashes: Sequence[str], positions: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """Tokens ``(B, N, d)`` of the items at some positions, and the mask ``(B, N)`` of texts."""
+    stored = source.gather(source.rows([hashes[position] for position in positions]))
+    return stored["tokens"].float(), stored.get("mask")
 
 
 @dataclass

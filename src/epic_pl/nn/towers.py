@@ -62,11 +62,14 @@ class Tower(nn.Module, ABC, Generic[State]):
         return self.start(self.boundary(inputs, mask), mask, present)
 
     @torch.no_grad()
-    def boundary(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
-        """Tokens ``(B, N, d)`` that enter the first layer of :attr:`layers`."""
+    def boundary(self, inputs: Tensor, mask: Tensor | None, layer: int | None = None) -> Tensor:
+        """Tokens ``(B, N, d)`` that enter the first layer of :attr:`layers`.
+
+        With ``layer`` the inputs are tokens that enter this layer.
+        """
         with self.autocast():
-            tokens = self.encoder.embed(inputs)
-            tokens = self.encoder.run_layers(0, self.layers[0], tokens, mask)
+            tokens = self.encoder.embed(inputs) if layer is None else inputs
+            tokens = self.encoder.run_layers(layer or 0, self.layers[0], tokens, mask)
         return self.cast(tokens)
 
     @abstractmethod
@@ -74,9 +77,11 @@ class Tower(nn.Module, ABC, Generic[State]):
         """The state before step 1, from the tokens that enter the first layer."""
 
     def features(
-        self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
+        self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel, layer: int | None = None
     ) -> dict[str, Tensor]:
         """The features that a cache of ``level`` stores, with the batch axis first.
+
+        Arguments are those of :meth:`boundary`.
 
         Raises:
             ConfigError: if the method needs more than this level stores.
@@ -87,7 +92,7 @@ class Tower(nn.Module, ABC, Generic[State]):
                 f"cache.level {level!r} stores less than this method needs. "
                 f"{self.not_stored_because} Set cache.level to {able}."
             )
-        return {"tokens": self.boundary(inputs, mask)}
+        return {"tokens": self.boundary(inputs, mask, layer)}
 
     def restore(self, features: Features, mask: Tensor | None, present: Tensor | None) -> State:
         """The state before step 1, from the output of :meth:`features`."""
@@ -235,14 +240,14 @@ class FrozenTower(Tower[FrozenState]):
         return FrozenState(pooled, mask, self.keep_tokens(tokens, present), memories)
 
     def features(
-        self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel
+        self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel, layer: int | None = None
     ) -> dict[str, Tensor]:
         """The features of level "boundary" are the tokens that enter the first of ``layers``.
 
         Those of level "layers" are ``output (B, d)`` and ``boundary (B, d)`` and, if the method
         uses them, ``memory (B, K, 2, h, N, d / h)`` and ``tokens (B, N, d)``.
         """
-        stored = super().features(inputs, mask, level)
+        stored = super().features(inputs, mask, level, layer)
         return stored if level == "boundary" else _fields(self.start(stored["tokens"], mask, None))
 
     def restore(
@@ -290,9 +295,10 @@ class TrainedTower(FrozenTower):
     levels = ()
     not_stored_because = "It trains inside the encoders, so their outputs change with every step."
 
-    def boundary(self, inputs: Tensor, mask: Tensor | None) -> Tensor:
+    def boundary(self, inputs: Tensor, mask: Tensor | None, layer: int | None = None) -> Tensor:
         """Tokens ``(B, N, d)`` that enter the first layer of :attr:`layers`, with gradient."""
-        return self.encoder.run_layers(0, self.layers[0], self.encoder.embed(inputs), mask)
+        tokens = self.encoder.embed(inputs) if layer is None else inputs
+        return self.encoder.run_layers(layer or 0, self.layers[0], tokens, mask)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """An empty context, since the encoder's precision is for frozen layers."""

@@ -103,3 +103,9 @@ def try_read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError):
         return None
     return content if isinstance(content, dict) else None
+
+
+def free_bytes(folder: Path) -> int:
+    """Free bytes of the disk of a folder, which need not exist yet."""
+    place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(place).free

@@ -30,11 +30,11 @@ from epic_pl.cli.main import main
 encode = Items.encode
 
 
-def slowly(items, keys):
+def slowly(items, keys, layer=None):
     time.sleep(0.1)
     with open("encoded-" + os.environ.get("LOCAL_RANK", "0"), "a") as file:
         file.write("x" * len(keys))
-    return encode(items, keys)
+    return encode(items, keys, layer)
 
 
 feature_cache.SHARD_BYTES = {SHARD_BYTES}
@@ -71,9 +71,9 @@ def test_encoders_run_on_the_trainers_device_or_are_refused_before_anything_is_s
     monkeypatch.setattr(SingleDeviceStrategy, "root_device", device)
     seen, encode = set(), Items.encode
 
-    def spy(items, keys):
+    def spy(items, keys, layer=None):
         seen.add(items.device)
-        return encode(items, keys)
+        return encode(items, keys, layer)
 
     def refuse(precision, device):
         raise ConfigError(f"{precision} on {device}")
@@ -107,9 +107,9 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, build, mon
     assert "image features" in progress
     encode = Items.encode
 
-    def encode_blank(items, inputs):
+    def encode_blank(items, inputs, layer=None):
         assert len(inputs[0]) == 1, "a stored item was encoded again"
-        return encode(items, inputs)
+        return encode(items, inputs, layer)
 
     monkeypatch.setattr(Items, "encode", encode_blank)
     monkeypatch.setattr(ImageTextDataset, "read", lambda *_: pytest.fail("an image was read"))
@@ -147,7 +147,9 @@ def test_two_ranks_share_the_work_and_fit_as_they_do_from_images(project, monkey
     monkeypatch.setattr(feature_cache, "SHARD_BYTES", SHARD_BYTES)
     whole, encode = [], Items.encode
     monkeypatch.setattr(
-        Items, "encode", lambda items, keys: whole.extend(keys) or encode(items, keys)
+        Items,
+        "encode",
+        lambda items, keys, layer=None: whole.extend(keys) or encode(items, keys, layer),
     )
     main(["fit", *given, "--trainer.max_epochs", "1"])
     assert len(stored(project)) > 10

@@ -43,6 +43,33 @@ def test_a_store_with_all_fields_and_more_serves(wanted, served):
     assert PROMPTS.serves(wanted) == served
 
 
+TOKENS = spec([1, 2], Field("tokens", (9, 6), 0), *POOLED)
+
+
+@pytest.mark.parametrize(
+    ("store", "wanted", "leads"),
+    [
+        (TOKENS, PROMPTS, True),
+        (TOKENS, spec([2], *POOLED, level="boundary"), True),
+        (TOKENS, spec([0, 2], *POOLED), False),  # of an earlier layer
+        (PROMPTS, spec([2], *POOLED), False),  # without tokens
+        (TOKENS, replace(PROMPTS, dtype="float16"), True),
+        (replace(TOKENS, dtype="float16"), replace(PROMPTS, dtype="int8"), True),
+        (replace(TOKENS, dtype="float16"), PROMPTS, False),  # less precise
+        (replace(TOKENS, dtype="int8"), replace(PROMPTS, dtype="int8"), False),
+        (TOKENS, spec([1, 2], *POOLED, pooling="mean"), False),
+        (replace(TOKENS, modality="image"), PROMPTS, False),
+    ],
+)
+def test_later_layers_follow_from_tokens(store, wanted, leads):
+    assert store.leads_to(wanted) == leads
+
+
+def test_tokens_depend_on_the_first_layer_alone():
+    assert TOKENS.serves(spec([1, 3], *TOKENS.fields))
+    assert not TOKENS.serves(spec([2], *TOKENS.fields))
+
+
 def test_any_change_of_a_spec_but_the_encoders_name_is_another_key(items):
     specs = [items.spec(), items.spec("float16"), items.spec(level="boundary")]
     specs.append(items.spec(layers=[8]))

@@ -50,7 +50,7 @@ def compare(
     from epic_pl.experiments.compare.plan import add_alone, choose, plan, read_variants, tuned
     from epic_pl.experiments.compare.report import show, write_comparison
     from epic_pl.experiments.runs import execute
-    from epic_pl.experiments.training import train_and_test
+    from epic_pl.experiments.training import store_features, train_and_test
 
     known = read_variants(find_packaged("variants", variants)) if variants else []
     chosen = choose(methods, known)
@@ -60,6 +60,7 @@ def compare(
     notes = f"Options: `{' '.join(fit_options)}`."
     report = partial(write_comparison, folder=output, reference=chosen[0].name)
     try:
+        store_features(runs)
         if tune:
             chosen = tuned(chosen, fit_options, output, tune)
             runs = plan(chosen, seeds, fit_options, output)

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 from epic_pl.experiments.compare.results import ALONE, Row, comparison_rows
 from epic_pl.experiments.runs import Run
 from epic_pl.report.scores import label
-from epic_pl.utils.files import write_bytes, write_json, write_text
+from epic_pl.utils.files import try_read_json, write_bytes, write_json, write_text
 from epic_pl.utils.html_page import BLUE, GREY, plot_style, png, shorten
 
 _NONE = "\N{EN DASH}"
@@ -50,7 +50,9 @@ def write_comparison(runs: Sequence[Run], folder: Path, reference: str, notes: s
     if not results and not complete:
         return rows
     places = sorted({f"{result['device']}, torch {result['torch']}" for result in results})
-    if storing_s := sum(result.get("storing_s") or 0 for result in results):
+    ahead = {run.folder.with_name("features") / "result.json" for run in runs}
+    storing_s = sum((try_read_json(path) or {}).get("seconds", 0.0) for path in ahead)
+    if storing_s := storing_s + sum(result.get("storing_s") or 0 for result in results):
         notes += f" Storing the features took {storing_s:.0f} s."
     notes += f" Run on {'; '.join(places) or 'nothing'}."
     if not complete:

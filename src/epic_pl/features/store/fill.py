@@ -1,6 +1,5 @@
 """Filling of stores: any number of processes, also killed and restarted, write the same bytes."""
 
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from epic_pl.features.store.shard import (
 from epic_pl.features.store.spec import SPEC, StoreSpec
 from epic_pl.utils.assets import cache_dir
 from epic_pl.utils.errors import CacheError
-from epic_pl.utils.files import write_json
+from epic_pl.utils.files import free_bytes, write_json
 from epic_pl.utils.share import ALL, Share
 
 SHARD_BYTES = 128_000_000
@@ -55,6 +54,7 @@ class StoreRequest:
             maximum length.
         prepare: function that reads the items at B positions of ``hashes`` as encoder inputs.
         prefetch: whether a thread prepares the next batch while one is encoded.
+        layer: layer at which the encoding begins, from stored tokens; None encodes the items.
     """
 
     spec: StoreSpec
@@ -63,6 +63,7 @@ class StoreRequest:
     mean_tokens: float | None = None
     prepare: Callable[[Sequence[int]], Any] = list
     prefetch: bool = True
+    layer: int | None = None
 
     def missing(self, root: Path, shard_bytes: int) -> dict[int, Indices]:
         """Positions in ``hashes`` of the items that the store lacks, by the number of their shard.
@@ -88,6 +89,20 @@ class StoreRequest:
                     if (store.rows(self.hashes) >= 0).all():
                         return store
         return None
+
+
+def earlier_tokens(root: Path, spec: StoreSpec, hashes: Sequence[str]) -> FeatureStore | None:
+    """A store with the tokens of all items that lead to a spec's fields, of the latest layer."""
+    sources = []
+    for path in sorted(root.glob(f"{spec.modality}-*/{SPEC}")):
+        with suppress(CacheError):  # of another version, or removed meanwhile
+            other = StoreSpec.read(path.parent)
+            if other.key != spec.key and other.leads_to(spec):
+                tokens = [field for field in other.fields if field.name == "tokens"]
+                store = FeatureStore(path.parent, tokens)
+                if (store.rows(hashes) >= 0).all():
+                    sources.append(store)
+    return max(sources, key=lambda store: store.spec.first_layer, default=None)
 
 
 def fill_stores(
@@ -208,9 +223,10 @@ def _require_disk(
         items = sum(map(len, missing.values()))
         size = request.spec.nbytes(items, request.mean_tokens)
         needed += size
-        parts.append(f"{request.spec.modality} features of {items:,} items, about {decimal(size)}")
-    place = next(path for path in (root, *root.absolute().parents) if path.exists())
-    free, what = shutil.disk_usage(place).free, f"{' and '.join(parts)}, in {root}"
+        origin = "" if request.layer is None else f", from stored tokens of layer {request.layer}"
+        what = f"{request.spec.modality} features of {items:,} items{origin}"
+        parts.append(f"{what}, about {decimal(size)}")
+    free, what = free_bytes(root), f"{' and '.join(parts)}, in {root}"
     if needed + _SLACK > free:
         raise CacheError(
             f"Caching {what} needs {decimal(needed)}, and {decimal(_SLACK)} must stay free, but "

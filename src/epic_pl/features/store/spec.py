@@ -76,6 +76,12 @@ class StoreSpec:
         return hashlib.sha256(plain.encode()).hexdigest()[:16]
 
     @property
+    def first_layer(self) -> int:
+        """The layer that stored tokens enter."""
+        layer: int = self.identity["layers"][0]
+        return layer
+
+    @property
     def ragged(self) -> bool:
         """Whether items have different numbers of tokens."""
         return any(self.ragged_axis(field) is not None for field in self.fields)
@@ -115,8 +121,8 @@ class StoreSpec:
     def serves(self, wanted: "StoreSpec") -> bool:
         """Whether a store of this spec has all fields of another, computed in the same way.
 
-        So a linear probe reads what was stored for prompts: fields without tokens depend on the
-        first of the layers alone. Fields with tokens need the very same spec.
+        So a linear probe reads what was stored for prompts: all fields but keys and values depend
+        on the first of the layers alone.
         """
 
         def first_layer_key(spec: StoreSpec) -> str:
@@ -125,8 +131,24 @@ class StoreSpec:
 
         if self.key == wanted.key:
             return True
-        pooled = {field for field in self.fields if field.token_axis is None}
-        return pooled.issuperset(wanted.fields) and first_layer_key(self) == first_layer_key(wanted)
+        kept = {field for field in self.fields if field.name != "memory"}
+        return kept.issuperset(wanted.fields) and first_layer_key(self) == first_layer_key(wanted)
+
+    def leads_to(self, wanted: "StoreSpec") -> bool:
+        """Whether another store's fields follow from this one's tokens, without the items."""
+
+        def without_layers(spec: StoreSpec) -> dict[str, Any]:
+            left_out = ("level", "layers")
+            return {name: spec.identity[name] for name in spec.identity if name not in left_out}
+
+        enough = ("float32",) if wanted.dtype == "float32" else ("float32", "float16")
+        return (
+            self.modality == wanted.modality
+            and self.dtype in enough
+            and any(field.name == "tokens" for field in self.fields)
+            and without_layers(self) == without_layers(wanted)
+            and self.first_layer <= wanted.first_layer
+        )
 
     def to_json(self) -> dict[str, Any]:
         """The spec as plain JSON values, with the version of the format."""

@@ -115,7 +115,7 @@ class FeatureCache(Callback):
             model.image_tower, device, data, datasets, level, dtype, self.threads, digest_file
         )
         texts = Texts(model.text_tower, device, data, datasets, level, dtype)
-        requests = [images.request(), texts.request()]
+        requests = [images.request(self.root), texts.request(self.root)]
         stores = fill_stores(
             self.root,
             requests,
