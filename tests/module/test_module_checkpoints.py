@@ -182,6 +182,43 @@ def test_a_warm_start_calibrates_anew_or_not_at_all_and_a_resume_goes_on(make, t
     assert float(again.postprocessor.temperature) == fitted
 
 
+@pytest.mark.parametrize("network", ["none", "wide", "squeezed"])
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(network, task, make, tmp_path):
+    # as many prompts as classes: tensors of prompts are none of classes
+    shared = {"task": task, "options": {"num_prompts": 5, "first_prompt": "tokens"}}
+    shared |= {"head": {"similarity": True, "boundary": True, "network": network}}
+    old, path = make(class_names=["red", "blue", "green"], **shared), tmp_path / "old.ckpt"
+    with torch.no_grad():
+        for parameter in old.model.head.parameters():
+            parameter.normal_(std=0.1)
+    tiny_runs.save(old, path)
+    names, rare = ["amber", "blue", "green", "red", "violet"], [0.1, 0.2, 0.3, 0.3, 0.1]
+    shared |= {"num_classes": 5, "class_names": names, "class_frequencies": rare}
+    torch.manual_seed(0)
+    anew = make(**shared)
+    torch.manual_seed(0)
+    warm = make(warm_start=str(path), **shared)
+    batch = tiny_runs.batch()
+    with torch.no_grad():
+        logits = [module.eval().model(batch).logits for module in (old, warm)]
+    torch.testing.assert_close(logits[1][:, [3, 1, 2]], logits[0])
+    known, fresh = trained(warm), trained(anew)
+    for key in (key for key in known if known[key].shape[:1] == (5,) and "head" in key):
+        assert torch.equal(known[key][[0, 4]], fresh[key][[0, 4]])
+    # prompts are none of classes, even if their numbers grow alike
+    wider = {**shared, "options": {"num_prompts": 7, "first_prompt": "tokens"}}
+    seven = {"num_classes": 7, "class_names": [*names, "x", "y"], "class_frequencies": None}
+    tiny_runs.save(warm, tmp_path / "five.ckpt")
+    with pytest.raises(CheckpointError, match="prompts"):
+        make(warm_start=str(tmp_path / "five.ckpt"), **wider | seven)
+    # a checkpoint with a class that the data lacks does not fit
+    three = {"num_classes": 3, "class_names": ["red", "blue", "green"], "class_frequencies": None}
+    tiny_runs.save(warm, path)
+    with pytest.raises(CheckpointError, match="number of classes"):
+        make(warm_start=str(path), **shared | three)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

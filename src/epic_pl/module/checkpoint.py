@@ -12,6 +12,7 @@ from typing import Any, Self, TypedDict, cast, get_type_hints
 import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from epic_pl.module.checkpoint_io import local_path, read_checkpoint
@@ -33,6 +34,8 @@ _DATA_OPTIONS = {
     ("text", "max_tokens"): "max_text_tokens",
     ("text", "clean"): "clean_text",
 }
+# what has a row for each class
+_OF_CLASSES = ("model.head.", "loss.", "postprocessor.")
 _TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
 
 
@@ -146,6 +149,28 @@ def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
         f"({', '.join(saved[:8])}{', ...' if len(saved) > 8 else ''}), or train anew, from the "
         "checkpoint's weights with model.warm_start if you like."
     )
+
+
+def with_new_classes(
+    adapter: dict[str, Tensor], here: dict[str, Tensor], saved: list[str], names: list[str]
+) -> dict[str, Tensor]:
+    """Trained weights for more classes: known ones by name, rows of new ones from ``here``.
+
+    Args:
+        adapter: trained weights for the classes ``saved``.
+        here: weights of a new model for the classes ``names``.
+        saved: class names of the checkpoint, all of which are in ``names``.
+        names: class names of the new model.
+    """
+    rows, widened = [names.index(name) for name in saved], dict(adapter)
+    for key, tensor in adapter.items():
+        own, given = here.get(key), tensor.shape
+        if not key.startswith(_OF_CLASSES) or own is None or own.shape == given:
+            continue
+        if given[:1] == (len(saved),) and own.shape == (len(names), *given[1:]):
+            widened[key] = own.clone()
+            widened[key][rows] = tensor.to(own)
+    return widened
 
 
 def check_preprocessing(saved: Any, here: Any) -> None:
@@ -358,15 +383,22 @@ class CheckpointedModule(L.LightningModule):
     ) -> dict[str, Tensor]:
         """The trained weights of a checkpoint and the frozen weights of this model.
 
-        Without ``new_training``, data must be preprocessed as for the checkpoint.
+        Without ``new_training``, data must be preprocessed as for the checkpoint. With it, the data
+        may have more classes: known ones keep their weights, new ones start at their frequency.
         """
         info, here = require_info(checkpoint), self.checkpoint_info()
         check_encoder("image", info["image_encoder"], here["image_encoder"])
         check_encoder("text", info["text_encoder"], here["text_encoder"])
-        check_class_names(info["class_names"], here["class_names"])
+        adapter, saved, names = checkpoint["state_dict"], info["class_names"], here["class_names"]
+        if new_training and saved and names and set(saved) < set(names):
+            adapter = with_new_classes(adapter, self.state_dict(), saved, names)
+            new = [name for name in names if name not in saved]
+            rank_zero_info(f"New classes beside the checkpoint's {len(saved)}: {', '.join(new)}")
+        else:
+            check_class_names(saved, names)
         if not new_training:
             check_preprocessing(info.get("preprocessing"), here["preprocessing"])
-        state = complete_state(self, checkpoint["state_dict"])
+        state = complete_state(self, adapter)
         self.calibration_rows = info.get("calibration_rows")
         return state
 
