@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import torch
 
 from epic_pl.module.postprocess import assign_labels
 
@@ -22,7 +23,10 @@ def prediction_table(
     thresholds: Floats | None,
     top_k: int | None,
 ) -> pa.Table:
-    """A table of ``columns``, the predicted ``label`` and the probabilities.
+    """A table of ``columns``, the predicted ``label``, how sure it is, and the probabilities.
+
+    ``margin`` is the distance to another answer: of the best two probabilities, or of the label
+    nearest to its threshold. ``entropy`` is in nats; of several labels, their mean.
 
     Args:
         columns: columns of strings to begin with, such as ids.
@@ -40,6 +44,7 @@ def prediction_table(
         label = names[order[:, 0]].tolist()
     table = {name: pa.array(values, pa.string()) for name, values in columns.items()}
     table["label"] = pa.array(label, pa.string())
+    table["margin"], table["entropy"] = margins(scores, thresholds), entropies(scores, thresholds)
     if top_k is None:
         table |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
     else:
@@ -47,3 +52,22 @@ def prediction_table(
             table[f"label_{k + 1}"] = pa.array(names[order[:, k]].tolist(), pa.string())
             table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
     return pa.table(table)
+
+
+def margins(scores: Floats, thresholds: Floats | None) -> Floats:
+    """Distance to another answer ``(N,)``; arguments as in :func:`prediction_table`."""
+    if thresholds is not None:
+        nearest: Floats = np.abs(scores - thresholds).min(axis=1)
+        return nearest
+    best = -np.partition(-scores, 1, axis=1)[:, :2]
+    gap: Floats = best[:, 0] - best[:, 1]
+    return gap
+
+
+def entropies(scores: Floats, thresholds: Floats | None) -> Floats:
+    """Entropy ``(N,)`` in nats, of several labels their mean; arguments as in :func:`margins`."""
+    probabilities = torch.from_numpy(scores)
+    terms = torch.special.entr(probabilities)
+    if thresholds is None:
+        return np.asarray(terms.sum(dim=1))
+    return np.asarray((terms + torch.special.entr(1 - probabilities)).mean(dim=1))

@@ -86,7 +86,8 @@ def test_every_layout_is_checked_without_a_warning_and_the_first_trains(
     table = pq.read_table(predictions)
     assert table["sample_id"].to_pylist() == PREDICTED[name]
     names = [f"probability_{name}" for name in cli.datamodule.class_names]
-    assert table.column_names == ["sample_id", "image_path", "label", *names]
+    sure = ["margin", "entropy"]
+    assert table.column_names == ["sample_id", "image_path", "label", *sure, *names]
 
 
 def test_a_check_of_memes_reads_no_file_twice(options, tmp_path):

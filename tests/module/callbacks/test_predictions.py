@@ -36,7 +36,12 @@ def test_every_class_is_written_in_order(predict, output):
     probabilities, path = predict(output=output, images=images)
     table = pq.read_table(path) if path.suffix == ".parquet" else pyarrow.csv.read_csv(path)
     names = [f"probability_{c}" for c in "abcd"]
-    assert table.column_names == ["sample_id", "image_path", "label", *names]
+    sure = ["margin", "entropy"]
+    assert table.column_names == ["sample_id", "image_path", "label", *sure, *names]
+    best = probabilities.sort(dim=1, descending=True).values
+    assert table["margin"].to_pylist() == pytest.approx((best[:, 0] - best[:, 1]).tolist())
+    entropy = torch.distributions.Categorical(probs=probabilities).entropy()
+    assert table["entropy"].to_pylist() == pytest.approx(entropy.tolist())
     assert [name or "" for name in table["image_path"].to_pylist()] == images
     assert table["sample_id"].to_pylist() == [f"sample-{number}" for number in range(7)]
     assert table["label"].to_pylist() == ["abcd"[row] for row in probabilities.argmax(dim=1)]
@@ -48,7 +53,7 @@ def test_every_class_is_written_in_order(predict, output):
 def test_top_k_is_sorted_and_never_longer_than_the_classes(predict):
     probabilities, path = predict(top_k=2)
     table = pq.read_table(path)
-    assert table.column_names[2:] == ["label_1", "probability_1", "label_2", "probability_2"]
+    assert table.column_names[4:] == ["label_1", "probability_1", "label_2", "probability_2"]
     values, indices = probabilities.topk(2, dim=1)
     for k in (1, 2):
         assert table[f"label_{k}"].to_pylist() == ["abcd"[i] for i in indices[:, k - 1]]
@@ -56,7 +61,7 @@ def test_top_k_is_sorted_and_never_longer_than_the_classes(predict):
         assert written == pytest.approx(values[:, k - 1].tolist())
     assert table["label"].to_pylist() == table["label_1"].to_pylist()
     _, path = predict(top_k=9)
-    assert len(pq.read_table(path).column_names) == 2 + 2 * 4
+    assert len(pq.read_table(path).column_names) == 4 + 2 * 4
 
 
 def test_multilabel_joins_the_labels_that_reach_their_thresholds(predict):
@@ -66,7 +71,12 @@ def test_multilabel_joins_the_labels_that_reach_their_thresholds(predict):
         "|".join(c for c, p, at in zip("abcd", row, tuned, strict=True) if p >= at)
         for row in probabilities.tolist()
     ]
-    assert pq.read_table(path)["label"].to_pylist() == expected
+    table = pq.read_table(path)
+    assert table["label"].to_pylist() == expected
+    margins = (probabilities - torch.tensor(tuned)).abs().min(dim=1).values
+    assert table["margin"].to_pylist() == pytest.approx(margins.tolist())
+    entropy = torch.distributions.Bernoulli(probs=probabilities).entropy().mean(dim=1)
+    assert table["entropy"].to_pylist() == pytest.approx(entropy.tolist())
 
 
 def test_other_file_types_are_refused():
