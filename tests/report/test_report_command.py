@@ -93,6 +93,30 @@ def _there(reported, monkeypatch):
     monkeypatch.setattr("sys.argv", ["epic-pl"])
 
 
+def test_all_rows_are_written_the_wrong_ones_first(reported):
+    with (reported.root / "report" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    at = {name: n for n, name in enumerate(reported.predictions["sample_id"].to_pylist())}
+    order = [at[row["sample_id"]] for row in rows]
+    assert sorted(order) == list(range(TEST_ROWS))
+    truth, given, scores = reported.truth, reported.given, reported.probabilities
+    right = (truth == given).all(axis=1)
+    chosen = np.where(truth, scores, 1 - scores)
+    losses = -np.log(chosen if reported.task == "multilabel" else np.maximum(chosen, 1 - truth))
+    assert order == sorted(order, key=lambda row: (right[row], -losses[row].sum()))
+    assert 0 < (~right).sum() < TEST_ROWS
+    names = np.array(reported.model.class_names)
+    for row, number in zip(rows, order, strict=True):
+        assert row["text"] == reported.texts[number]
+        assert row["image_path"] == (reported.predictions["image_path"][number].as_py() or "")
+        assert row["truth"] == "|".join(names[truth[number]])
+        assert row["label"] == "|".join(names[given[number]])
+        if reported.task == "multilabel":
+            assert row["missed"] == "|".join(names[truth[number] & ~given[number]])
+            assert row["wrong"] == "|".join(names[given[number] & ~truth[number]])
+    assert 'href="predictions.csv"' in reported.page
+
+
 def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
     truth, given, content = reported.truth, reported.given, reported.content
     assert content["samples"] == TEST_ROWS == len(truth)

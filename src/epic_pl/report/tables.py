@@ -8,11 +8,13 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.module.evaluator import Evaluator, Scores, as_pil_image
 from epic_pl.module.outputs import SplitOutputs
@@ -22,6 +24,7 @@ from epic_pl.module.postprocess import (
     error_by_chance,
     reliability_bins,
 )
+from epic_pl.module.prediction_table import prediction_table
 from epic_pl.report.scores import Table
 from epic_pl.utils.types import Sample
 
@@ -160,6 +163,37 @@ def absence_table(
         condition = f"{rate:.0%} missing a modality"
         table.append({"condition": condition, "samples": len(labels), **means})
     return table
+
+
+def every_row(evaluator: Evaluator, outputs: SplitOutputs, dataset: ImageTextDataset) -> pa.Table:
+    """All samples with truth, answer and probabilities; wrong ones first, by their loss.
+
+    Of several labels, ``missed`` and ``wrong`` say which. Texts are empty where the dataset has
+    another sample in that row, as with custom loaders.
+    """
+    predicted, labels = evaluator.predict(outputs.logits), outputs.labels.long()
+    rows = [dataset.reference(row) for row in range(min(len(labels), len(dataset)))]
+    known = {row["sample_id"]: row["text"] for row in rows}
+    columns: dict[str, Any] = {
+        "sample_id": outputs.sample_id,
+        "image_path": outputs.image_path or [None] * len(labels),
+        "text": [known.get(name) for name in outputs.sample_id],
+        "truth": ["|".join(evaluator.names(label)) for label in labels],
+    }
+    right = (predicted == labels).view(len(labels), -1).all(dim=1)
+    if evaluator.task == "multilabel":
+        for name, these in (("missed", labels > predicted), ("wrong", predicted > labels)):
+            columns[name] = ["|".join(evaluator.names(row)) for row in these]
+    thresholds = evaluator.postprocessor.thresholds
+    table = prediction_table(
+        columns,
+        evaluator.probabilities(outputs.logits).numpy(),
+        evaluator.class_names,
+        None if thresholds is None else thresholds.numpy(),
+        None,
+    )
+    losses = evaluator.losses(outputs.logits, outputs.labels)
+    return table.take(pa.array(np.lexsort((-losses.numpy(), right.numpy()))))
 
 
 def worst_mistakes(

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from epic_pl.data.tables.reader import write_csv
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.evaluator import Evaluator, finite, require_data
@@ -29,6 +30,7 @@ from epic_pl.report.tables import (
     calibration_table,
     class_table,
     confused_pairs,
+    every_row,
     worst_mistakes,
 )
 from epic_pl.utils.errors import ConfigError
@@ -43,7 +45,8 @@ _MAX_COUNTED = 1000  # number of classes up to which the confusion matrix is wri
 class ReportWriter(Callback):
     """Writes metrics, calibration, weak spots and worst mistakes of a test on one device.
 
-    ``report.html`` needs no other file; ``report.json`` has all its numbers.
+    ``report.html`` needs no other file; ``report.json`` has all its numbers, and
+    ``predictions.csv`` all rows with their answers, the wrong ones first.
 
     Args:
         folder: folder to write to; None writes nothing. ``epic-pl test --report DIR`` sets it.
@@ -122,6 +125,8 @@ class ReportWriter(Callback):
             write_bytes(self.folder / f"{name}.png", png(figure))
         numbers = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.folder / "report.json", numbers)
+        rows = every_row(evaluator, outputs, data.dataset("test"))
+        write_csv(rows, self.folder / "predictions.csv", None)
         page = render(
             "report/templates/report.html",
             **content,
