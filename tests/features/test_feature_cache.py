@@ -224,6 +224,28 @@ def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dty
     assert_close(logits, logits_of(workshop, probe, own))
 
 
+@pytest.mark.parametrize("method", ["EPIC", "Parts"])
+@pytest.mark.parametrize("level", ["boundary", "layers"])
+def test_patches_of_large_images_are_merged(workshop, method, level):
+    """96 pixels: 12 x 12 patches, which become 6 x 6."""
+    module = workshop.module(method=method, encoders={"image_size": 96})
+    expected = logits_of(workshop, module, data=workshop.data(image_size=96))
+    cache = workshop.cache(level)
+    assert_close(logits_of(workshop, module, cache, workshop.data(image_size=96)), expected)
+    (store,) = map(FeatureStore, workshop.stores("image"))
+    shapes = {field.name: field.shape for field in store.spec.fields}
+    if level == "boundary":
+        assert shapes == {"tokens": (145, 32)}
+    else:
+        assert shapes["cells"] == (37, 32)
+        assert shapes.get("memory", (2, 2, 4, 37, 8)) == (2, 2, 4, 37, 8)
+        # layers cannot follow from merged patches, so the images are read again
+        later = workshop.module(options={"interaction_layers": 1}, encoders={"image_size": 96})
+        expected = logits_of(workshop, later, data=workshop.data(image_size=96))
+        found = logits_of(workshop, later, cache, workshop.data(image_size=96))
+        assert_close(found, expected)
+
+
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-6), ("float16", 1e-2)])
 @pytest.mark.parametrize("level", ["boundary", "layers"])
 def test_layers_that_a_store_lacks_follow_from_its_tokens(

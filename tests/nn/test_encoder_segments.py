@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from epic_pl.nn.encoders.segments import patch_places, segment_means
+from epic_pl.nn.encoders.segments import merged, patch_places, segment_means
 from epic_pl.utils.errors import ConfigError
 
 
@@ -25,3 +25,23 @@ def test_patches_must_form_a_square():
         segment_means(torch.randn(1, 12, 3), 4)
     with pytest.raises(ConfigError, match="square"):
         patch_places(12)
+
+
+@pytest.mark.parametrize(
+    ("side", "cells", "factor"), [(16, 8, 2), (14, 7, 2), (9, 5, 2), (37, 8, 5)]
+)
+def test_merged_patches_are_means_of_neighbours(side, cells, factor):
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 3 + side**2, 4)
+    found = merged(tokens, 3)
+    assert torch.equal(found[:, :3], tokens[:, :3])
+    grid = tokens[:, 3:].view(2, side, side, 4)
+    steps = [slice(factor * i, factor * i + factor) for i in range(cells)]
+    expected = [grid[:, rows, columns].mean((1, 2)) for rows in steps for columns in steps]
+    torch.testing.assert_close(found[:, 3:], torch.stack(expected, 1))
+
+
+def test_few_patches_and_those_of_no_square_stay():
+    for number in (64, 65, 90):
+        tokens = torch.randn(1, 1 + number, 4)
+        assert merged(tokens, 1) is tokens

@@ -34,7 +34,7 @@ FEATURES_VERSION = 6
 a field that a tower stores changes its meaning, so that older stores are not read."""
 
 # axis of a field that counts tokens, without the batch axis
-_TOKEN_AXES = {"memory": 3, "tokens": 0}
+_TOKEN_AXES = {"memory": 3, "tokens": 0, "cells": 0}
 
 
 @dataclass

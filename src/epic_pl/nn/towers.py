@@ -197,7 +197,8 @@ class JointTower(Tower[JointState]):
 class FrozenState(NamedTuple):
     """Pooled features, and what else the method reads of the frozen encoder.
 
-    ``boundary_tokens (B, N, d)``, or a list of B memory-mapped tensors, enter the first layer.
+    ``boundary_tokens (B, M, d)``, or a list of B memory-mapped tensors, enter the first layer;
+    patches are merged, here and in the memories.
     ``memories`` are keys and values of the K layers; ``mask (B, N)`` marks their visible tokens.
     """
 
@@ -235,9 +236,10 @@ class FrozenTower(Tower[FrozenState]):
             mean = self.encoder.mean(tokens, mask)
         memories = [run.memories[layer] for layer in self.layers] if self.reads_memory else []
         if memories:
-            mask = visible(mask, present, tokens.shape[1])
+            mask = visible(mask, present, memories[0].length())
         pooled = Pooled(self.cast(run.output), self.cast(mean))
-        return FrozenState(pooled, mask, self.keep_tokens(tokens, present), memories)
+        kept = self.keep_tokens(self.encoder.merge(tokens), present)
+        return FrozenState(pooled, mask, kept, memories)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel, layer: int | None = None
@@ -245,10 +247,16 @@ class FrozenTower(Tower[FrozenState]):
         """The features of level "boundary" are the tokens that enter the first of ``layers``.
 
         Those of level "layers" are ``output (B, d)`` and ``boundary (B, d)`` and, if the method
-        uses them, ``memory (B, K, 2, h, N, d / h)`` and ``tokens (B, N, d)``.
+        uses them, ``memory (B, K, 2, h, M, d / h)`` and ``tokens (B, M, d)``, which are called
+        ``cells`` if they are merged, so that no later layer is computed from them.
         """
         stored = super().features(inputs, mask, level, layer)
-        return stored if level == "boundary" else _fields(self.start(stored["tokens"], mask, None))
+        if level == "boundary":
+            return stored
+        fields, entering = _fields(self.start(stored["tokens"], mask, None)), stored["tokens"]
+        if "tokens" in fields and fields["tokens"].shape != entering.shape:
+            fields["cells"] = fields.pop("tokens")
+        return fields
 
     def restore(
         self, features: Features, mask: Tensor | None, present: Tensor | None
@@ -257,7 +265,8 @@ class FrozenTower(Tower[FrozenState]):
         if "output" not in features:
             return super().restore(features, mask, present)
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
-        tokens, memories = features["tokens"] if self.keeps_tokens else None, []
+        named = "cells" if "cells" in features else "tokens"
+        tokens, memories = features[named] if self.keeps_tokens else None, []
         if isinstance(tokens, Tensor):  # stored lists are finite
             tokens = self.keep_tokens(tokens, present)
         if self.reads_memory:
@@ -348,7 +357,7 @@ def _run_encoder(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | N
             if layer in first:
                 boundary_tokens[layer] = tokens
             if layer in read:
-                memories[layer] = encoder.memory(layer, tokens)
+                memories[layer] = encoder.memory(layer, encoder.merge(tokens))
         tokens = encoder.run_layers(at, encoder.num_layers, tokens, mask)
         return _EncoderRun(boundary_tokens, memories, encoder.pool(tokens, mask))
 

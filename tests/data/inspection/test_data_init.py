@@ -442,3 +442,15 @@ def test_a_column_of_bytes_is_taken_for_the_images(folder, kind):
         guess_columns(_table(photo=images, mask=images), folder)
     guess = guess_columns(_table(sha=images), folder)  # beside image files
     assert (guess.image_column, guess.unused) == ("photo", ["row", "sha"])
+
+
+@pytest.mark.parametrize(("free", "level"), [(10**9, "layers"), (20_000_000, "off")])
+def test_features_are_stored_where_the_disk_has_room(folder, monkeypatch, free, level):
+    """40 rows of 32 tokens take up to 15 MB."""
+    pa.csv.write_csv(_table(), folder / "table.csv")
+    monkeypatch.setattr("epic_pl.data.inspection.init.free_bytes", lambda _: free)
+    config, said = write_config(folder)
+    assert read_yaml(config)["cache"]["level"] == level
+    (line,) = (line for line in said.splitlines() if "features  " in line)
+    assert "up to 15.0 MB" in line
+    assert ("not stored" in line) == (level == "off")

@@ -61,3 +61,12 @@ def test_a_program_can_be_moved_to_another_device(build):
     inputs = random_inputs(classifier.model, 3, 8)
     # an operation on tensors of two devices would fail
     assert moved(*(tensor.to("meta") for tensor in inputs)).is_meta
+
+
+def test_a_program_of_merged_patches_takes_any_number_of_rows(make):
+    module = make(method="Parts", encoders={"image_size": 96})  # 12 patches a side
+    classifier = Probabilities(module.model, module.postprocessor).eval()
+    program = export_program(classifier).module()
+    for rows in (1, 3):
+        inputs = random_inputs(classifier.model, rows, 8)
+        torch.testing.assert_close(program(*inputs), classifier(*inputs))

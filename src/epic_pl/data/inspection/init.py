@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import yaml
+from rich.filesize import decimal
 
 from epic_pl.data.images import read_image
 from epic_pl.data.inspection.guess import Guess, guess_columns
@@ -18,9 +19,10 @@ from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.reader import SUFFIXES, is_saved_dataset, read_table
 from epic_pl.data.tables.rows import table_folder
+from epic_pl.utils.assets import cache_dir
 from epic_pl.utils.config_files import INIT_CONFIG, first_config, packaged_file, read_yaml
 from epic_pl.utils.errors import ConfigError, DataError, printable
-from epic_pl.utils.files import write_text
+from epic_pl.utils.files import free_bytes, write_text
 
 _EXAMINED_ROWS = 50
 # only few values, so that models of several tables can share stored features
@@ -31,8 +33,8 @@ _LONG, _MANY_LONG = 1.6, 0.25
 _FOREIGN = 0.005  # share of letters outside ASCII; 0.0002 in English, 0.016 in German
 # minimum number of validation rows; with fewer, the best epoch is best by chance
 _ENOUGH = 300
-# features of an image take 0.8 MB at level "layers" with 224 pixels, a quarter of that with 112
-_MAX_STORED_PIXELS = 4000 * _LARGE**2
+# features at level "layers": 65 cells of an image, with keys and values of two layers; a token
+_IMAGE_BYTES, _TOKEN_BYTES = 250_000, 3_900
 
 
 def write_config(
@@ -153,7 +155,14 @@ def _options(
         "max_text_tokens": tokens,
         "resize": resize,
     }
-    options["cache"] = {"level": "layers" if rows * size**2 <= _MAX_STORED_PIXELS else "boundary"}
+    needed, free = rows * (_IMAGE_BYTES + tokens * _TOKEN_BYTES), free_bytes(cache_dir())
+    options["cache"] = {"level": "layers" if 2 * needed < free else "off"}
+    stored = f"up to {decimal(needed)} in {cache_dir()}, where {decimal(free)} are free"
+    chosen["features"] = (
+        f"stored, {stored}; epochs read them"
+        if 2 * needed < free
+        else f"not stored ({stored}): every epoch runs the encoders, or set cache.folder"
+    )
     options["checkpoint"]["monitor"] = metric if chooses else None
     patience = max(3, epochs // 2) if chooses else None
     options["early_stopping"] |= {"monitor": metric, "patience": patience}

@@ -129,7 +129,7 @@ class FeatureCache(Callback):
         if not complete:
             return
         image_store, text_store = stores
-        in_place = ("memory", "tokens") if module.reads_in_place else ()
+        in_place = ("memory", "tokens", "cells") if module.reads_in_place else ()
         both = (
             StoredItems(image_store, images.keys, requests[0].hashes, in_place),
             # texts have different numbers of tokens, which the model reads as one tensor

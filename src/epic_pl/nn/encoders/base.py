@@ -198,6 +198,10 @@ class Encoder(nn.Module, ABC):
         patches = slice(self.num_prefix_tokens, None)
         return masked_mean(tokens[:, patches], None if mask is None else mask[:, patches])
 
+    def merge(self, tokens: Tensor) -> Tensor:
+        """Tokens ``(B, M, d)`` that prompts read; images merge neighbouring patches."""
+        return tokens
+
     def run_layers(
         self, start: int, stop: int, tokens: Tensor, mask: Tensor | None = None
     ) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from epic_pl.nn.encoders.base import masked_mean
 from epic_pl.nn.encoders.hf import HFEncoder, Projections
+from epic_pl.nn.encoders.segments import merged
 
 
 class _CLIPTower(HFEncoder):
@@ -46,6 +47,10 @@ class CLIPImageEncoder(_CLIPTower):
         pooled = tokens[:, 1:].mean(dim=1) if self.pooling == "mean" else tokens[:, 0]
         normed: Tensor = self.model.post_layernorm(pooled)
         return normed
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        """Tokens ``(B, M, d)`` with means of neighbouring patches, at most 8 a side."""
+        return merged(tokens, self.num_prefix_tokens)
 
     def can_trim_last_layer(self, index: int) -> bool:
         """Whether only the class token is pooled."""

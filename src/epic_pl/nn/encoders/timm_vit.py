@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
 from epic_pl.nn.encoders.reading import Memory, read_attention
+from epic_pl.nn.encoders.segments import merged
 from epic_pl.utils.errors import EncoderError
 
 
@@ -91,6 +92,10 @@ class TimmViTEncoder(Encoder):
         else:
             pooled = model.fc_norm(normed[:, model.num_prefix_tokens :].mean(dim=1))
         return pooled
+
+    def merge(self, tokens: Tensor) -> Tensor:
+        """Tokens ``(B, M, d)`` with means of neighbouring patches, at most 8 a side."""
+        return merged(tokens, self.num_prefix_tokens)
 
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of block ``index`` for the tokens ``(B, N, d)`` that enter it."""
