@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -92,18 +92,21 @@ class Items(ABC, Generic[Key]):
         spec = StoreSpec(self.modality, identity, tuple(fields), self.dtype, name)
         # if torch uses every core, decoding in parallel would slow it down by more than it saves
         busy = self.device.type == "cpu" and torch.get_num_threads() >= (os.cpu_count() or 1)
-        hashes = self._hashes()
-        source = earlier_tokens(root, spec, hashes)
-        prepare, layer = self._prepare, None
-        if source is not None:
-            prepare, layer = partial(_stored_tokens, source, hashes), source.spec.first_layer
-        return StoreRequest(
+        request = StoreRequest(
             spec,
-            hashes,
-            produce=partial(self.encode, layer=layer),
+            self._hashes(),
+            produce=self.encode,
             mean_tokens=self._mean_tokens(),
-            prepare=prepare,
+            prepare=self._prepare,
             prefetch=not busy,
+        )
+        if request.open(root) or not (source := earlier_tokens(root, spec, request.hashes)):
+            return request
+        layer = source.spec.first_layer
+        return replace(
+            request,
+            produce=partial(self.encode, layer=layer),
+            prepare=partial(_stored_tokens, source, request.hashes),
             layer=layer,
         )
 
