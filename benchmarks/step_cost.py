@@ -4,8 +4,8 @@ Every method trains through the real Trainer and DataLoader in a process of its 
 on disk or, where its name says cached, from a feature cache on disk that another process filled:
 
     python benchmarks/step_cost.py                                    # all, about twelve minutes
-    python benchmarks/step_cost.py --methods full,pmf,epic_joint,epic_read_only_cached --json
-    python benchmarks/step_cost.py --batch 64 --methods pmf,epic_read_only_cached
+    python benchmarks/step_cost.py --methods FullFineTuning,PMF,epic_joint,epic_read_only_cached --json
+    python benchmarks/step_cost.py --batch 64 --methods PMF,epic_read_only_cached
     python benchmarks/step_cost.py --rounds 3                         # on a machine that others use
 
 With several rounds all methods are measured one after another, and then again, since other work on
@@ -48,10 +48,10 @@ class Setting(NamedTuple):
 
 
 METHODS = {
-    "full": Setting("FullFineTuning"),
-    "lora": Setting("LoRA"),
-    "linear_probe": Setting("LinearProbe"),
-    "pmf": Setting("PMF"),
+    "FullFineTuning": Setting("FullFineTuning"),
+    "LoRA": Setting("LoRA"),
+    "LinearProbe": Setting("LinearProbe"),
+    "PMF": Setting("PMF"),
     "epic_joint": Setting("EPIC"),
     "epic_joint_cached": Setting("EPIC", level="boundary"),
     "epic_read_only": Setting("EPIC", "read_only"),
@@ -113,7 +113,7 @@ def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any
                     start_worker(options, name, scratch, "--fill")
                 measured[name].append(json.loads(start_worker(options, name, scratch)))
     paces = {name: [row["samples_per_s"] for row in rounds] for name, rounds in measured.items()}
-    rivals = dict.fromkeys((names[0], *({"pmf"} & set(names))))
+    rivals = dict.fromkeys((names[0], *({"PMF"} & set(names))))
     return [
         rounds[0]
         | {

@@ -35,7 +35,7 @@ def test_a_row_for_each_method(monkeypatch, capsys, tiny_vit_dir, tiny_tokenizer
 
 
 def test_rounds_give_medians_and_ratios_within_a_round(monkeypatch):
-    paces = {"full": iter([1.0, 2.0, 4.0]), "pmf": iter([3.0, 4.0, 20.0])}
+    paces = {"FullFineTuning": iter([1.0, 2.0, 4.0]), "PMF": iter([3.0, 4.0, 20.0])}
     memory, filled = iter([5.0, 7.0] * 3), []
 
     def start_worker(options, name, folder, *more):
@@ -47,11 +47,11 @@ def test_rounds_give_medians_and_ratios_within_a_round(monkeypatch):
         return json.dumps(row)
 
     monkeypatch.setattr(step_cost, "start_worker", start_worker)
-    monkeypatch.setitem(step_cost.METHODS, "pmf", step_cost.Setting("pmf", level="layers"))
+    monkeypatch.setitem(step_cost.METHODS, "PMF", step_cost.Setting("PMF", level="layers"))
     options = step_cost.parse_arguments(["--rounds", "3", "--rows", "1", "--batch", "1"])
-    full, pmf = step_cost.run_all(options, ["full", "pmf"])
+    full, pmf = step_cost.run_all(options, ["FullFineTuning", "PMF"])
     assert (full["samples_per_s"], pmf["samples_per_s"]) == (2.0, 4.0)
     assert (full["peak_memory_mb"], pmf["peak_memory_mb"]) == (5.0, 7.0)
-    assert filled == ["pmf"]  # once
-    assert pmf["over_full"] == "3.0x (2.0-5.0)"
-    assert full["over_pmf"] == "0.3x (0.2-0.5)"
+    assert filled == ["PMF"]  # once
+    assert pmf["over_FullFineTuning"] == "3.0x (2.0-5.0)"
+    assert full["over_PMF"] == "0.3x (0.2-0.5)"
