@@ -4,7 +4,7 @@ Every method trains through the real Trainer and DataLoader in a process of its 
 on disk or, where its name says cached, from a feature cache on disk that another process filled:
 
     python benchmarks/step_cost.py                                    # all, about twelve minutes
-    python benchmarks/step_cost.py --methods FullFineTuning,PMF,epic_joint,epic_read_only_cached --json
+    python benchmarks/step_cost.py --methods FullFineTuning,PMF,epic_joint --json
     python benchmarks/step_cost.py --batch 64 --methods PMF,epic_read_only_cached
     python benchmarks/step_cost.py --rounds 3                         # on a machine that others use
 
