@@ -16,6 +16,7 @@ import tiny_runs
 from epic_pl.cli.epic_cli import run
 from epic_pl.cli.main import main
 from epic_pl.module import EPICModule
+from epic_pl.nn.heads import ClassificationHead
 from epic_pl.report.scores import label
 from epic_pl.report.tables import DRAWS, draw_missing
 from epic_pl.report.writer import ReportWriter
@@ -309,9 +310,16 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
     assert predictions["image_path"].null_count == 1
     off = ["--report.absence", "false", "--report.mistakes", "0"]
     limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path / "short")]
+    monkeypatch.setattr(ClassificationHead, "never_missing", [])
     run(["test", *reported.options, *limited])
     short = _content(tmp_path / "short")
     assert short["absence"][0]["samples"] == 8
+    both = torch.tensor([0, *range(3, 8)])  # row 1 lacks its text, row 2 its image
+    alone = _by_hand(reported, torch.ones(TEST_ROWS).bool(), torch.zeros(TEST_ROWS).bool())[both]
+    right = (alone.argmax(dim=1).numpy() == reported.truth.argmax(axis=1)[both]).mean()
+    assert short["alone"]["image"]["value"] == pytest.approx(right)
+    page = (tmp_path / "short" / "report.html").read_text()
+    assert f"from the image alone: {right:.1%}" in page
     for room in ("writer", "figures"):
         monkeypatch.setattr(f"epic_pl.report.{room}.MAX_CLASSES", 2)
     run(["test", *reported.options, *off, *limited])
@@ -333,7 +341,7 @@ def test_the_page_escapes_names_and_tells_the_source_of_the_text():
         "report/templates/report.html",
         **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 1234},
         **{"metrics": {"test/auroc": None}, "calibration": calibration, "mistakes": []},
-        headline={"score": "f1_micro_tuned", "value": 0.5, "low": 0.4, "high": 0.6},
+        headline={"score": "f1_micro_tuned", "value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.3},
         log_loss=0.25,
         coverage=[{"coverage": 0.8, "score": 0.75}] * 20,
         classes=[{"class": "<a> & $b$", "support": 0, "f1": None, "threshold": 0.5}],
@@ -347,6 +355,7 @@ def test_the_page_escapes_names_and_tells_the_source_of_the_text():
     assert cells in page
     assert "1,234 samples" in page
     assert "Micro F1 at the model&#39;s thresholds 50.0%" in page
+    assert "Always the most frequent labels: 30.0%." in page
     assert "<td>AUROC</td><td>\N{EN DASH}</td>" in page
 
 

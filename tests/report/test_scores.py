@@ -48,6 +48,7 @@ def test_the_main_score_of_a_multiclass_task_is_accuracy_with_that_interval():
         "value": 0.75,
         "low": low,
         "high": high,
+        "chance": 0.5,
     }
 
 
@@ -57,6 +58,13 @@ def test_the_main_score_of_a_multilabel_task_is_micro_f1_with_a_seeded_interval(
     predicted = (outputs.logits > 0).int()
     assert told["value"] == pytest.approx(f1_score(outputs.labels, predicted, average="micro"))
     assert told == headline(MULTILABEL, outputs)
+    frequent = outputs.labels.sum(dim=0).argsort(descending=True)
+    answers = [
+        torch.isin(torch.arange(len(frequent)), frequent[: k + 1]) for k in range(len(frequent))
+    ]
+    constant = (answer.int().expand_as(outputs.labels) for answer in answers)
+    chances = [f1_score(outputs.labels, answer, average="micro") for answer in constant]
+    assert told["chance"] == pytest.approx(max(chances))
     rng, draws = np.random.default_rng(7), []
     for _ in range(500):
         rows = rng.integers(200, size=200)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.metrics import main_metric_sums
@@ -43,10 +44,10 @@ def label(name: str, multilabel: bool = False) -> str:
 
 
 def headline(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
-    """The main score and its 95% interval, which assumes independent samples.
+    """The main score, its 95% interval, which assumes independent samples, and that by chance.
 
     It is accuracy with Wilson's interval, or for multilabel tasks micro F1 at the model's
-    thresholds with percentiles of a bootstrap.
+    thresholds with percentiles of a bootstrap. By chance is the best score of one answer for all.
     """
     sums = main_metric_sums(evaluator.predict(outputs.logits), outputs.labels)
     hits, counted = sums.double().T  # each (N,)
@@ -59,7 +60,17 @@ def headline(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
             rows = torch.from_numpy(rng.integers(len(hits), size=len(hits)))
             draws.append(float(hits[rows].sum() / counted[rows].sum().clamp(min=1)))
         name, (low, high) = "f1_micro_tuned", np.percentile(draws, [2.5, 97.5]).tolist()
-    return {"score": name, "value": value, "low": low, "high": high}
+    chance = _chance(outputs.labels)
+    return {"score": name, "value": value, "low": low, "high": high, "chance": chance}
+
+
+def _chance(labels: Tensor) -> float:
+    """Share of the most frequent class, or micro F1 of the k most frequent labels, with best k."""
+    if labels.ndim == 1:
+        return float(labels.bincount().max() / len(labels))
+    frequencies = labels.double().sum(dim=0).sort(descending=True).values
+    assigned = len(labels) * torch.arange(1, len(frequencies) + 1)
+    return float((2 * frequencies.cumsum(dim=0) / (assigned + frequencies.sum())).max())
 
 
 def wilson_interval(right: float, count: float) -> tuple[float, float]:

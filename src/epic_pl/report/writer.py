@@ -115,6 +115,13 @@ class ReportWriter(Callback):
         if self.absence:
             alone = _single_modality(trainer, pl_module)
             content["absence"] = absence_table(evaluator, outputs, *alone)
+            both = outputs.image_present & outputs.text_present
+            if both.any() and not pl_module.model.head.never_missing:
+                labels = outputs.labels[both]
+                content["alone"] = {
+                    name: headline(evaluator, outputs._replace(logits=own[both], labels=labels))
+                    for name, own in zip(("image", "text"), alone, strict=True)
+                }
         if evaluator.task == "multiclass":
             if len(evaluator.class_names) <= _MAX_COUNTED:
                 content["confusion"] = confusion_counts(outputs).tolist()
