@@ -1,0 +1,282 @@
+"""The figures of docs/after_training.md, on tables in which something is planted.
+
+    python benchmarks/after_training.py errors    # wrong labels: 5% of the rows have another one
+    python benchmarks/after_training.py next      # labels by smallest margin, or at random
+    python benchmarks/after_training.py drift     # emoji of another drawer among the images
+    python benchmarks/after_training.py columns   # a price and a brand, as words of the text
+
+Rows are emoji with their image, name and category, and all models are `LateFusionMLP`. Each part
+takes five to ten minutes on one core and prints its rows.
+"""
+
+import random
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+
+from common import build_parser, show
+from epic_pl import Classifier
+from epic_pl.data.datasets.openmoji import LEFT_OUT
+from epic_pl.data.inspection.init import write_config
+from epic_pl.utils.assets import fetch_openmoji, load_emoji
+from epic_pl.utils.assets.cache import cached_folder
+from epic_pl.utils.assets.openmoji import draw_svg
+from tables import write_csv
+
+sys.path.append(str(Path(__file__).parents[1] / "examples" / "after_training"))
+
+import drift
+import label_errors
+import label_next
+
+SIZE = 112
+PLANTED = 0.05
+# Twemoji, whose graphics are under CC BY 4.0
+OTHER_DRAWER = "@twemoji/svg@15.0.0"
+OPTIONS = {"cache.level": "layers", "trainer.enable_progress_bar": False}
+
+Table = dict[str, list[str]]
+
+
+def main() -> None:
+    parser = build_parser(__doc__)
+    parser.add_argument("part", choices=PARTS)
+    parser.add_argument("--folder", type=Path, default=Path("runs/after_training"))
+    parser.add_argument("--seeds", type=int, default=0, help="the part's own number if 0")
+    given = parser.parse_args()
+    part, seeds = PARTS[given.part]
+    show(part(given.folder / given.part, given.seeds or seeds), given.json)
+
+
+def emoji_table() -> Table:
+    """Image, name and category of all emoji, in random order, and a split by rows."""
+    images = fetch_openmoji(SIZE).resolve()
+    rows = [each for each in load_emoji() if each.category not in LEFT_OUT]
+    random.Random(0).shuffle(rows)
+    parts = ["test", "test", *["train"] * 8]
+    return {
+        "code": [each.code for each in rows],
+        "image": [str(images / f"{each.code}.png") for each in rows],
+        "name": [each.name.lower() for each in rows],
+        "category": [each.category for each in rows],
+        "split": [parts[index % len(parts)] for index in range(len(rows))],
+    }
+
+
+def train(
+    folder: Path, table: Table, text: str = "name", seed: int = 0
+) -> tuple[Classifier, float]:
+    """A classifier, and its accuracy on the test rows."""
+    write_csv(folder / "table.csv", table)
+    columns = {"image": "image", "text": text, "label": "category", "split": "split"}
+    classifier = Classifier.train(
+        folder / "table.csv",
+        **columns,
+        output=folder / "run",
+        method="LateFusionMLP",
+        options={**OPTIONS, "seed_everything": seed},
+    )
+    rows = [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
+    tested = [row for row in rows if row["split"] == "test"]
+    filled = text if "{" in text else f"{{{text}}}"
+    items = [{"image": row["image"], "text": filled.format(**row)} for row in tested]
+    answers = classifier(items, progress=False)
+    right = [
+        answer[0]["label"] == row["category"] for answer, row in zip(answers, tested, strict=True)
+    ]
+    return classifier, 100 * float(np.mean(right))
+
+
+def errors(folder: Path, seeds: int) -> list[dict[str, Any]]:
+    """Precision and recall of the first rows of the list of suspects."""
+    table, draw = emoji_table(), random.Random(0)
+    del table["split"]
+    names, wrong = sorted(set(table["category"])), set()
+    for index in draw.sample(range(len(table["code"])), int(PLANTED * len(table["code"]))):
+        others = [name for name in names if name != table["category"][index]]
+        table["category"][index] = draw.choice(others)
+        wrong.add(table["code"][index])
+    write_csv(folder / "table.csv", table)
+    columns = {"image": "image", "text": "name", "label": "category", "id": "code"}
+    config, _ = write_config(folder / "table.csv", True, folder / "epic.yaml", **columns)
+    command = ["-m", "epic_pl", "compare", "--config", str(config), "--methods", "LateFusionMLP"]
+    options = ["--splits", "--seeds", str(seeds), "--output", str(folder / "runs")]
+    own = ["--cache.level", "layers", "--data.init_args.id_column", "code"]
+    subprocess.run([sys.executable, *command, *options, *own], check=True)
+    listed = [row["sample_id"] in wrong for row in label_errors.suspects(folder / "runs")]
+    return [
+        {
+            "rows looked at": number,
+            "of the table %": round(100 * number / len(table["code"]), 1),
+            "precision %": round(100 * sum(listed[:number]) / number),
+            "recall %": round(100 * sum(listed[:number]) / len(wrong)),
+        }
+        for number in (len(wrong) // 2, len(wrong), 2 * len(wrong), len(listed))
+    ]
+
+
+def next_labels(folder: Path, seeds: int) -> list[dict[str, Any]]:
+    """Accuracy with 200 more labels, of the smallest margins or of random rows."""
+    found: dict[str, list[float]] = {"300 labels": [], "200 more by margin": [], "or at random": []}
+    for seed in range(seeds):
+        table = emoji_table()
+        pool = [index for index, part in enumerate(table["split"]) if part == "train"]
+        random.Random(seed).shuffle(pool)
+        use = partial(_labelled, table)
+        classifier, score = train(folder / f"first{seed}", use(pool[:300]), seed=seed)
+        found["300 labels"].append(score)
+        rest = pool[300:]
+        items = [{"image": table["image"][i], "text": table["name"][i]} for i in rest]
+        scores = np.sort(classifier.probabilities(items, progress=False), axis=1)
+        margins = scores[:, -1] - scores[:, -2]
+        features = classifier.embed(items, progress=False)
+        vectors = label_next.unit(np.hstack([label_next.unit(side) for side in features.values()]))
+        rows = [{"sample_id": i, "margin": m} for i, m in zip(rest, margins, strict=True)]
+        chosen = label_next.choose(rows, dict(zip(rest, vectors, strict=True)), 200)
+        picked = [row["sample_id"] for row in chosen]
+        for name, more in (("200 more by margin", picked), ("or at random", rest[:200])):
+            folder_of = folder / f"{name.split()[-1]}{seed}"
+            found[name].append(train(folder_of, use(pool[:300] + more), seed=seed)[1])
+    return [{"labels": name, **spread(scores)} for name, scores in found.items()]
+
+
+def _labelled(table: Table, rows: Sequence[int]) -> Table:
+    kept = [*rows, *(i for i, part in enumerate(table["split"]) if part == "test")]
+    return {column: [cells[index] for index in kept] for column, cells in table.items()}
+
+
+def shifts(folder: Path, repeats: int) -> list[dict[str, Any]]:
+    """D between two halves of the emoji, with images of another drawer in the second."""
+    table = emoji_table()
+    classifier, _ = train(folder, table)
+    others = cached_folder(f"twemoji-15.0.0-{SIZE}px", _draw_others)
+    drawn = {each.stem: str(each) for each in others.glob("*.png")}
+    both = [i for i, code in enumerate(table["code"]) if code in drawn]
+    own = classifier.embed([{"image": table["image"][i]} for i in both], progress=False)["image"]
+    new = classifier.embed([{"image": drawn[table["code"][i]]} for i in both], progress=False)
+    rows = []
+    for share in (0.0, 0.1, 0.25, 0.5, 1.0):
+        found = []
+        for seed in range(repeats):
+            order = np.random.default_rng(seed).permutation(len(both))
+            before, after = order[: len(both) // 2], order[len(both) // 2 :]
+            moved = int(share * len(after))
+            second = np.concatenate([new["image"][after[:moved]], own[after[moved:]]])
+            found.append(drift.compare(own[before], second))
+        row = {"of another drawer %": int(100 * share), "rows each": len(both) // 2}
+        worst = [each["D"] for each in found]
+        row["D"] = f"{np.median(worst):.2f} ({min(worst):.2f} to {max(worst):.2f})"
+        rows.append(row | {"alarms": f"{sum(each['alarm'] for each in found)} of {repeats}"})
+    return rows
+
+
+def _draw_others(folder: Path) -> None:
+    pack = [shutil.which("npm") or "npm", "pack", OTHER_DRAWER, "--ignore-scripts"]
+    subprocess.run([*pack, "--pack-destination", str(folder)], check=True, capture_output=True)
+    package = next(folder.glob("*.tgz"))
+    codes = {each.code.lower().replace("-fe0f", ""): each.code for each in load_emoji()}
+    with tarfile.open(package) as archive:
+        for member in archive:
+            code = codes.get(Path(member.name).stem.replace("-fe0f", ""))
+            if code and member.name.endswith(".svg") and (file := archive.extractfile(member)):
+                (folder / f"{code}.png").write_bytes(draw_svg(file.read().decode("utf-8"), SIZE))
+    package.unlink()
+
+
+def columns(folder: Path, seeds: int) -> list[dict[str, Any]]:
+    """Accuracy with one word of the name, and with a price and a brand that depend on the class."""
+    table, draw = emoji_table(), random.Random(0)
+    names = sorted(set(table["category"]))
+    table["word"] = [draw.choice(name.split()) for name in table["name"]]
+    prices = [
+        draw.lognormvariate(2.0 + 0.35 * names.index(each), 0.6) for each in table["category"]
+    ]
+    table["price"] = [f"{price:.2f}" for price in prices]
+    edges = np.quantile(prices, np.linspace(0, 1, 9)[1:-1])
+    bands = np.searchsorted(edges, prices)
+    low, high = ["0", *(f"{e:.0f}" for e in edges)], [*(f"{e:.0f}" for e in edges), "more"]
+    table["range"] = [f"{low[band]} to {high[band]}" for band in bands]
+    table["level"] = [_LEVELS[band] for band in bands]
+    table["brand"] = [
+        _BRANDS[(names.index(each) // 3 if draw.random() < 0.7 else draw.randrange(3))]
+        for each in table["category"]
+    ]
+    texts = {
+        "image and word": "word",
+        "with price and brand": "{word}. price {price}, brand {brand}",
+        "with a range of the price": "{word}. price {range}, brand {brand}",
+        "with a word for the range": "{word}. {level} price, brand {brand}",
+    }
+    rows, parts = [], np.array(table["split"])
+    numbers = np.column_stack(
+        [np.log(prices), np.eye(3)[[_BRANDS.index(b) for b in table["brand"]]]]
+    )
+    train_rows, test_rows, labels = parts == "train", parts == "test", np.array(table["category"])
+    for name, model in (
+        ("price and brand: logistic regression", LogisticRegression(max_iter=1000)),
+        ("price and brand: boosted trees", HistGradientBoostingClassifier(random_state=0)),
+    ):
+        model.fit(numbers[train_rows], labels[train_rows])
+        rows.append(
+            {
+                "what is seen": name,
+                **spread([100 * model.score(numbers[test_rows], labels[test_rows])]),
+            }
+        )
+    for name, text in texts.items():
+        scores, sums = [], []
+        for seed in range(seeds):
+            classifier, score = train(folder / f"{len(rows)}_{seed}", table, text, seed)
+            scores.append(score)
+            if text == "word":
+                sums.append(_product(classifier, table, numbers, train_rows, test_rows))
+        rows.append({"what is seen": name, **spread(scores)})
+        if sums:
+            rows.append(
+                {"what is seen": "times logistic regression of the columns", **spread(sums)}
+            )
+    return rows
+
+
+def _product(
+    classifier: Classifier, table: Table, numbers: Any, train_rows: Any, test_rows: Any
+) -> float:
+    """Accuracy of the product of both models' probabilities, over the frequency of the class."""
+    labels = np.array(table["category"])
+    model = LogisticRegression(max_iter=1000).fit(numbers[train_rows], labels[train_rows])
+    tested = np.flatnonzero(test_rows)
+    items = [{"image": table["image"][i], "text": table["word"][i]} for i in tested]
+    seen = np.log(classifier.probabilities(items, progress=False))
+    order = [classifier.class_names.index(name) for name in model.classes_]
+    frequency = np.log([np.mean(labels[train_rows] == name) for name in model.classes_])
+    joint = seen[:, order] + model.predict_log_proba(numbers[test_rows]) - frequency
+    return 100 * float(np.mean(model.classes_[joint.argmax(axis=1)] == labels[test_rows]))
+
+
+def spread(scores: list[float]) -> dict[str, Any]:
+    """Mean and standard deviation over seeds."""
+    deviation = f" ± {np.std(scores, ddof=1):.1f}" if len(scores) > 1 else ""
+    return {"accuracy %": f"{np.mean(scores):.1f}{deviation}", "seeds": len(scores)}
+
+
+_LEVELS = ("tiny", "very low", "low", "moderate", "medium", "high", "very high", "huge")
+_BRANDS = ("acme", "globex", "initech")
+PARTS = {
+    "errors": (errors, 15),
+    "next": (next_labels, 3),
+    "drift": (shifts, 20),
+    "columns": (columns, 3),
+}
+
+
+if __name__ == "__main__":
+    main()
