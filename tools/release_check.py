@@ -222,8 +222,18 @@ def wheel_alone(env: Environment) -> str:
 
 def onnx(env: Environment) -> str:
     said = env.epic_pl("export", "--ckpt_path", env.release.run, "--output=out", "--format=onnx")
-    answer = json.loads(env.python("out/predict.py", "-", "cow face"))
-    return f"{said.splitlines()[-1]}; predict.py: {answer['predicted'][0]['label']}"
+    with env.release.environment("docker", *packages_of_dockerfile()) as small:
+        answer = json.loads(small.python(env.cwd / "out/predict.py", "-", "cow face"))
+        used = size(small.site)
+    return f"{said.splitlines()[-1]}; predict.py in {used}: {answer['predicted'][0]['label']}"
+
+
+def packages_of_dockerfile() -> list[str]:
+    """What the image of an exported model installs."""
+    lines = (ROOT / "examples/docker/onnx.Dockerfile").read_text().splitlines()
+    start = "RUN pip install --no-cache-dir "
+    (line,) = (line for line in lines if line.startswith(start))
+    return line.removeprefix(start).split()
 
 
 def tune(env: Environment) -> str:
@@ -233,8 +243,8 @@ def tune(env: Environment) -> str:
 
 
 def compare(env: Environment) -> str:
-    env.epic_pl(*FIT, "--config=debug.yaml", "--model.method=lora", "--cache.level=off")
-    return "the method lora takes a step"
+    env.epic_pl(*FIT, "--config=debug.yaml", "--model.method=LoRA", "--cache.level=off")
+    return "the method LoRA takes a step"
 
 
 def serve(env: Environment) -> str:
