@@ -1,0 +1,73 @@
+"""The scripts of docs/after_training.md, on files as the commands write them."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "after_training"
+
+
+def _run(name, *arguments):
+    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _predictions(folder, seed, ids, truth, columns):
+    folder = folder / "runs" / f"LateFusionMLP-{seed}-0a1b"
+    folder.mkdir(parents=True)
+    scores = {f"probability_{name}": values for name, values in columns.items()}
+    rows = {"sample_id": ids, "image_path": [f"{each}.jpg" for each in ids], "truth": truth}
+    pq.write_table(pa.table(rows | scores), folder / "predictions.parquet")
+
+
+def test_suspects_are_rows_whose_models_prefer_another_class(tmp_path):
+    _predictions(tmp_path, 0, ["a", "b"], ["cat", "dog"], {"cat": [0.9, 0.6], "dog": [0.1, 0.4]})
+    _predictions(tmp_path, 1, ["b", "c"], ["dog", "dog"], {"cat": [0.8, 0.9], "dog": [0.2, 0.1]})
+    rows = list(csv.DictReader(_run("label_errors", tmp_path).splitlines()))
+    assert [(row["sample_id"], row["given"], row["proposed"]) for row in rows] == [
+        ("c", "dog", "cat"),
+        ("b", "dog", "cat"),
+    ]
+    assert float(rows[1]["agreement"]) == np.float64((0.4 + 0.2) / 2 - (0.6 + 0.8) / 2)
+
+
+def test_suspects_of_several_labels_are_given_or_lacking(tmp_path):
+    scores = {"red": [0.95, 0.05], "big": [0.1, 0.5]}
+    _predictions(tmp_path, 0, ["a", "b"], [["big"], ["red"]], scores)
+    rows = list(csv.DictReader(_run("label_errors", tmp_path).splitlines()))
+    told = [(row["sample_id"], row["given"], row["proposed"]) for row in rows]
+    assert sorted(told[:2]) == [("a", "", "red"), ("b", "red", "")]
+    assert told[2:] == [("a", "big", ""), ("b", "", "big")]
+
+
+def _features(folder, image, text):
+    folder.mkdir()
+    ids = [str(row) for row in range(len(text))]
+    columns = {"sample_id": ids, "image": image, "text": text}
+    pq.write_table(pa.table(columns), folder / "part-0.parquet")
+
+
+def test_the_least_certain_rows_come_next_without_near_duplicates(tmp_path):
+    image = [[1.0, 0.0, 0.0], [1.0, 0.01, 0.0], None, [0.0, 0.0, 2.0]]
+    _features(tmp_path / "features", image, [[1.0, 0.0], [3.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    with (tmp_path / "answers.csv").open("w") as file:
+        file.write("sample_id,label,margin\n0,cat,0.1\n1,cat,0.05\n2,dog,0.3\n3,dog,0.2\n")
+    said = _run("label_next", tmp_path / "answers.csv", tmp_path / "features", 3)
+    assert [row["sample_id"] for row in csv.DictReader(said.splitlines())] == ["1", "3", "2"]
+
+
+def test_a_shift_of_one_modality_is_told_and_drawn(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, shift in (("june", 0.0), ("july", 1.0)):
+        image = rng.normal(size=(400, 16)) * np.linspace(3, 1, 16) + shift
+        _features(tmp_path / name, [*image.tolist(), None], rng.normal(size=(401, 8)).tolist())
+    figure = tmp_path / "drift.png"
+    said = _run("drift", tmp_path / "june", tmp_path / "july", figure).splitlines()
+    assert said[0].startswith("image: has changed (D 0.")
+    assert said[1].startswith("text: no change seen (D 0.")
+    assert figure.read_bytes().startswith(b"\x89PNG")
