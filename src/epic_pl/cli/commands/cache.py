@@ -18,7 +18,10 @@ def build(fit_options: Sequence[str], shard: str | None = None) -> None:
     from epic_pl.experiments.options import feature_cache
 
     module, data, trainer = build(fit_options)
-    feature_cache(trainer).build_stores(trainer, module, data, shard)
+    cache = feature_cache(trainer)
+    cache.build_stores(trainer, module, data, shard)
+    if trainer.is_global_zero and shard is None:
+        print(f"All features are in {cache.root}")
 
 
 def info(folder: Path | None = None) -> None:

@@ -196,8 +196,6 @@ class FeatureCache(Callback):
         if reasons and trainer.is_global_zero:
             print(f"Not stored, since it cannot be read: {' '.join(dict.fromkeys(reasons))}")
         self._fill_on_ranks(trainer, module, data, stages, shard)
-        if trainer.is_global_zero and shard is None:
-            print(f"All features are in {self.root}")
 
     def _fill_on_ranks(
         self,
