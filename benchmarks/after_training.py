@@ -106,7 +106,7 @@ def errors(folder: Path, seeds: int) -> list[dict[str, Any]]:
         table["category"][index] = draw.choice(others)
         wrong.add(table["code"][index])
     write_csv(folder / "table.csv", table)
-    columns = {"image": "image", "text": "name", "label": "category", "id": "code"}
+    columns = {"image": "image", "text": "name", "label": "category"}
     config, _ = write_config(folder / "table.csv", True, folder / "epic.yaml", **columns)
     command = ["-m", "epic_pl", "compare", "--config", str(config), "--methods", "LateFusionMLP"]
     options = ["--splits", "--seeds", str(seeds), "--output", str(folder / "runs")]
