@@ -5,10 +5,9 @@
 
 A :class:`~epic_pl.Classifier` with the defaults for tables answers for one JPEG file of 500 x 375
 pixels and a text of twelve words, decoding included; `encoders` is a forward pass of both on the
-prepared sample. Weights are random, which does not change the cost. In every round each is timed
-once: `over_encoders` is the median, lowest and highest of the ratios within a round. Times are
-seconds of the processor, since a shared machine's clock also counts others' work; so take one
-thread. `import` and `load` (of a saved model) are of a process of their own.
+prepared sample. Weights are random, which does not change the cost. Each is timed once a round, in
+processor time of one thread, since a shared machine's clock also counts others' work. `import` and
+`load` (of a saved model) are of a process of their own.
 """
 
 import argparse
@@ -41,7 +40,7 @@ print(imported - start, time.process_time() - imported)
 
 def main() -> None:
     options = parse_arguments()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         show(measure(options, Path(scratch)), options.json)
 
@@ -53,7 +52,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--text-encoder", default="pypi:all-minilm-l6-v2")
     parser.add_argument("--size", type=int, default=112, help="of every image, in pixels")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
@@ -94,18 +92,12 @@ def row(name: str, own: list[float], encoders: list[float] | None) -> dict[str, 
 
 def build(options: argparse.Namespace, method: str) -> Classifier:
     """An untrained model of the method."""
-    encoders = {
-        "image": {"name": options.image_encoder},
-        "text": {"name": options.text_encoder},
-        "image_size": options.size,
-        "pretrained": False,
-    }
+    names = {"image": {"name": options.image_encoder}, "text": {"name": options.text_encoder}}
+    encoders = {**names, "image_size": options.size, "pretrained": False}
     image = {"size": options.size, "mean": [0.5] * 3, "std": [0.5] * 3}
     preprocessing = {"image": image, "text": {"clean": False, "max_tokens": 32}}
-    chosen: dict[str, Any] = {"method": method, "encoders": encoders}
-    return Classifier(
-        EPICModule.from_config("table.yaml", 101, **chosen, preprocessing=preprocessing)
-    )
+    chosen = {"method": method, "encoders": encoders, "preprocessing": preprocessing}
+    return Classifier(EPICModule.from_config("table.yaml", 101, **chosen))
 
 
 def encode(classifier: Classifier, image: Path, text: str) -> Callable[[], object]:
