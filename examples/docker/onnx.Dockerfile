@@ -1,11 +1,10 @@
 # An exported model by itself, in a small image without torch:
 #   epic-pl export --ckpt_path runs/my --output exported --format onnx
 #   docker build -f onnx.Dockerfile -t my-model exported
-#   docker run --rm -v "$PWD:/data" my-model --table rows.csv --image photo --text title --output predicted.csv
+#   docker run --rm --user "$(id -u)" -v "$PWD:/data" my-model --table rows.csv --image photo --text title --output predicted.csv
 FROM python:3.12-slim
 RUN pip install --no-cache-dir numpy onnxruntime pillow tokenizers
 COPY . /model
-RUN useradd --create-home worker
-USER worker
+USER 1000
 WORKDIR /data
 ENTRYPOINT ["python", "/model/predict.py"]
