@@ -131,7 +131,7 @@ def next_labels(folder: Path, seeds: int) -> list[dict[str, Any]]:
         table = emoji_table()
         pool = [index for index, part in enumerate(table["split"]) if part == "train"]
         random.Random(seed).shuffle(pool)
-        use = partial(_labelled, table)
+        use = partial(labelled, table)
         classifier, score = train(folder / f"first{seed}", use(pool[:300]), seed=seed)
         found["300 labels"].append(score)
         rest = pool[300:]
@@ -149,7 +149,7 @@ def next_labels(folder: Path, seeds: int) -> list[dict[str, Any]]:
     return [{"labels": name, **spread(scores)} for name, scores in found.items()]
 
 
-def _labelled(table: Table, rows: Sequence[int]) -> Table:
+def labelled(table: Table, rows: Sequence[int]) -> Table:
     kept = [*rows, *(i for i, part in enumerate(table["split"]) if part == "test")]
     return {column: [cells[index] for index in kept] for column, cells in table.items()}
 
@@ -238,7 +238,7 @@ def columns(folder: Path, seeds: int) -> list[dict[str, Any]]:
             classifier, score = train(folder / f"{len(rows)}_{seed}", table, text, seed)
             scores.append(score)
             if text == "word":
-                sums.append(_product(classifier, table, numbers, train_rows, test_rows))
+                sums.append(product(classifier, table, numbers, train_rows, test_rows))
         rows.append({"what is seen": name, **spread(scores)})
         if sums:
             rows.append(
@@ -247,7 +247,7 @@ def columns(folder: Path, seeds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _product(
+def product(
     classifier: Classifier, table: Table, numbers: Any, train_rows: Any, test_rows: Any
 ) -> float:
     """Accuracy of the product of both models' probabilities, over the frequency of the class."""

@@ -47,7 +47,8 @@ def suspects(comparison: Path, method: str = "*") -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    found = suspects(Path(sys.argv[1]))
+    if not (found := suspects(Path(sys.argv[1]))):
+        sys.exit(f"{sys.argv[1]} has no finished run with predictions, or no label is doubted.")
     writer = csv.DictWriter(sys.stdout, list(found[0]))
     writer.writeheader()
     writer.writerows(found)

@@ -1,8 +1,11 @@
-"""Which rows should be labelled next: those with the smallest margin, one of each near-duplicate.
+r"""Which rows should be labelled next: those with the smallest margin, one of each near-duplicate.
 
-epic-pl predict --config my/epic.yaml --ckpt_path best --data.predict_table new.csv ...
-epic-pl embed runs/my new.csv --image photo --text title --output features
-python label_next.py predictions.csv features 200 > label.csv
+    epic-pl predict --config my/epic.yaml --ckpt_path best \
+        --data.init_args.predict_table new.csv --predictions.output new_answers.csv
+    epic-pl embed runs/my new.csv --image photo --text title --output features
+    python label_next.py new_answers.csv features 200 > label.csv
+
+Both name rows by their number, or both by an id: `data.init_args.id_column`, and `--id` of embed.
 """
 
 import csv
