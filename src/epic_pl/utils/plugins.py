@@ -1,13 +1,12 @@
 """Search of classes by name, also of other packages: by import path, or by entry point."""
 
+import warnings
 from collections.abc import Iterable
 from functools import cache
 from importlib import import_module
 from importlib.metadata import entry_points
 from inspect import isabstract
 from typing import TypeVar
-
-from lightning.pytorch.utilities import rank_zero_warn
 
 from epic_pl.utils.errors import ConfigError, UntrustedError, did_you_mean, first_line
 
@@ -32,7 +31,7 @@ def load_plugins() -> str:
                 f"The installed plug-in {point.name!r} ({point.value}) cannot be imported: "
                 f"{first_line(error)}. Mend it, or uninstall it."
             )
-            rank_zero_warn(failures[-1])
+            warnings.warn(failures[-1], stacklevel=2)
     return "".join(f" {failure}" for failure in failures)
 
 
