@@ -1,17 +1,14 @@
 """Throughput and latency of `epic-pl serve` on this machine, over loopback.
 
-    python benchmarks/serve.py runs/NAME                    # batched, single, ONNX; ten minutes
+    python benchmarks/serve.py runs/NAME                    # all settings; a quarter of an hour
     python benchmarks/serve.py runs/NAME --concurrency 1,8,32 --seconds 20 --json
 
 Every setting is a server of its own, as a user starts it. Clients in this process send image-text
 pairs (JPEG of 224 x 224 pixels, a text of twelve words), each waiting for its response before the
 next request; they share the machine with the server. `batched` classifies up to 16 requests
-together, `single` one at a time, `onnx` is the exported model, batched. Settings take turns, in as
-many rounds as asked for; numbers are medians over rounds.
-
-The soak checks that no good request fails, that each bad one gets a 4xx with a reason, and that the
-memory of the server is flat: the last minute's highest against the second minute's.
-Exit code 1 if not.
+together, `single` one at a time, `onnx` is the exported model, batched. `classifier` is a
+:class:`~epic_pl.Classifier` in this process without a server, given as many items at once as there
+are clients. Settings take turns, in as many rounds as asked for; numbers are medians over rounds.
 """
 
 import argparse
@@ -37,9 +34,10 @@ import numpy as np
 from PIL import Image
 
 from common import WORDS, build_parser, show
+from epic_pl import Classifier
 
 _PAIRS = 64
-SETTINGS = {"batched": [], "single": ["--max-batch", "1"], "onnx": []}
+SETTINGS = {"classifier": [], "batched": [], "single": ["--max-batch", "1"], "onnx": []}
 
 
 def main() -> None:
@@ -150,25 +148,54 @@ async def load(address: str, clients: int, seconds: float) -> tuple[list[float],
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     measured: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    concurrency = [int(number) for number in options.concurrency.split(",")]
     with tempfile.TemporaryDirectory() as scratch:
         for number in range(options.rounds):
             for setting in options.settings.split(","):
                 print(f"{setting}, round {number + 1} of {options.rounds} ...", file=sys.stderr)
-                model = options.model
-                if setting == "onnx":
-                    model = exported(options.model, Path(scratch) / "exported")
-                with served(model, *SETTINGS[setting]) as (address, process):
-                    asyncio.run(load(address, 2, 3))  # warms up
-                    for clients in map(int, options.concurrency.split(",")):
-                        times, counts = asyncio.run(load(address, clients, options.seconds))
-                        row = summary(times, counts, options.seconds)
-                        row["memory_mb"] = round(memory_mb(process))
-                        measured.setdefault((setting, clients), []).append(row)
+                folder = Path(scratch) / "exported"
+                model = exported(options.model, folder) if setting == "onnx" else options.model
+                if setting == "classifier":
+                    rows = [in_process(model, n, options.seconds) for n in concurrency]
+                else:
+                    rows = over_loopback(model, SETTINGS[setting], concurrency, options.seconds)
+                for clients, row in zip(concurrency, rows, strict=True):
+                    measured.setdefault((setting, clients), []).append(row)
     return [
         {"setting": setting, "clients": clients}
-        | {key: statistics.median(row[key] for row in rounds) for key in rounds[0]}
+        | {key: round(statistics.median(row[key] for row in rounds), 1) for key in rounds[0]}
         for (setting, clients), rounds in measured.items()
     ]
+
+
+def over_loopback(
+    model: str, settings: list[str], concurrency: list[int], seconds: float
+) -> list[dict[str, float]]:
+    """A row of a server for each number of clients."""
+    with served(model, *settings) as (address, process):
+        asyncio.run(load(address, 2, 3))  # warms up
+        rows = []
+        for clients in concurrency:
+            row = summary(*asyncio.run(load(address, clients, seconds)), seconds)
+            rows.append(row | {"memory_mb": round(memory_mb(process))})
+    return rows
+
+
+def in_process(model: str, items: int, seconds: float) -> dict[str, float]:
+    """A row of a classifier that gets so many items at once."""
+    classifier = Classifier.load(model, device="cpu")
+    given = [
+        {"image": base64.b64decode(request["json"]["image"]), "text": request["json"]["text"]}
+        for request in build_requests()[:items]
+    ]
+    classifier(given)  # warms up
+    times: list[float] = []
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        start = time.perf_counter()
+        classifier(given)
+        times += [time.perf_counter() - start] * items
+    return summary(times, Counter({"200": len(times)}), seconds) | {"memory_mb": 0}
 
 
 def summary(times: list[float], counts: Counter[str], seconds: float) -> dict[str, float]:

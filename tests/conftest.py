@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -152,7 +153,9 @@ def started():
     @contextmanager
     def started(model, key=None, max_batch=4, **limits):
         failures = []
-        app = build_app(model, Limits(**limits), max_batch, key, failures.append)
+        app = build_app(
+            model, Limits(**limits), max_batch, key, failures.append, ThreadPoolExecutor(1)
+        )
         server = uvicorn.Server(uvicorn.Config(app, http="httptools", log_level="error"))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"

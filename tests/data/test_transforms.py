@@ -1,4 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import fabricate
 import numpy as np
@@ -111,3 +113,21 @@ def test_padded_and_squashed_images_are_seen_whole(size):
         bars = pixels.clone()
         bars[:, top : top + height, left : left + width] = 0
         assert bars.abs().max() < 0.01  # the mean
+
+
+def test_a_thread_that_transforms_images_starts_no_others():
+    tasks = Path("/proc/self/task")
+    image = Image.new("RGB", (300, 300))
+    transform = build_image_transform(replace(PLAIN, size=224), train=False)
+
+    def started():
+        before = len(list(tasks.iterdir()))
+        transform(image)
+        return len(list(tasks.iterdir())) - before
+
+    torch.set_num_threads(2)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(started).result() == 0
+    finally:
+        torch.set_num_threads(1)

@@ -1,9 +1,11 @@
 """`epic-pl serve` up to the server itself."""
 
 import socket
+import threading
 
 import pytest
 
+from epic_pl import MultiTaskClassifier
 from epic_pl.inference.serving import server
 
 
@@ -15,7 +17,13 @@ def port():
 
 
 def test_models_are_loaded_by_name_and_limits_passed_on(trained, told, port, monkeypatch):
-    given = []
+    given, loads, load = [], [], MultiTaskClassifier.load
+
+    def noted(*arguments, **options):
+        loads.append(threading.get_ident())
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(MultiTaskClassifier, "load", noted)
     monkeypatch.setattr(server, "run_server", lambda *arguments: given.append(arguments))
     monkeypatch.setenv("EPIC_PL_API_KEY", "a secret")
     options = ["--max-waiting=3", "--timeout=4", "--max-megabytes=5", "--max-megapixels=6"]
@@ -23,8 +31,10 @@ def test_models_are_loaded_by_name_and_limits_passed_on(trained, told, port, mon
         "serve", "runs", "again=runs", port, *options, "--max-characters=7", "--max-batch=8"
     )
     assert code == 0
-    ((model, limits, max_batch, key, listener),) = given
+    ((model, limits, max_batch, key, listener, thread),) = given
     listener.close()
+    loaded, classifies = loads[0], thread.submit(threading.get_ident).result()
+    assert loaded == classifies != threading.get_ident()
     assert list(model.tasks) == ["runs", "again"]
     assert limits == server.Limits(3, 4, 5_000_000, 6_000_000, 7)
     assert (max_batch, key) == (8, "a secret")

@@ -282,7 +282,7 @@ def run(held):
         with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=20) as client:
             asked = pool.submit(ask, client)
             try:
-                run_server(held, Limits(), 4, None, listener)
+                run_server(held, Limits(), 4, None, listener, ThreadPoolExecutor(1))
             finally:
                 held.answers = asked.result()
 

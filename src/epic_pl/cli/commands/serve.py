@@ -3,13 +3,17 @@
 import os
 import socket
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from epic_pl.cli.commands.parser import PositiveInt
 from epic_pl.utils.errors import ConfigError, needs_extra
 
 _KEY = "EPIC_PL_API_KEY"
+# threads of torch that wait for each other sleep after so many turns; by default they spin on, and
+# where another process takes a core, an answer then takes 30 times as long
+_SPINS = "1000"
 
 
 def serve(
@@ -46,6 +50,7 @@ def serve(
     Raises:
         EpicError: if a model cannot be loaded, or the server cannot listen.
     """
+    os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)  # which libgomp reads when torch is imported
     from epic_pl.inference.classifier import Classifier
     from epic_pl.inference.multitask import MultiTaskClassifier
     from epic_pl.inference.sharing import find_model
@@ -63,14 +68,16 @@ def serve(
     names, access = ", ".join(paths), "with an API key" if key else "without an API key"
     address = f"[{host}]" if ":" in host else host
     print(f"Loading {names} ...", flush=True)
-    model = (
-        MultiTaskClassifier.load(paths, programs=programs)
-        if len(paths) > 1
-        else Classifier.load(*paths.values(), programs=programs)
-    )
+    thread = ThreadPoolExecutor(1)
+    loading: Future[Any]
+    if len(paths) > 1:
+        loading = thread.submit(MultiTaskClassifier.load, paths, programs=programs)
+    else:
+        loading = thread.submit(Classifier.load, *paths.values(), programs=programs)
+    model = loading.result()
     listener = _listen(host, port)
     print(f"Serving {names} {access}: http://{address}:{port}/docs", flush=True)
-    run_server(model, limits, max_batch, key, listener)
+    run_server(model, limits, max_batch, key, listener, thread)
 
 
 def _listen(host: str, port: int) -> socket.socket:

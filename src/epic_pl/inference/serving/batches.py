@@ -16,7 +16,7 @@ from epic_pl.inference.item_classifier import ItemClassifier
 from epic_pl.utils.types import Sample
 
 RETRY = {"Retry-After": "1"}
-_WAIT_SECONDS = 0.005  # time to wait for further samples of a batch
+_WAIT_SECONDS = 0.005  # time to wait for further samples, unless the last batch had one alone
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _Job = tuple[Sample, int | None, asyncio.Future[Any]]  # a sample, `top_k`, and its labels
 
@@ -28,17 +28,25 @@ class Batches:
         model: classifier of one model, or of several.
         max_batch: maximum number of samples in a batch.
         registry: registry of the metrics.
+        thread: an executor of one thread, in which the model was loaded. Models of all other
+            threads would have OpenMP threads of their own, and if there are more of these than
+            cores, they sleep at every barrier: on two cores an answer took 1.7 times as long.
     """
 
     def __init__(
-        self, model: ItemClassifier[Any, Any], max_batch: int, registry: CollectorRegistry
+        self,
+        model: ItemClassifier[Any, Any],
+        max_batch: int,
+        registry: CollectorRegistry,
+        thread: ThreadPoolExecutor,
     ) -> None:
-        self._model, self._max_batch = model, max_batch
+        self._model, self._max_batch, self._thread = model, max_batch, thread
         self._sizes = Histogram(
             "epic_pl_batch_size", "Size of a request's batch", buckets=_SIZES, registry=registry
         )
         self._jobs: asyncio.Queue[_Job] = asyncio.Queue()
         self._busy_since = math.inf
+        self._last_size = 1
         self.failed = False
 
     def work(self, seconds: float) -> bool:
@@ -59,13 +67,13 @@ class Batches:
         Raises:
             Exception: if nothing can be classified any more, as after the loss of a device.
         """
-        thread, jobs = ThreadPoolExecutor(1), list[_Job]()
+        jobs = list[_Job]()
         try:
             while True:
                 jobs = await self._next_jobs()
                 self._busy_since = time.monotonic()
                 loop = asyncio.get_running_loop()
-                answers = await loop.run_in_executor(thread, self._classify, jobs)
+                answers = await loop.run_in_executor(self._thread, self._classify, jobs)
                 self._busy_since = math.inf
                 for (*_, future), answer in zip(jobs, answers, strict=True):
                     self._sizes.observe(len(jobs))
@@ -85,9 +93,10 @@ class Batches:
         while not jobs:
             taken = [await self._jobs.get()]
             with suppress(TimeoutError):
-                async with asyncio.timeout(_WAIT_SECONDS):
+                async with asyncio.timeout(_WAIT_SECONDS if self._last_size > 1 else 0):
                     while len(taken) < self._max_batch:
                         taken.append(await self._jobs.get())
+            self._last_size = len(taken)
             jobs = [job for job in taken if not job[-1].done()]
         return jobs
 

@@ -194,6 +194,7 @@ def build_app(
     max_batch: int,
     key: str | None,
     end: Callable[[Any], object],
+    thread: ThreadPoolExecutor,
 ) -> FastAPI:
     """Build the application of a server.
 
@@ -203,9 +204,10 @@ def build_app(
         max_batch: maximum number of requests that are classified together.
         key: key that requests must have in the header X-API-Key; None admits all requests.
         end: function that is called with an error after which nothing can be classified.
+        thread: the thread in which the model was loaded.
     """
     registry = prometheus.CollectorRegistry()
-    gate, batches = _Gate(limits, key, registry), Batches(model, max_batch, registry)
+    gate, batches = _Gate(limits, key, registry), Batches(model, max_batch, registry, thread)
     threads = ThreadPoolExecutor(_THREADS)
 
     @asynccontextmanager
@@ -278,6 +280,7 @@ def run_server(
     max_batch: int,
     key: str | None,
     listener: socket.socket,
+    thread: ThreadPoolExecutor,
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C, and then those that are still open.
 
@@ -293,7 +296,7 @@ def run_server(
         failures.append(error)
         server.should_exit = True
 
-    app = build_app(model, limits, max_batch, key, end)
+    app = build_app(model, limits, max_batch, key, end, thread)
     # in h11, uvicorn's other parser, a body in chunks of one byte blocks all others for seconds
     config = uvicorn.Config(
         app,
