@@ -137,6 +137,7 @@ def _scores(classifier):
     return {each["label"]: each["score"] for each in classifier(ITEM)[0]}
 
 
+@pytest.mark.slow
 def test_a_file_never_imports_and_loads_and_exports_where_its_packages_are_named(fitted, run):
     ours = Classifier.load(fitted, trust=["own_method", "own_parts"], device="cpu")
     ours.save_pretrained(run.root / "saved")

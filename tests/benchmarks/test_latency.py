@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 import latency
 
 
+@pytest.mark.slow
 def test_a_row_for_the_encoders_each_method_and_loading(
     monkeypatch, capsys, tiny_vit_dir, tiny_tokenizer_dir
 ):
