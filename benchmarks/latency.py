@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from common import WORDS, build_parser, device_name, show
+from encode import fabricate
 from epic_pl import Classifier
 from epic_pl.module import EPICModule
 
@@ -58,8 +58,7 @@ def parse_arguments() -> argparse.Namespace:
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
     """A row for the encoders, for each method, and for loading the first."""
     rng = np.random.default_rng(0)
-    image = folder / "image.jpg"
-    Image.fromarray(rng.integers(0, 256, (375, 500, 3), dtype=np.uint8)).save(image)
+    image = folder / fabricate(folder, 0)
     text = " ".join(rng.choice(WORDS, 12))
     calls: dict[str, Callable[[], object]] = {}
     for name in options.methods.split(","):

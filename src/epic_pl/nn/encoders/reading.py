@@ -91,10 +91,10 @@ class _TimesStored(torch.autograd.Function):
 
 
 def _times_stored(x: Tensor, stored: Tensor | list[Tensor], transposed: bool) -> Tensor:
-    if isinstance(stored, Tensor):
-        if stored.requires_grad:  # with joint prompts the tokens depend on the prompts
-            return _product(x, stored, transposed)
-        stored = stored.detach()
+    # with joint prompts the tokens depend on the prompts
+    differentiable = isinstance(stored, Tensor) and stored.requires_grad
+    if differentiable or not x.requires_grad:
+        return _product(x, stored, transposed)
     product: Tensor = _TimesStored.apply(x, stored, transposed)  # type: ignore[no-untyped-call]  # torch
     return product
 
