@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples" / "after_training"
 
@@ -59,6 +60,10 @@ def test_the_least_certain_rows_come_next_without_near_duplicates(tmp_path):
         file.write("sample_id,label,margin\n0,cat,0.1\n1,cat,0.05\n2,dog,0.3\n3,dog,0.2\n")
     said = _run("label_next", tmp_path / "answers.csv", tmp_path / "features", 3)
     assert [row["sample_id"] for row in csv.DictReader(said.splitlines())] == ["1", "3", "2"]
+    (tmp_path / "answers.csv").write_text("sample_id,label,margin\n0,cat,0.1\n7,cat,0.05\n")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        _run("label_next", tmp_path / "answers.csv", tmp_path / "features", 3)
+    assert "has 2 rows, but" in refused.value.stderr
 
 
 def test_a_shift_of_one_modality_is_told_and_drawn(tmp_path):

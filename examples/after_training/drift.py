@@ -40,6 +40,8 @@ def read(folder: Path, name: str) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     first, second, figure = map(Path, sys.argv[1:])
     names = [
         name for name in ("image", "text") if len(read(first, name)) and len(read(second, name))

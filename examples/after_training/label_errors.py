@@ -47,8 +47,12 @@ def suspects(comparison: Path, method: str = "*") -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
     if not (found := suspects(Path(sys.argv[1]))):
         sys.exit(f"{sys.argv[1]} has no finished run with predictions, or no label is doubted.")
+    runs = len(list(Path(sys.argv[1]).glob("runs/*/predictions.parquet")))
+    print(f"{runs} finished runs, {len(found)} labels that they doubt", file=sys.stderr)
     writer = csv.DictWriter(sys.stdout, list(found[0]))
     writer.writeheader()
     writer.writerows(found)

@@ -1,7 +1,7 @@
 r"""Which rows should be labelled next: those with the smallest margin, one of each near-duplicate.
 
     epic-pl predict --config my/epic.yaml --ckpt_path best \
-        --data.init_args.predict_table new.csv --predictions.output new_answers.csv
+        --data.init_args.predict_table new.csv --predictions.output "$PWD/new_answers.csv"
     epic-pl embed runs/my new.csv --image photo --text title --output features
     python label_next.py new_answers.csv features 200 > label.csv
 
@@ -53,10 +53,15 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     predictions, folder, number = sys.argv[1:]
     with open(predictions, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    chosen = choose(rows, read_features(Path(folder)), int(number))
+    features = read_features(Path(folder))
+    if {row["sample_id"] for row in rows} != set(features):
+        sys.exit(f"{predictions} has {len(rows)} rows, but {folder} {len(features)} or other ones.")
+    chosen = choose(rows, features, int(number))
     writer = csv.DictWriter(sys.stdout, list(chosen[0]))
     writer.writeheader()
     writer.writerows(chosen)

@@ -1,5 +1,6 @@
 """``epic-pl test --report`` through the real command line, against numbers from elsewhere."""
 
+import codecs
 import csv
 import json
 from pathlib import Path
@@ -95,7 +96,9 @@ def _there(reported, monkeypatch):
 
 
 def test_all_rows_are_written_the_wrong_ones_first(reported):
-    with (reported.root / "report" / "predictions.csv").open(newline="") as file:
+    path = reported.root / "report" / "predictions.csv"
+    assert path.read_bytes().startswith(codecs.BOM_UTF8)
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     at = {name: n for n, name in enumerate(reported.predictions["sample_id"].to_pylist())}
     order = [at[row["sample_id"]] for row in rows]

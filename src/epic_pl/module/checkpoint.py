@@ -393,7 +393,10 @@ class CheckpointedModule(L.LightningModule):
         if new_training and saved and names and set(saved) < set(names):
             adapter = with_new_classes(adapter, self.state_dict(), saved, names)
             new = [name for name in names if name not in saved]
-            rank_zero_info(f"New classes beside the checkpoint's {len(saved)}: {', '.join(new)}")
+            rank_zero_info(
+                f"New classes beside the checkpoint's {len(saved)}: {', '.join(new)}. Rows that it "
+                "was trained on must not be test rows now: keep both splits in a column."
+            )
         else:
             check_class_names(saved, names)
         if not new_training:

@@ -133,7 +133,7 @@ class ReportWriter(Callback):
         numbers = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.folder / "report.json", numbers)
         rows = every_row(evaluator, outputs, data.dataset("test"))
-        write_csv(rows, self.folder / "predictions.csv", None)
+        write_csv(rows, self.folder / "predictions.csv", None, mark=True)
         page = render(
             "report/templates/report.html",
             **content,

@@ -39,7 +39,7 @@ def export(
     """
     from epic_pl.cli.epic_cli import build_data, checkpoint_of
     from epic_pl.inference.export.folder import check_output, find_tokenizer, write_folder
-    from epic_pl.inference.export.onnx_file import compare_scores
+    from epic_pl.inference.export.onnx_file import compare_scores, require_onnx
     from epic_pl.inference.models import find_checkpoint, load_module
     from epic_pl.module.checkpoint import check_preprocessing
     from epic_pl.module.checkpoint_io import local_path
@@ -49,6 +49,8 @@ def export(
     if not fit_options and (int8 or ckpt_path in ("best", "last")):
         option = "--int8" if int8 else f"--ckpt_path {ckpt_path}"
         raise ConfigError(f"{option} needs the config of the run: add --config.")
+    if format == "onnx":
+        require_onnx()
     check_output(output, overwrite)
     checkpoint = Path(local_path(ckpt_path))
     if fit_options:

@@ -61,9 +61,9 @@ def write_config(
     path = find_table(source)
     folder = table_folder(path)
     config = output or (source if source.is_dir() else source.parent) / INIT_CONFIG
+    table = read_table(path)
     if config.exists() and not force:
         raise ConfigError(f"{config} exists already. Keep it, or replace it with --force.")
-    table = read_table(path)
     guess = guess_columns(table, folder, **columns)
     options, chosen = _options(path, folder, table, guess)
     summary = _summarize(config, guess, chosen)

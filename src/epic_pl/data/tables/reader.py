@@ -123,16 +123,19 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     return pa.table([pa.array(column, pa.string()) for column in columns], list(names))
 
 
-def write_csv(table: pa.Table, path: Path, like: Path | None) -> None:
-    """Write a table with the delimiter and byte order mark of the CSV file ``like``, if given."""
-    mark, delimiter = b"", ","
+def write_csv(table: pa.Table, path: Path, like: Path | None, mark: bool = False) -> None:
+    """Write a table with the delimiter and byte order mark of the CSV file ``like``, if given.
+
+    Else ``mark`` says whether there is a byte order mark, without which Excel garbles umlauts.
+    """
+    delimiter = ","
     if like is not None and like.suffix.lower() == ".csv" and like.is_file():
         with like.open("rb") as file:
             header = file.readline()
-        mark = codecs.BOM_UTF8 if header.startswith(codecs.BOM_UTF8) else b""
+        mark = header.startswith(codecs.BOM_UTF8)
         delimiter = _delimiter(like, header.decode("utf-8-sig"))
     with path.open("wb") as file:
-        file.write(mark)
+        file.write(codecs.BOM_UTF8 if mark else b"")
         pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(delimiter=delimiter))
 
 

@@ -18,15 +18,24 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _ENCODERS = ("'model.image_tower.encoder'", "'model.text_tower.encoder'")
 
 
+def require_onnx() -> None:
+    """Check that ONNX files can be written and run.
+
+    Raises:
+        ConfigError: if the extra ``onnx`` is not installed.
+    """
+    with needs_extra("onnx", "--format onnx"):
+        import onnxruntime  # noqa: F401 needed later to verify the file
+        import onnxscript  # noqa: F401
+
+
 def write_onnx(program: ExportedProgram, path: Path) -> None:
     """Write an ONNX file; weights of more than 2 GB go to a file beside it.
 
     Raises:
         ConfigError: if the extra ``onnx`` is not installed, or an operation cannot be translated.
     """
-    with needs_extra("onnx", "--format onnx"):
-        import onnxruntime  # noqa: F401 needed later to verify the file
-        import onnxscript  # noqa: F401
+    require_onnx()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they are about the translator's own code
