@@ -13,6 +13,7 @@ import torch
 import tiny_runs
 from epic_pl import Classifier
 from epic_pl.cli.main import main
+from epic_pl.utils.plugins import IMPORTED
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_method"
 OWN_PACKAGE = """
@@ -59,6 +60,11 @@ class Scaled(EPICModule):
     def compute_loss(self, logits, labels, batch):
         return super().compute_loss(logits, labels, batch) * self.extra
 """
+
+
+@pytest.fixture(autouse=True)
+def _no_package_of_another_test():
+    IMPORTED.clear()
 
 
 @pytest.fixture(scope="module")
