@@ -225,7 +225,7 @@ def onnx(env: Environment) -> str:
     with env.release.environment("docker", *packages_of_dockerfile()) as small:
         answer = json.loads(small.python(env.cwd / "out/predict.py", "-", "cow face"))
         used = size(small.site)
-    return f"{said.splitlines()[-1]}; predict.py in {used}: {answer['predicted'][0]['label']}"
+    return f"{said.splitlines()[-1]}; predict.py in {used}: {answer[0]['label']}"
 
 
 def packages_of_dockerfile() -> list[str]:
