@@ -65,12 +65,12 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
             for part in images.split(batch):
                 loop(part)
             rates[name] = max(rates[name], len(images) / (time.perf_counter() - start))
-    fastest = next(iter(rates.values()))
+    first = next(iter(rates.values()))
     return [
         {
             "loop": name,
             "images_per_s": round(rates[name], 1),
-            "over_first": round(rates[name] / fastest, 2),
+            "over_first": round(rates[name] / first, 2),
             "cosine": f"{cosines[name]:.6f}",
             "device": device_name(),
         }

@@ -63,7 +63,7 @@ def test_the_least_certain_rows_come_next_without_near_duplicates(tmp_path):
     (tmp_path / "answers.csv").write_text("sample_id,label,margin\n0,cat,0.1\n7,cat,0.05\n")
     with pytest.raises(subprocess.CalledProcessError) as refused:
         _run("label_next", tmp_path / "answers.csv", tmp_path / "features", 3)
-    assert "has 2 rows, but" in refused.value.stderr
+    assert "are not the 4 of" in refused.value.stderr
 
 
 def test_a_shift_of_one_modality_is_told_and_drawn(tmp_path):

@@ -60,7 +60,10 @@ if __name__ == "__main__":
         rows = list(csv.DictReader(file))
     features = read_features(Path(folder))
     if {row["sample_id"] for row in rows} != set(features):
-        sys.exit(f"{predictions} has {len(rows)} rows, but {folder} {len(features)} or other ones.")
+        sys.exit(
+            f"The {len(rows)} rows of {predictions} are not the {len(features)} of {folder}: "
+            "predict and embed the same table, and name its rows alike."
+        )
     chosen = choose(rows, features, int(number))
     writer = csv.DictWriter(sys.stdout, list(chosen[0]))
     writer.writeheader()

@@ -44,7 +44,7 @@ mask = tokens["attention_mask"].bool()
 with torch.inference_mode():
     words = encoder.embed(tokens["input_ids"])
     pooled = encoder.pool(encoder.run_layers(0, encoder.num_layers, words, mask), mask)
-    keys = encoder.memory(0, encoder.embed(tokens["input_ids"])).keys
+    keys = encoder.memory(0, words).keys
 unit = torch.nn.functional.normalize(pooled, dim=1)
 half = len(sentences) // 2
 print(json.dumps([keys.shape[0], (unit[:half] @ unit[half:].T).argmax(1).tolist()]))
