@@ -243,7 +243,7 @@ def stores(folder: Path) -> tuple[Any, Case]:
     hashes = [f"item-{n}" for n in range(6)]
     lengths = torch.tensor([2, 1, 4, 3, 4, 2])
     variants: list[st.SearchStrategy[tuple[str, str, bytes]]] = []
-    for ragged, dtype in ((False, "float32"), (True, "float16"), (True, "int8")):
+    for ragged, dtype in ((False, "float32"), (True, "float16"), (True, "bfloat16")):
         fields = (Field("memory", (2, 4, 8), 1), Field("pooled", (9,)))
         modality, identity = "text" if ragged else "image", {"level": "layers", "layers": [1]}
         spec = StoreSpec(modality, identity, fields, dtype, "tiny")

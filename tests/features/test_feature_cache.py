@@ -151,15 +151,9 @@ def test_a_batch_names_its_rows_as_one_from_images_does(workshop, stage, alone):
 
 
 # a store converts each field alone: any mode shows it
-@pytest.mark.parametrize(
-    ("mode", "dtype", "atol"),
-    [
-        *((MODES[2], dtype, atol) for dtype, atol in (("bfloat16", 0.05), ("float16", 5e-3))),
-        *((mode, "int8", 0.05) for mode in MODES),
-    ],
-)
-def test_smaller_numbers_are_close(workshop, mode, dtype, atol):
-    attention, level = mode
+@pytest.mark.parametrize(("dtype", "atol"), [("bfloat16", 0.05), ("float16", 5e-3)])
+def test_smaller_numbers_are_close(workshop, dtype, atol):
+    attention, level = MODES[2]
     module = workshop.module(attention)
     expected = logits_of(workshop, module)
     stored = logits_of(workshop, module, workshop.cache(level, dtype=dtype))
@@ -211,7 +205,7 @@ def encoded(monkeypatch):
     return sizes
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int8"])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dtype):
     probe = workshop.module(method="LinearProbe")
     logits_of(workshop, workshop.module(), workshop.cache(dtype=dtype))
@@ -397,6 +391,5 @@ def test_a_fit_in_place_learns_what_one_from_gathered_tensors_does(workshop, see
 def test_what_cannot_read_in_place_is_given_tensors(workshop, seen):
     assert not workshop.module(compile=True).reads_in_place
     module = workshop.module()
-    for cache, workers in ((workshop.cache(), 1), (workshop.cache(dtype="int8"), 0)):
-        logits_of(workshop, module, cache, workshop.data(num_workers=workers))
-        assert seen == {torch.Tensor}
+    logits_of(workshop, module, workshop.cache(), workshop.data(num_workers=1))
+    assert seen == {torch.Tensor}

@@ -171,7 +171,7 @@ def test_the_disk_is_checked_for_all_stores_together(tmp_path, monkeypatch, caps
     # room for each of them, but not for both, beside the 64 MB that stay free
     free = SimpleNamespace(free=64_000_000 + int(max(sizes)) + 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    needs = r"image features .* and text features .* needs \d+\.\d kB, and 64.0 MB .* free.*int8"
+    needs = r"image features .* and text features .* needs \d+\.\d kB, and 64.0 MB .* free.*float16"
     with pytest.raises(CacheError, match=needs):
         fill_stores(tmp_path, requests, batch_size=100)
     assert not list(tmp_path.iterdir())
@@ -208,7 +208,7 @@ def test_the_barrier_is_called_before_the_first_byte_and_once_the_store_is_compl
     [
         ([[1.0, 2], [3, float("nan")]], "float32", "item b is not finite"),
         ([[1e6, 2], [3, 4]], "float16", "item a is not finite.*bfloat16"),
-        ([[1.0, float("inf")], [3, 4]], "int8", "item a is not finite"),
+        ([[1.0, float("inf")], [3, 4]], "bfloat16", "item a is not finite"),
     ],
 )
 def test_numbers_that_are_not_finite_once_stored_are_refused(tmp_path, value, dtype, message):

@@ -54,9 +54,9 @@ TOKENS = spec([1, 2], Field("tokens", (9, 6), 0), *POOLED)
         (TOKENS, spec([0, 2], *POOLED), False),  # of an earlier layer
         (PROMPTS, spec([2], *POOLED), False),  # without tokens
         (TOKENS, replace(PROMPTS, dtype="float16"), True),
-        (replace(TOKENS, dtype="float16"), replace(PROMPTS, dtype="int8"), True),
+        (replace(TOKENS, dtype="float16"), replace(PROMPTS, dtype="bfloat16"), True),
         (replace(TOKENS, dtype="float16"), PROMPTS, False),  # less precise
-        (replace(TOKENS, dtype="int8"), replace(PROMPTS, dtype="int8"), False),
+        (replace(TOKENS, dtype="bfloat16"), replace(PROMPTS, dtype="bfloat16"), False),
         (TOKENS, spec([1, 2], *POOLED, pooling="mean"), False),
         (replace(TOKENS, modality="image"), PROMPTS, False),
     ],

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from epic_pl.features.store.shard import Digests, dequantize, digests_of, open_shard
-from epic_pl.features.store.spec import SCALE, Field, StoreSpec
+from epic_pl.features.store.shard import Digests, digests_of, open_shard
+from epic_pl.features.store.spec import Field, StoreSpec
 from epic_pl.utils.types import Features
 
 Indices = npt.NDArray[np.int64]
@@ -86,27 +86,23 @@ class FeatureStore:
         Args:
             rows: rows ``(B,)`` from `rows`, in any order, also repeated; at least one. Row -1 gives
                 zeros and no tokens.
-            in_place: fields that are returned as lists of B memory-mapped tensors if they are large
-                and floating point.
+            in_place: fields that are returned as lists of B memory-mapped tensors if they are large.
 
         Returns:
             For each field ``(B, *shape)``, in ragged stores with the token axis padded with zeros
-            to N; int8 as float32, else as stored. Ragged stores add ``mask (B, N)`` bool, True on
-            tokens, where fields with tokens are read.
+            to N. Ragged stores add ``mask (B, N)`` bool, True on tokens, where fields with tokens
+            are read.
         """
         batch: Features = {}
-        is_int8 = self.spec.dtype == "int8"
         for field in self._fields:
             name, axis = field.name, self.spec.ragged_axis(field)
             ragged = axis is not None
             parts = self._parts(name, rows, ragged)
-            if name in in_place and not is_int8 and math.prod(field.shape) >= _LARGE:
+            if name in in_place and math.prod(field.shape) >= _LARGE:
                 batch[name] = [part[0] if axis is None else part.movedim(0, axis) for part in parts]
                 continue
-            values = _joined_parts(parts, ragged)
-            if is_int8:
-                scales = self._parts(name + SCALE, rows, ragged)
-                values = dequantize(values, _joined_parts(scales, ragged))
+            # parts as one tensor (B, ...), in which tokens (B, N, ...) are padded with zeros
+            values = pad_sequence(parts, batch_first=True) if ragged else torch.cat(parts)
             batch[name] = values if axis is None else values.movedim(1, axis + 1)
         if any(self.spec.ragged_axis(field) is not None for field in self._fields):
             lengths = np.where(rows < 0, 0, self._lengths[rows])
@@ -124,11 +120,6 @@ class FeatureStore:
             part = stored[first : first + count]
             parts.append(part if row >= 0 else stored.new_zeros(1, *stored.shape[1:]))
         return parts
-
-
-def _joined_parts(parts: list[Tensor], ragged: bool) -> Tensor:
-    """Parts as one tensor ``(B, ...)``, in which tokens ``(B, N, ...)`` are padded with zeros."""
-    return pad_sequence(parts, batch_first=True) if ragged else torch.cat(parts)
 
 
 def _concatenate(arrays: Iterable[Indices]) -> Indices:

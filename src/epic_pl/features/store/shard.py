@@ -2,8 +2,7 @@
 
 A shard of n items holds ``FIELD (n, *shape)`` for each field and ``digests (n, 16)``. Fields that
 ragged stores keep token by token are ``(T, ...)``, the tokens of all items one after the other with
-the token axis first, and ``lengths (n,)`` counts each item's. int8 adds ``FIELD.scale``, a float16
-number for each vector along the last axis, so each token, layer and head has its own.
+the token axis first, and ``lengths (n,)`` counts each item's.
 
 Shape legend: B items of a batch, N tokens of its longest item, T tokens of all its items together.
 """
@@ -19,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from epic_pl.features.store.spec import DIGEST_BYTES, SCALE, StoreSpec
+from epic_pl.features.store.spec import DIGEST_BYTES, StoreSpec
 from epic_pl.utils.errors import CacheError
 from epic_pl.utils.files import write_bytes
 
@@ -90,12 +89,8 @@ def encode(
         values, axis = tensors[field.name], spec.ragged_axis(field)
         if axis is not None:
             values = values.movedim(axis + 1, 1)[:, : mask.shape[1]][mask]  # (T, ...)
-        if spec.dtype == "int8":
-            stored[field.name], checked = quantize(values)
-            stored[field.name + SCALE] = checked
-        else:
-            stored[field.name] = checked = values.to(getattr(torch, spec.dtype))
-        finite = torch.isfinite(checked).reshape(len(values), -1).all(1)
+        stored[field.name] = values.to(getattr(torch, spec.dtype))
+        finite = torch.isfinite(stored[field.name]).reshape(len(values), -1).all(1)
         if not finite.all():
             owners = items if axis is None else token_items
             name = names[int(owners[~finite][0])]
@@ -105,20 +100,3 @@ def encode(
                 "only too large for float16, store bfloat16 or float32."
             )
     return stored
-
-
-def quantize(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Convert to int8 numbers ``(..., d)`` and scales ``(...)``; NaN or inf make a scale so."""
-    values = values.float()
-    largest = values.abs().amax(-1)
-    scale = (largest / 127).half()
-    # round the scale up to the next float16, so that the largest number is never clipped
-    scale = (scale.view(torch.int16) + (scale.float() * 127 < largest)).view(torch.float16)
-    steps = values / scale.float().clamp(min=torch.finfo(torch.float32).tiny).unsqueeze(-1)
-    return steps.round().clamp(-127, 127).to(torch.int8), scale
-
-
-def dequantize(numbers: Tensor, scale: Tensor) -> Tensor:
-    """The values ``(..., d)`` in float32."""
-    # cast first, since torch's product of two types is six times slower
-    return numbers.float().mul_(scale.float().unsqueeze(-1))

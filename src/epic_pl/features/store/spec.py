@@ -19,10 +19,8 @@ from epic_pl.utils.validate import check_choices
 FORMAT = 4
 SPEC = "spec.json"
 DIGEST_BYTES = 16
-SCALE = ".scale"
-"""Ending of the name of an int8 field's scales."""
 
-StoredDtype = Literal["float32", "bfloat16", "float16", "int8"]
+StoredDtype = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,6 @@ class StoreSpec:
             if axis is not None:
                 shape = (tokens, *field.shape[:axis], *field.shape[axis + 1 :])
             tensors[field.name] = getattr(torch, self.dtype), shape
-            if self.dtype == "int8":
-                tensors[field.name + SCALE] = torch.float16, shape[:-1]
         return tensors
 
     def nbytes(self, items: int, mean_tokens: float | None = None) -> int:

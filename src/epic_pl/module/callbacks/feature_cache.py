@@ -30,7 +30,7 @@ class FeatureCache(Callback):
     Args:
         level: "off"; "boundary": tokens that enter the first interaction layer, for any prompts;
             "layers": keys and values of every interaction layer, for read-only prompts.
-        dtype: data type of the stored numbers: float32, bfloat16, float16 or int8.
+        dtype: data type of the stored numbers: float32, bfloat16 or float16.
         folder: folder of the stores; None is ``features`` in the cache folder.
         batch_size: number of images or texts that are encoded at a time; None is 16 on a CPU, where
             larger batches are slower, else 64.
