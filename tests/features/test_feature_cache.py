@@ -1,5 +1,6 @@
 """Runs that train from stored features, beside the same runs that read images."""
 
+import os
 import shutil
 
 import lightning as L
@@ -268,6 +269,36 @@ def test_later_runs_and_moved_encoders_read_the_same_stores(workshop, encoded, t
     assert torch.equal(logits_of(workshop, workshop.module(), workshop.cache()), expected)
     assert max(encoded) == 1  # one blank item shows the fields' shapes
     assert workshop.files() == before
+
+
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_runs_from_a_damaged_store_are_those_from_a_sound_one(workshop, side):
+    module, metrics = fit(workshop, "read_only", workshop.cache())
+    trainer = workshop.trainer(workshop.cache())
+    expected = trainer.predict(module, datamodule=workshop.data())
+    (folder,) = workshop.stores(side)
+    sound = {path: path.read_bytes() for path in folder.iterdir()}
+
+    def damage():
+        for path in folder.glob("shard-*"):
+            content = bytearray(path.read_bytes())
+            for place in range(len(content) // 2, len(content), 999):
+                content[place] ^= 64
+            path.unlink()  # a mapped file must not change
+            path.write_bytes(content)
+            os.utime(path, ns=(1, 1))  # this process found it sound before
+
+    damage()
+    with pytest.warns(UserWarning, match=rf"{folder}.* is damaged"):
+        again, metrics_again = fit(workshop, "read_only", workshop.cache())
+    assert metrics_again == metrics
+    assert_same_weights(again, module, 0)
+    assert all(path.read_bytes() == content for path, content in sound.items())
+    damage()
+    with pytest.warns(UserWarning, match=rf"{folder}.* is damaged"):
+        given = trainer.predict(module, datamodule=workshop.data())
+    for one, other in zip(given, expected, strict=True):  # encoded in other batches
+        assert_close(one["probabilities"], other["probabilities"])
 
 
 class Interruption(L.Callback):

@@ -51,12 +51,18 @@ class Items:
         return StoreSpec(modality, plain, FIELDS[self.ragged], dtype, "tiny")
 
     def build(
-        self, root: Path, dtype: str = "float32", hashes: Sequence[str] = (), **options: Any
+        self,
+        root: Path,
+        dtype: str = "float32",
+        hashes: Sequence[str] = (),
+        layers: Sequence[int] = (),
+        **options: Any,
     ) -> FeatureStore:
         """A store of these items, with a handful in each shard; notes which are asked for."""
         self.hashes = list(hashes) or self.hashes
         self.asked.clear()
-        return build_one(root, self.spec(dtype), self.hashes, self.produce, **options)
+        spec = self.spec(dtype, **({"layers": [*layers]} if layers else {}))
+        return build_one(root, spec, self.hashes, self.produce, **options)
 
     def assert_in(self, store: FeatureStore, names: Sequence[str]) -> None:
         """The store gives these items as they were produced."""

@@ -1,16 +1,20 @@
 import multiprocessing
 import os
+import pickle
 import shutil
 import threading
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from cache_items import Items, build_one
+from cache_items import FIELDS, Items, build_one
 from safetensors.torch import load, save
 
+from epic_pl.features.store import shard
 from epic_pl.features.store.fill import StoreRequest, fill_stores
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
@@ -79,30 +83,56 @@ def test_two_builds_of_different_items_at_once_lose_none(tmp_path, items):
         return items.produce(positions)
 
     store = build_one(tmp_path, items.spec(), items.hashes[:14], produce)
-    items.assert_in(store, items.hashes)
+    items.assert_in(FeatureStore(store.folder), items.hashes)
 
 
 def test_only_new_items_are_produced_and_appended(tmp_path, items):
     every = list(items.hashes)
     items.build(tmp_path, hashes=every[:13])
     before = {path: path.read_bytes() for path in tmp_path.glob("*/shard-*")}
-    store = items.build(tmp_path, hashes=[*every[10:], every[15]])
+    folder = items.build(tmp_path, hashes=[*every[10:], every[15]]).folder
     assert {items.hashes[position] for position in items.asked} == set(every[13:])
-    assert len(store) == 23  # items that are given twice are stored once
+    assert len(FeatureStore(folder)) == 23  # items that are given twice are stored once
     assert all(path.read_bytes() == content for path, content in before.items())
     whole = items.build(tmp_path, hashes=every)
     assert items.asked == []
     items.assert_in(whole, every)
 
 
+def flipped(content, *places):
+    """The content with one bit changed at some places."""
+    changed = bytearray(content)
+    for place in places:
+        changed[place] ^= 1
+    return bytes(changed)
+
+
+CHANGES = {
+    "no digests": lambda tensors: tensors.pop("digests"),
+    "shape": lambda tensors: tensors.update(pooled=tensors["pooled"][:, 1:].contiguous()),
+    "dtype": lambda tensors: tensors.update(pooled=tensors["pooled"].double()),
+    "number": lambda tensors: tensors["pooled"][0, 0].mul_(1 + 1e-6),
+    "not finite": lambda tensors: tensors["memory"][0].fill_(float("nan")),
+    "fields": lambda tensors: tensors.update(memory=tensors["memory"].flip(0).contiguous()),
+    "digests": lambda tensors: tensors.update(digests=tensors["digests"].flip(0).contiguous()),
+    "lengths": lambda tensors: (
+        tensors.update(lengths=tensors["lengths"].flip(0))
+        if "lengths" in tensors
+        else tensors["pooled"].neg_()
+    ),
+    "checksums": lambda tensors: tensors["checksums"].add_(1),
+    "no checksums": lambda tensors: tensors.pop("checksums"),
+}
+
+
 @pytest.mark.parametrize(
-    "damage",
-    ["lost", "truncated", "zeros", "no digests", "shape", "dtype", "length", "pipe", "link"],
+    "damage", ["lost", "pipe", "link", "truncated", "zeros", "bits", "header", "other", *CHANGES]
 )
 def test_a_damaged_shard_is_left_out_and_written_again(tmp_path, items, damage):
     folder = items.build(tmp_path / "stores").folder
     sound = contents(tmp_path / "stores")
-    path, outside = sorted(folder.glob("shard-*"))[1], tmp_path / "notes.txt"
+    other, path, *_ = sorted(folder.glob("shard-*"))
+    outside = tmp_path / "notes.txt"
     content, tensors = path.read_bytes(), load(path.read_bytes())
     path.unlink()  # a mapped file must not change
     outside.write_text("mine")
@@ -110,19 +140,21 @@ def test_a_damaged_shard_is_left_out_and_written_again(tmp_path, items, damage):
         os.mkfifo(path)
     elif damage == "link":
         path.symlink_to(outside)
-    elif damage in ("truncated", "zeros"):
-        path.write_bytes(content[:-1] if damage == "truncated" else bytes(len(content)))
     elif damage != "lost":
-        if damage == "no digests":
-            del tensors["digests"]
-        elif damage == "length" and "lengths" in tensors:
-            tensors["lengths"][0] = -1
-        elif damage == "dtype":
-            tensors["pooled"] = tensors["pooled"].double()
-        else:
-            tensors["pooled"] = tensors["pooled"][:, 1:].contiguous()
-        path.write_bytes(save(tensors))
-    left = FeatureStore(folder)
+        ways = {
+            "truncated": content[:-1],
+            "zeros": bytes(len(content)),
+            "bits": flipped(content, *range(len(content) // 2, len(content), 97)),
+            "header": flipped(content, content.index(b"pooled")),
+            "other": other.read_bytes(),
+        }
+        if damage in CHANGES:
+            CHANGES[damage](tensors)
+        path.write_bytes(ways.get(damage) or save(tensors))
+        os.utime(path, ns=(1, 1))  # this process found it sound before
+    silent = damage in ("lost", "pipe")
+    with nullcontext() if silent else pytest.warns(UserWarning, match=str(path)):
+        left = FeatureStore(folder)
     here = [name for name in items.hashes if left.rows([name]) >= 0]
     assert 0 < len(here) == len(left) < 23
     items.assert_in(left, here)
@@ -130,6 +162,50 @@ def test_a_damaged_shard_is_left_out_and_written_again(tmp_path, items, damage):
     assert len(items.asked) == 23 - len(here)
     assert contents(tmp_path / "stores") == sound
     assert outside.read_text() == "mine"
+
+
+def test_a_shard_that_repeats_the_items_of_another_or_is_of_another_store_is_left_out(
+    tmp_path, items
+):
+    store = items.build(tmp_path)
+    items.build(tmp_path / "other", layers=[2])
+    first, second, *_ = sorted(store.folder.glob("shard-*"))
+    (folder,) = (tmp_path / "other").iterdir()
+    moved = (folder / second.name).read_bytes()
+    assert len(moved) == len(second.read_bytes())
+    second.unlink()
+    second.write_bytes(moved)
+    copy = first.with_name("shard-0000000000000000.safetensors")
+    copy.write_bytes(first.read_bytes())
+    with pytest.warns(UserWarning, match=str(copy)), pytest.warns(UserWarning, match=str(second)):
+        left = FeatureStore(store.folder)
+    assert len(left) == len(set(left.digests.tolist())) == 23 - len(load(moved)["digests"])
+    items.assert_in(items.build(tmp_path), items.hashes)
+    assert len(items.asked) == 23 - len(left)
+
+
+def test_only_what_is_read_is_verified_and_only_once(tmp_path, items, monkeypatch):
+    verified, checksum = [], shard._checksum
+
+    def spy(spec, name, tensor):
+        verified.append(name)
+        return checksum(spec, name, tensor)
+
+    monkeypatch.setattr(shard, "_checksum", spy)
+    monkeypatch.setattr(shard, "_SOUND", set())
+    whole = items.build(tmp_path)
+    verified.clear()
+    shard._SOUND.clear()
+    request = StoreRequest(
+        replace(items.spec(), fields=FIELDS[items.ragged][1:]), items.hashes[:1], items.produce
+    )
+    assert request.open(tmp_path) is not None
+    assert sorted(verified) == ["digests", *["lengths"] * items.ragged, "pooled"]
+    verified.clear()
+    assert request.open(tmp_path) is not None
+    pickle.loads(pickle.dumps(whole))
+    assert "pooled" not in verified
+    assert "memory" not in verified
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(2, "no such file"), DataError("truncated")])

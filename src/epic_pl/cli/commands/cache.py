@@ -56,7 +56,7 @@ def info(folder: Path | None = None) -> None:
     for path in stores:
         size = decimal(sum(file.stat().st_size for file in path.glob("*") if file.is_file()))
         try:
-            store = FeatureStore(path)
+            store = FeatureStore(path, ())  # numbers are verified when a run reads them
         except CacheError as error:
             table.add_row(path.name, "", "", "", "", size, f"[red]{escape(str(error))}[/]")
             continue

@@ -74,7 +74,8 @@ class StoreRequest:
         items = np.sort(np.unique(digests, return_index=True)[1])  # first position of each item
         new = np.arange(len(items))
         with suppress(CacheError):  # there is no store yet, or its description is rewritten
-            new = new[~np.isin(digests[items], FeatureStore(self.spec.folder(root)).digests)]
+            stored = FeatureStore(self.spec.folder(root), wanted=self.hashes)
+            new = new[~np.isin(digests[items], stored.digests)]
         size = min(max(1, shard_bytes // self.spec.nbytes(1)), _SHARD_ITEMS)
         shards = (new[start : start + size] for start in range(0, len(new), size))
         return {int(shard[0]) // size: items[shard] for shard in shards}
@@ -85,7 +86,7 @@ class StoreRequest:
         for folder in dict.fromkeys([self.spec.folder(root), *others]):
             with suppress(CacheError):  # the store is missing, or of another version
                 if StoreSpec.read(folder).serves(self.spec):
-                    store = FeatureStore(folder, self.spec.fields)
+                    store = FeatureStore(folder, self.spec.fields, self.hashes)
                     if (store.rows(self.hashes) >= 0).all():
                         return store
         return None
@@ -99,7 +100,7 @@ def earlier_tokens(root: Path, spec: StoreSpec, hashes: Sequence[str]) -> Featur
             other = StoreSpec.read(path.parent)
             if other.key != spec.key and other.leads_to(spec):
                 tokens = [field for field in other.fields if field.name == "tokens"]
-                store = FeatureStore(path.parent, tokens)
+                store = FeatureStore(path.parent, tokens, hashes)
                 if (store.rows(hashes) >= 0).all():
                     sources.append(store)
     return max(sources, key=lambda store: store.spec.first_layer, default=None)
@@ -183,7 +184,7 @@ def _write(
         task = bar.add_task(f"{request.spec.modality} features", total=sum(map(len, shards)))
         for positions in shards:
             path = folder / shard_name(digests[positions])
-            if open_shard(path, request.spec) is not None:
+            if open_shard(path, request.spec, request.spec.fields):
                 bar.advance(task, len(positions))
                 continue
             batches = []
@@ -191,7 +192,7 @@ def _write(
                 names = [request.hashes[position] for position in chosen]
                 batches.append(encode(request.spec, *request.produce(prepared), names))
                 bar.advance(task, len(chosen))
-            write_shard(path, digests[positions], batches)
+            write_shard(path, request.spec, digests[positions], batches)
 
 
 def _prepared(

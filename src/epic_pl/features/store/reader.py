@@ -5,6 +5,7 @@ Shape legend: B items of a batch, N tokens of its longest item.
 
 import math
 from collections.abc import Collection, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,13 @@ _LARGE = 1 << 17  # numbers per item from which a product for each item costs no
 class FeatureStore:
     """The items of a store, mapped into memory and read-only.
 
-    Shards that are truncated or do not fit the spec are ignored; filling writes them again.
+    Damaged shards are left out with a warning; filling writes them again.
 
     Args:
         folder: folder of the store.
         fields: the fields to read; None reads all.
-        shards: names of the files to open; None opens all.
+        wanted: hashes of items; files that have none of them are left out. None opens all.
+        shards: names of files that another process has opened and verified; None opens all.
 
     Attributes:
         spec: description of the store.
@@ -43,14 +45,18 @@ class FeatureStore:
         self,
         folder: Path,
         fields: Sequence[Field] | None = None,
+        wanted: Sequence[str] | None = None,
         shards: Sequence[str] | None = None,
     ) -> None:
         self.folder, self.spec = folder, StoreSpec.read(folder)
         self._fields = self.spec.fields if fields is None else fields
         names = sorted(path.name for path in folder.glob("shard-*")) if shards is None else shards
-        opened = {name: open_shard(folder / name, self.spec) for name in names}
-        self._names = [name for name, shard in opened.items() if shard is not None]
-        self._shards = [shard for shard in opened.values() if shard is not None]
+        keys = frozenset(digests_of(wanted or ()).tolist())
+        verified = self._fields if shards is None else ()
+        with ThreadPoolExecutor() as pool:  # the checksums' threads run at once
+            opened = pool.map(lambda n: open_shard(folder / n, self.spec, verified, keys), names)
+            found = [(name, shard) for name, shard in zip(names, opened, strict=True) if shard]
+        self._names, self._shards = [name for name, _ in found], [shard for _, shard in found]
         digests = [shard["digests"].numpy() for shard in self._shards]
         self.digests: Digests = digests_of(())
         if digests:
@@ -66,7 +72,7 @@ class FeatureStore:
 
     def __reduce__(self) -> tuple[type["FeatureStore"], tuple[object, ...]]:
         # rows depend on the shards, so open the same ones even if other processes have added some
-        return type(self), (self.folder, self._fields, self._names)
+        return type(self), (self.folder, self._fields, None, self._names)
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -86,7 +92,7 @@ class FeatureStore:
         Args:
             rows: rows ``(B,)`` from `rows`, in any order, also repeated; at least one. Row -1 gives
                 zeros and no tokens.
-            in_place: fields that are returned as lists of B memory-mapped tensors if they are large.
+            in_place: fields to return as lists of B memory-mapped tensors if they are large.
 
         Returns:
             For each field ``(B, *shape)``, in ragged stores with the token axis padded with zeros

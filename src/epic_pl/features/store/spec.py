@@ -16,7 +16,7 @@ from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.validate import check_choices
 
 # part of every key, so that stores of another format are never read
-FORMAT = 4
+FORMAT = 5
 SPEC = "spec.json"
 DIGEST_BYTES = 16
 
