@@ -1,6 +1,8 @@
 """EPICModule in a plain Trainer: loops, optimisation, checkpoints, and what is refused."""
 
+import itertools
 import math
+import time
 import warnings
 
 import lightning as L
@@ -305,13 +307,21 @@ def test_training_starts_at_the_frequencies_of_the_labels(make):
     assert started.tolist() == pytest.approx(frequencies, abs=0.03)
 
 
-@pytest.mark.parametrize(("gain", "dtype"), [(2.2, torch.bfloat16), (0.6, None)])
-def test_auto_precision_is_that_of_the_device_and_told_once(gain, dtype, make, monkeypatch, caplog):
-    monkeypatch.setattr("epic_pl.nn.precision.bfloat16_gain", lambda device: gain)
+@pytest.mark.parametrize("able", [True, False])
+def test_auto_precision_is_that_of_the_hardware_whatever_a_clock_says(
+    able, make, monkeypatch, caplog
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": able}, raising=False)
+    # of two products in turn, the one in bfloat16 seems to take a second more or less
+    seconds = itertools.cycle([0, 1, 1, 3] if able else [0, 3, 3, 4])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(seconds))
     module = make(encoders={"precision": "auto"})
-    assert module.model.image_encoder.precision is None  # an export runs anywhere
+    assert module.model.image_encoder.precision is None  # the device is not known yet
     with caplog.at_level("INFO"):
         module.check_device(torch.device("cpu"))
         module.check_device(torch.device("cpu"))
+    dtype, chosen = (torch.bfloat16, "bf16") if able else (None, "same")
     assert {tower.encoder.precision for tower in module.model.towers} == {dtype}
-    assert caplog.text.count(f"run in {'bfloat16' if dtype else 'float32'}") == 1
+    assert module.hparams["encoders"]["precision"] == module.encoders.precision == chosen
+    assert module.hparams_initial["encoders"]["precision"] == chosen  # which loggers write
+    assert caplog.text.count(f"run in {dtype or torch.float32}, since this cpu") == 1

@@ -3,8 +3,7 @@ import torch
 from tiny_models import batch, make
 from torch import nn
 
-from epic_pl.nn import precision as subject
-from epic_pl.nn.precision import DTYPES, bfloat16_gain, check_precision, choose_precision
+from epic_pl.nn.precision import DTYPES, check_precision, choose_precision
 from epic_pl.utils.errors import ConfigError
 
 
@@ -88,21 +87,28 @@ def test_a_device_that_cannot_is_refused_by_name():
 
 
 @pytest.mark.parametrize(
-    ("wanted", "dtype", "gain", "chosen"),
+    ("able", "device", "dtype", "chosen"),
     [
-        ("auto", torch.float32, 2.2, ("bf16", 2.2)),
-        ("auto", torch.float32, 0.6, ("same", 0.6)),
-        ("auto", torch.bfloat16, 2.2, ("same", 0)),
-        ("same", torch.float32, 2.2, ("same", 0)),
-        ("fp16", torch.float32, 2.2, ("fp16", 0)),
+        ({"avx512_bf16": True}, "cpu", torch.float32, "bf16"),
+        ({"avx512_f": True, "amx_bf16": True}, "cpu", torch.float32, "bf16"),
+        ({"neon": True, "bf16": True}, "cpu", torch.float32, "bf16"),
+        ({"avx512_f": True, "avx512_bf16": False}, "cpu", torch.float32, "same"),
+        ({"avx512_bf16": True}, "cpu", torch.bfloat16, "same"),
+        ({"avx512_bf16": True}, "mps", torch.float32, "same"),
     ],
 )
-def test_auto_is_bfloat16_where_it_is_faster_than_float32(wanted, dtype, gain, chosen, monkeypatch):
-    monkeypatch.setattr(subject, "bfloat16_gain", lambda device: gain)
-    assert choose_precision(wanted, "cpu", dtype) == chosen
+def test_auto_is_bfloat16_on_hardware_with_instructions_for_it(
+    able, device, dtype, chosen, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able, raising=False)
+    assert choose_precision(device, dtype)[0] == chosen
 
 
-def test_the_gain_is_tried_on_devices_that_can_multiply():
-    bfloat16_gain.cache_clear()
-    assert bfloat16_gain("cpu") > 0
-    assert bfloat16_gain("meta") == 0
+@pytest.mark.parametrize(("able", "chosen"), [(True, "bf16"), (False, "same")])
+def test_auto_on_a_gpu_leaves_emulation_out(able, chosen, monkeypatch):
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: able or including_emulation,
+    )
+    assert choose_precision("cuda", torch.float32)[0] == chosen

@@ -55,7 +55,8 @@ class EncodersConfig:
         image_size: height and width of the images in pixels; None is the encoder's own.
         pretrained: False gives the encoders random weights from a fixed seed.
         precision: "same" as the trainer's; "bf16" or "fp16" for the frozen layers only; or "auto":
-            bf16 if the weights are float32 and a short trial shows that it is faster.
+            bf16 if the weights are float32 and the device has instructions for it. A run keeps
+            what "auto" has chosen.
         checkpoint_layers: recompute layers and exchanges in the backward pass to save memory.
 
     Example:

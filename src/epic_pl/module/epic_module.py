@@ -5,6 +5,7 @@ Shape legend: B batch, C classes.
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -143,7 +144,6 @@ class EPICModule(CheckpointedModule):
         self._total_steps: float | None = None
         self._checked: set[str] = set()
         self._warned_of: set[str] = set()
-        self._told_precision = False
         if warm_start is not None:
             self.load_weights(warm_start, new_training=True)
 
@@ -420,22 +420,26 @@ class EPICModule(CheckpointedModule):
         return self.device.type == "cpu" and not self._compile
 
     def check_device(self, device: torch.device) -> None:
-        """Set the encoders' precision on a device; "auto" chooses it.
+        """Set the encoders' precision on a device.
+
+        "auto" is replaced by the device's choice, which the files of the run keep, so that resumed
+        runs, tests and other machines compute the same.
 
         Raises:
             ConfigError: if the device does not support this precision.
         """
         image, text = (tower.encoder for tower in self.model.towers)
-        dtype = self.model.image_tower.dtype
-        precision, gain = choose_precision(self.encoders.precision, device.type, dtype)
-        check_precision(precision, device.type)
-        if gain and not self._told_precision:
-            self._told_precision = True
+        if self.encoders.precision == "auto":
+            dtype = self.model.image_tower.dtype
+            chosen, why = choose_precision(device.type, dtype)
+            self.encoders = replace(self.encoders, precision=chosen)
+            self.save_hyperparameters({"encoders": plain(self.encoders)})
             rank_zero_info(
-                f"Frozen encoders run in {'bfloat16' if gain > 1 else 'float32'} "
-                f"(model.encoders.precision: auto; bfloat16 is {gain:.1f} times as fast here)"
+                f"Frozen encoders run in {DTYPES[chosen] or dtype}, since {why} "
+                f"(model.encoders.precision is auto; this run keeps {chosen})."
             )
-        image.precision = text.precision = DTYPES[precision]
+        check_precision(self.encoders.precision, device.type)
+        image.precision = text.precision = DTYPES[self.encoders.precision]
 
     def setup(self, stage: str) -> None:
         """Check that the device supports the options, and compile the model if requested.

@@ -202,6 +202,8 @@ def test_bad_paths_and_other_encoders_are_one_error(
 @pytest.mark.parametrize("where", ["runs", "runs/fit/version_0", "best", "last"])
 def test_a_run_is_named_as_for_the_other_commands(where, trained, told, tmp_path, monkeypatch):
     written = []
+    low = {"same": torch.bfloat16}  # as if the run had encoders in it
+    monkeypatch.setattr("epic_pl.module.epic_module.DTYPES", low)
     monkeypatch.setattr(
         "epic_pl.inference.export.folder.write_folder",
         lambda *given: (
@@ -214,7 +216,8 @@ def test_a_run_is_named_as_for_the_other_commands(where, trained, told, tmp_path
         assert code == 0, error
         name = "last.ckpt" if where == "last" else "best.ckpt"
         assert f"checkpoints/{name} exported to {tmp_path}" in said
-    assert written
+    encoders = (given[0].model.image_encoder for given in written)
+    assert {encoder.precision for encoder in encoders} == {None}
     if not Path(where).exists():
         code, _, error = told("export", "--ckpt_path", where, "--output", tmp_path)
         assert (code, f"--ckpt_path {where} needs the config" in error) == (1, True)

@@ -3,8 +3,12 @@
 import json
 from pathlib import Path
 
+import torch
+
 import tiny_runs
+from epic_pl import Classifier
 from epic_pl.cli.epic_cli import run
+from epic_pl.utils.config_files import read_yaml
 
 
 def record_of(cli):
@@ -27,3 +31,30 @@ def test_a_run_of_its_own_config_has_the_same_record(workdir, tiny_vit_dir, tiny
     other = record_of(run(again))
     assert other["made_of"]["train rows"] != made_of["train rows"]
     assert other["result"]["weights"] != result["weights"]
+
+
+def test_a_run_keeps_the_precision_that_auto_chose(
+    workdir, tiny_vit_dir, tiny_tokenizer_dir, monkeypatch
+):
+    def here(able):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": able}, raising=False)
+
+    here(True)
+    tiny_runs.table(workdir / "data")
+    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    fit = ["fit", "--config", str(config), "--model.encoders.precision", "auto"]
+    cli = run(fit)
+    saved = Path(cli.trainer.log_dir) / "config.yaml"
+    assert record_of(cli)["made_of"]["precision of the encoders"] == "bf16"
+    options = read_yaml(str(saved))["model"]["init_args"]
+    assert options["encoders"]["precision"] == "bf16"
+    best = cli.trainer.checkpoint_callback.best_model_path
+    here(False)  # another machine
+    again = ["fit", "--config", str(saved)]
+    commands = [["test", *fit[1:], "--ckpt_path", best], [*fit, "--ckpt_path", "last"], again]
+    for command in commands:
+        module = run(command).model
+        assert module.encoders.precision == "bf16"
+        assert module.model.text_encoder.precision == torch.bfloat16
+    assert Classifier.load(best, device="cpu").module.encoders.precision == "bf16"
+    assert run(fit).model.encoders.precision == "same"  # a new run

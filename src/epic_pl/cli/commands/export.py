@@ -61,6 +61,8 @@ def export(
     module = load_module(checkpoint, image_encoder, text_encoder)
     if data:
         check_preprocessing(module.hparams.get("preprocessing"), data.preprocessing)
+    for tower in module.model.towers:
+        tower.encoder.precision = None  # a file runs anywhere, and onnxruntime has few kernels
     written = write_folder(module, find_tokenizer(module), output, format, int8)
     print(f"{checkpoint} exported to {output}")
     for path in sorted(path for path in output.rglob("*") if path.is_file()):

@@ -31,6 +31,10 @@ class RunRecord(SaveConfigCallback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find the folder, the same on all ranks, and write before anything is trained."""
         self._path = Path(str(trainer.log_dir)) / "run.json"
+        if isinstance(pl_module, EPICModule):
+            pl_module.check_device(trainer.strategy.root_device)
+            if (name := "model.init_args.encoders.precision") in self.config:
+                self.config[name] = pl_module.encoders.precision
         super().setup(trainer, pl_module, stage)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -60,6 +64,7 @@ def _made_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
         info = module.checkpoint_info()
         made_of["image encoder"] = info["image_encoder"]["fingerprint"]
         made_of["text encoder"] = info["text_encoder"]["fingerprint"]
+        made_of["precision of the encoders"] = module.encoders.precision
     if data := own_data(trainer):
         made_of |= {f"{split} rows": digest for split, digest in data.digests().items()}
     return made_of
