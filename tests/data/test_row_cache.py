@@ -1,6 +1,8 @@
 """A later start opens the rows that an earlier one read, as long as the files are as they were."""
 
+import json
 import os
+import zlib
 from dataclasses import replace
 from multiprocessing import get_context
 
@@ -105,7 +107,8 @@ def _offset_beyond_the_file(path, table):
     content = path.read_bytes()
     assert content.count(offsets.tobytes()) >= 1
     offsets[-1] = 2**30
-    path.write_bytes(content.replace(np.sort(offsets)[:-1].tobytes(), offsets[1:].tobytes()))
+    content = content[:-4].replace(np.sort(offsets)[:-1].tobytes(), offsets[1:].tobytes())
+    path.write_bytes(content + zlib.crc32(content).to_bytes(4))
 
 
 DAMAGES = {
@@ -119,14 +122,32 @@ DAMAGES = {
     ),
     "no facts": lambda path, table: _rewrite(path, table, b"{}"),
     "facts": lambda path, table: _rewrite(path, table, b'{"classes": "abc"}'),
-    "null": lambda path, table: _rewrite(path, table, b"null"),
+    "text": lambda path, table: _flip(path, b"three", 1),
+    "class": lambda path, table: _flip(path, b'["x"', 16),
+    "labels": lambda path, table: _exchange_labels(path, table),
+    "checksum": lambda path, table: path.write_bytes(path.read_bytes()[:-1]),
+    "short": lambda path, table: path.write_bytes(b"abc"),
+    "empty": lambda path, table: path.write_bytes(b""),
 }
 
 
 def _rewrite(path, table, facts=None):
-    facts = facts or pa.ipc.open_file(path).schema.metadata[b"epic_pl"]
-    with pa.ipc.new_file(path, table.replace_schema_metadata({b"epic_pl": facts}).schema) as file:
-        file.write_table(table)
+    facts = facts or pa.ipc.open_file(path.read_bytes()[:-4]).schema.metadata[b"epic_pl"]
+    row_cache._write_arrow(path, table, json.loads(facts))
+
+
+def _flip(path, where, bits):
+    """Change one byte of a value."""
+    content = bytearray(path.read_bytes())
+    content[content.index(where)] ^= bits
+    path.write_bytes(content)
+
+
+def _exchange_labels(path, table):
+    values = table["label"].combine_chunks().buffers()[1].to_pybytes()[:24]
+    content = path.read_bytes()
+    assert content.count(values) == 1
+    path.write_bytes(content.replace(values, values[8:16] + values[:8] + values[16:]))
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -1,8 +1,10 @@
 """What the stores of images and texts are known by: each thing that features depend on."""
 
+import hashlib
 import json
 import os
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -95,22 +97,39 @@ def digests_of(memory, root, *paths):
     return {path: digest for (_, path), digest in digests.items()}
 
 
-def test_digests_are_of_the_content_and_remembered_until_a_file_changes(root):
+def test_digests_are_of_the_content_and_remembered_until_a_file_changes(root, monkeypatch):
     memory = root / "deep" / "memory.json"
     first = digests_of(memory, root, "a.png", "copy.png", "b.png")
     assert first["a.png"] == first["copy.png"] != first["b.png"]
-    memory.write_text(json.dumps(dict.fromkeys(json.loads(memory.read_text()), "remembered")))
     os.utime(root / "b.png", ns=(1, 1))
-    again = digests_of(memory, root, "a.png", "b.png")
-    assert again == {"a.png": "remembered", "b.png": first["b.png"]}
+    read, seen = Path.read_bytes, []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: seen.append(path.name) or read(path))
+    assert digests_of(memory, root, "a.png", "copy.png", "b.png") == first
+    assert seen == ["b.png"]
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[1, 2", "[]", "null", '{"a": 5, "b": [1]}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("", "{", "[1, 2", "[]", "null", "5", "[" * 100_000),
+        *('{"a": 5, "b": [1]}', '[{"a": 5}, 1]', "[{}, null]"),
+        ("b.png", "c.png"),  # a path, by one bit
+        (hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest()),
+    ],
+    ids=lambda damage: str(damage)[:20],
+)
 def test_a_damaged_memory_is_replaced(root, damage):
     memory = root / "memory.json"
-    memory.write_text(damage)
-    first = digests_of(memory, root, "a.png")
-    assert set(first.values()) <= {str(kept) for kept in json.loads(memory.read_text()).values()}
+    (root / "c.png").write_bytes(b"c")
+    paths = ("a.png", "c.png", "b.png")
+    for path in paths:
+        os.utime(root / path, ns=(1, 1))
+    first = digests_of(memory, root, *paths)
+    sound = memory.read_text()
+    memory.write_text(damage if isinstance(damage, str) else sound.replace(*damage))
+    assert memory.read_text() != sound
+    assert digests_of(memory, root, *paths) == first
+    assert memory.read_text() == sound
 
 
 def test_a_memory_that_cannot_be_written_is_done_without(root):

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import stat
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -27,9 +28,10 @@ from epic_pl.utils.files import replacing
 from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.validate import fits
 
-_VERSION = 3
+_VERSION = 4
 """Incremented when the same files are read as other rows."""
 _KEY = b"epic_pl"
+_CHECKSUM_BYTES = 4  # of a CRC-32, after the Arrow file
 _THREADS = 16  # threads that look at files, since disks answer several requests at once
 _CHUNK = 256  # number of paths that a thread takes at a time
 _SAMPLES = [table_schema(multilabel) for multilabel in (False, True)]
@@ -188,26 +190,35 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _write_arrow(path: Path, table: pa.Table, facts: Mapping[str, Any]) -> None:
-    """Write a table and facts to a file atomically, by a rename."""
+    """Write a table, facts and their checksum to a file atomically, by a rename."""
     table = table.replace_schema_metadata({_KEY: json.dumps(dict(facts))}).combine_chunks()
     try:
         # as one batch, so that a split is a slice and reading a row needs no search
-        with (
-            replacing(path) as partial,
-            pa.OSFile(str(partial), "wb") as sink,  # Windows needs it closed before the rename
-            pa.ipc.new_file(sink, table.schema) as writer,
-        ):
-            writer.write_table(table, max_chunksize=max(table.num_rows, 1))
+        with replacing(path) as partial:
+            # Windows needs it closed before the rename
+            with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, table.schema) as file:
+                file.write_table(table, max_chunksize=max(table.num_rows, 1))
+            checksum = zlib.crc32(_mapped(partial))
+            with partial.open("ab") as end:
+                end.write(checksum.to_bytes(_CHECKSUM_BYTES))
     except OSError as error:
         rank_zero_info(f"{path} cannot be written ({error}), so the next start reads files again")
 
 
+def _mapped(path: Path) -> pa.Buffer:
+    with pa.memory_map(str(path)) as file:
+        return file.read_buffer()
+
+
 def _read_arrow(path: Path, *schemas: pa.Schema) -> tuple[pa.Table, Any]:
     """A memory-mapped table and its facts; an empty table and None if there is no sound file."""
-    with contextlib.suppress(OSError, pa.ArrowException, KeyError, ValueError, TypeError):
+    with contextlib.suppress(OSError, pa.ArrowException, LookupError, ValueError, TypeError):
         require_regular(path)
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        table.validate(full=True)  # else a damaged offset would read other memory
-        if any(table.schema.equals(schema) for schema in schemas):
+        content = _mapped(path)
+        content, checksum = content[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
+        table = pa.ipc.open_file(content).read_all()
+        table.validate(full=True)  # else a doctored offset would read other memory
+        sound = zlib.crc32(content) == int.from_bytes(checksum)
+        if sound and any(table.schema.equals(schema) for schema in schemas):
             return table, json.loads(table.schema.metadata[_KEY])
     return schemas[0].empty_table(), None

@@ -6,6 +6,7 @@ Shape legend: B batch, N tokens.
 import hashlib
 import json
 import os
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoredDtype, StoreSpec
 from epic_pl.nn.towers import FeatureLevel, Tower
 from epic_pl.utils.files import write_json
+from epic_pl.utils.validate import fits
 
 Key = TypeVar("Key")
 
@@ -234,13 +236,15 @@ def image_digests(
 ) -> dict[tuple[str, str], str]:
     """SHA-256 of the bytes of images, by the root and path of each.
 
-    ``digest_file`` stores them by path, size and time of change; it is replaced if it is damaged.
+    ``digest_file`` stores them by path, size and time of change, and their checksum; it is replaced
+    if it is damaged.
     """
-    known: Any = {}
-    with suppress(OSError, ValueError):  # the file does not exist yet, or is damaged
-        known = json.loads(digest_file.read_text(encoding="utf-8"))
-    known = known if isinstance(known, dict) else {}
-    known = {state: digest for state, digest in known.items() if isinstance(digest, str)}
+    known: dict[str, str] = {}
+    # the file does not exist yet, or is damaged
+    with suppress(OSError, ValueError, TypeError, RecursionError):
+        found, checksum = json.loads(digest_file.read_text(encoding="utf-8"))
+        if fits(found, dict[str, str]) and checksum == zlib.crc32(repr(found).encode()):
+            known = found
     digests, new = {}, {}
     for root, path in names:
         file = Path(root) / path
@@ -251,7 +255,8 @@ def image_digests(
         digests[root, path] = new.get(state) or known[state]
     if new:
         with suppress(OSError):  # without write permission later runs read the images again
-            write_json(digest_file, known | new)
+            known |= new
+            write_json(digest_file, [known, zlib.crc32(repr(known).encode())])
     return digests
 
 
