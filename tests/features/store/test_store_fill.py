@@ -247,7 +247,9 @@ def test_the_disk_is_checked_for_all_stores_together(tmp_path, monkeypatch, caps
     # room for each of them, but not for both, beside the 64 MB that stay free
     free = SimpleNamespace(free=64_000_000 + int(max(sizes)) + 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    needs = r"image features .* and text features .* needs \d+\.\d kB, and 64.0 MB .* free.*float16"
+    needs = (
+        r"image features .* and text features .* needs \d+\.\d kB, and 64.0 MB .* free.*now float32"
+    )
     with pytest.raises(CacheError, match=needs):
         fill_stores(tmp_path, requests, batch_size=100)
     assert not list(tmp_path.iterdir())

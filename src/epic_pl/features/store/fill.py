@@ -231,9 +231,9 @@ def _require_disk(
     if needed + _SLACK > free:
         raise CacheError(
             f"Caching {what} needs {decimal(needed)}, and {decimal(_SLACK)} must stay free, but "
-            f"only {decimal(free)} are free. Store smaller numbers (cache.dtype float16; "
-            f"now {todo[0][0].spec.dtype}) or another level, choose another cache folder (or set "
-            "EPIC_PL_CACHE to one), or remove old stores: `epic-pl cache info` lists them."
+            f"only {decimal(free)} are free. Choose another level or cache.dtype (now "
+            f"{todo[0][0].spec.dtype}), choose another cache folder (or set EPIC_PL_CACHE to one), "
+            "or remove old stores: `epic-pl cache info` lists them."
         )
     if show:
         print(f"Caching {what}; {decimal(free)} are free", flush=True)
