@@ -324,4 +324,4 @@ def test_auto_precision_is_that_of_the_hardware_whatever_a_clock_says(
     assert {tower.encoder.precision for tower in module.model.towers} == {dtype}
     assert module.hparams["encoders"]["precision"] == module.encoders.precision == chosen
     assert module.hparams_initial["encoders"]["precision"] == chosen  # which loggers write
-    assert caplog.text.count(f"run in {dtype or torch.float32}, since this cpu") == 1
+    assert caplog.text.count(f"run in {'bfloat16' if able else 'float32'}, since this cpu") == 1

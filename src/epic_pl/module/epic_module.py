@@ -435,8 +435,8 @@ class EPICModule(CheckpointedModule):
             self.encoders = replace(self.encoders, precision=chosen)
             self.save_hyperparameters({"encoders": plain(self.encoders)})
             rank_zero_info(
-                f"Frozen encoders run in {DTYPES[chosen] or dtype}, since {why} "
-                f"(model.encoders.precision is auto; this run keeps {chosen})."
+                f"Frozen encoders run in {str(DTYPES[chosen] or dtype).removeprefix('torch.')}, "
+                f"since {why} (model.encoders.precision is auto; this run keeps {chosen})."
             )
         check_precision(self.encoders.precision, device.type)
         image.precision = text.precision = DTYPES[self.encoders.precision]

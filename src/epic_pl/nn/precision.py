@@ -31,7 +31,7 @@ def choose_precision(device: str, dtype: torch.dtype) -> tuple[EncoderPrecision,
         dtype: data type of the encoders' weights.
     """
     if dtype != torch.float32:
-        return "same", f"the weights are {dtype}"
+        return "same", "the weights are not in float32"
     known = False
     if device == "cuda":
         known = torch.cuda.is_bf16_supported(including_emulation=False)
