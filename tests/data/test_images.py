@@ -1,13 +1,18 @@
+import io
 import os
+import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import fabricate
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, TiffImagePlugin
 
 from epic_pl.data import HatefulMemesDataModule
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.decoding import MAX_BYTES, MAX_SCANS
 from epic_pl.data.images import read_image, refuse_outside
 from epic_pl.data.row_cache import ImageRecord, image_states
 from epic_pl.utils.errors import DataError
@@ -67,8 +72,20 @@ def test_broken_exif_does_not_lose_the_image(tmp_path):
 )
 def test_deep_grey_is_scaled_not_clipped(tmp_path, suffix, kind):
     path = tmp_path / f"a.{suffix}"
-    Image.fromarray(np.array([[0, 32_896, 65_535]], dtype=kind)).save(path)
-    assert [pixel(path, (x, 0))[0] for x in range(3)] == [0, 128, 255]
+    values = np.arange(65_536, dtype=kind).reshape(256, 256)
+    Image.fromarray(values).save(path)
+    expected = np.uint8((values.astype(np.int64) + 128) // 257)
+    np.testing.assert_array_equal(read_image(path), np.stack([expected] * 3, axis=-1))
+
+
+def test_deep_grey_takes_no_array_of_wide_numbers(monkeypatch):
+    deep = saved("png", Image.fromarray(np.zeros((1000, 1000), np.uint16)))
+    tracemalloc.start()  # which numpy's arrays are counted by, and Pillow's images are not
+    try:
+        read_image(deep)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
@@ -101,8 +118,8 @@ def test_draft_is_taken_only_when_large_enough(tmp_path, suffix, min_size, size)
         ("", None),
         ("empty.jpg", r"empty\.jpg.*0 bytes.*Fetch"),
         ("float.tiff", "floats"),
-        ("web.jpg", r"web\.jpg.*starts with '<!DOCTYPE html"),
-        ("other.jpg", "none of JPEG"),
+        ("web.jpg", r"web\.jpg.*TIFF; it looks like a web page\."),
+        ("other.jpg", r"none of JPEG, PNG, WEBP, GIF, BMP, TIFF\. Fetch"),
         ("a\0.png", "cannot be read: embedded null"),
         ("x" * 300, "cannot be read: .*File name too long"),
         ("pipe.png", r"pipe\.png cannot be read: it is no regular file"),
@@ -141,6 +158,159 @@ def test_decompression_bomb(tmp_path, side):
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"a\.bmp is too large"):
         read_image(path)
+
+
+def saved(suffix, image=None, **options):
+    file = io.BytesIO()
+    (image or fabricate.noise(16, 12)).save(file, suffix, **options)
+    return file.getvalue()
+
+
+def chunk(name, content=b""):
+    """A chunk of a PNG."""
+    checksum = zlib.crc32(name + content)
+    return struct.pack(">L", len(content)) + name + content + struct.pack(">L", checksum)
+
+
+def segment(marker, content):
+    """A segment of a JPEG."""
+    return b"\xff" + bytes([marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def tagged(*tags, count=0, length=0, first=50_000, content=b""):
+    """A TIFF of tags, and of further ones that all have the same content, which is the file."""
+    tags += tuple((first + number, 7, length, 0) for number in range(count))
+    entries = b"".join(struct.pack("<HHLL", *tag) for tag in tags)
+    head = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4)
+    return head + content.ljust(length - len(head), b"\0")
+
+
+def overlapping(name):
+    """An image whose EXIF block, or other tags, are far longer than the file."""
+    block = tagged(count=500, length=60_000)
+    jpeg = saved("jpeg")
+    raw = "\nexif\n60000\n" + block.hex()
+    text = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(raw.encode()))
+    png, four = saved("png"), [(tag, 4, 1, 4) for tag in (256, 257)]
+    joined = [segment(0xE1, b"Exif\0\0" + block[at:][:9000]) for at in range(0, 60_000, 9000)]
+    return {
+        "exif.jpg": jpeg[:2] + segment(0xE1, b"Exif\0\0" + block) + jpeg[2:],
+        "joined.jpg": jpeg[:2] + b"".join(joined) + jpeg[2:],
+        "mpf.jpg": jpeg[:2] + segment(0xE2, b"MPF\0" + block) + jpeg[2:],
+        "exif.png": saved("png", exif=block),
+        "raw.png": png[:33] + text + png[33:],
+        "exif.webp": saved("webp", exif=block),
+        "tags.tiff": tagged(
+            *four,
+            *((258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (273, 4, 1, 8), (279, 4, 1, 16)),
+            count=500,
+            length=60_000,
+        ),
+    }[name]
+
+
+@pytest.mark.filterwarnings("ignore:it has too many parts")
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(f"{name}.jpg" for name in ("exif", "joined", "mpf")),
+        "exif.png",
+        "raw.png",
+        "exif.webp",
+        "tags.tiff",
+    ],
+)
+def test_tags_that_share_bytes_take_no_memory(name, monkeypatch):
+    largest, read = [0], TiffImagePlugin.ImageFileDirectory_v2.load
+
+    def load(tags, file):
+        read(tags, file)
+        largest.append(sum(map(len, tags._tagdata.values())))
+
+    monkeypatch.setattr(TiffImagePlugin.ImageFileDirectory_v2, "load", load)
+    with pytest.raises(DataError, match=r"cannot be read: (it|its EXIF block) (has|is) (too|none)"):
+        read_image(overlapping(name))
+    assert max(largest) < 600_000  # of 30 million
+
+
+def test_only_the_orientation_of_an_exif_block_is_read(monkeypatch):
+    jpeg, block = saved("jpeg"), tagged((274, 3, 1, 6), (34_665, 4, 1, 8))
+    monkeypatch.setattr(Image.Exif, "get_ifd", lambda *_: pytest.fail("read another directory"))
+    turned = read_image(jpeg[:2] + segment(0xE1, b"Exif\0\0" + block) + jpeg[2:])
+    assert turned.size == (12, 16)
+
+
+@pytest.mark.parametrize("suffix", ["jpeg", "png", "webp", "tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_made_upright(suffix, orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    image = fabricate.noise(16, 12)
+    written = Image.open(io.BytesIO(saved(suffix, image, exif=exif)))
+    upright = ImageOps.exif_transpose(written)
+    np.testing.assert_array_equal(read_image(saved(suffix, image, exif=exif)), upright)
+
+
+def many_scans(count):
+    """A progressive JPEG with scans that change nothing."""
+    jpeg = saved("jpeg", progressive=True)
+    last = jpeg.rfind(b"\xff\xda")
+    return jpeg[:last] + jpeg[last:-2] * (count - jpeg.count(b"\xff\xda") + 1) + jpeg[-2:]
+
+
+def test_a_jpeg_of_too_many_scans_is_refused_before_decoding(monkeypatch, tmp_path):
+    assert read_image(many_scans(MAX_SCANS)).size == (16, 12)
+    # neither thumbnails in segments nor what follows the end are scans
+    jpeg = many_scans(MAX_SCANS)
+    read_image(jpeg[:2] + segment(0xE2, b"\xff\xda" * 99) + jpeg[2:] + b"\xff\xda" * 99)
+    views = fabricate.noise(16, 12)
+    views.save(tmp_path / "views.mpo", save_all=True, append_images=[views] * 120)
+    assert read_image(tmp_path / "views.mpo").size == (16, 12)
+    jpeg = many_scans(MAX_SCANS + 1)
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded before the check"))
+    end = jpeg.rfind(b"\xff\xda")
+    for odd in (b"", b"\xff\xd3", b"\xff\xfe\0\0", b"\xff\xff\xff", b"\xff\0 \xff\x01"):
+        with pytest.raises(DataError, match=r"cannot be read: it has more than 100 scans.*Fetch"):
+            read_image(jpeg[:end] + odd + jpeg[end:])
+
+
+def many_parts(name, count=60_000):
+    png, gif, jpeg = (saved(suffix) for suffix in ("png", "gif", "jpeg"))
+    data = png.find(b"IDAT") - 4
+    return {
+        "before.png": png[:33] + chunk(b"teSt") * count + png[33:],
+        "data.png": png[:data] + chunk(b"IDAT") * 2 * count + png[data:],
+        "after.png": png[:-12] + chunk(b"teSt") * count + png[-12:],
+        "comments.gif": gif[:-1].replace(b",", b"!\xfe\x01a\0" * count + b",", 1) + b";",
+        "comments.jpg": jpeg[:2] + segment(0xFE, b"") * count + jpeg[2:],
+        "padding.jpg": jpeg[:2] + b"\xff" * 3 * count + jpeg[2:],
+    }[name]
+
+
+@pytest.mark.parametrize(
+    "name", ["before.png", "data.png", "after.png", "comments.gif", "comments.jpg", "padding.jpg"]
+)
+def test_a_file_of_very_many_parts_is_refused(name):
+    assert read_image(many_parts(name, 20)).size == (16, 12)
+    with pytest.raises(DataError, match="cannot be read: it has too many parts"):
+        read_image(many_parts(name))
+
+
+def test_a_tile_that_is_larger_than_its_image_counts():
+    data = zlib.compress(bytes(300 * 300))
+    tags = [(tag, 4, 1, 10) for tag in (256, 257)] + [(322, 4, 1, 300), (323, 4, 1, 300)]
+    tags[2:2] = [(tag, 3, 1, value) for tag, value in ((258, 8), (259, 8), (262, 1), (277, 1))]
+    tags += [(324, 4, 1, 8 + 2 + 12 * 10 + 4), (325, 4, 1, len(data))]
+    assert read_image(tagged(*tags, content=data), max_pixels=90_000).size == (10, 10)
+    with pytest.raises(DataError, match="is too large: 300 x 300"):
+        read_image(tagged(*tags, content=data), max_pixels=89_999)
+
+
+def test_a_file_that_is_too_long_is_not_read_whole(tmp_path):
+    with (tmp_path / "a.png").open("wb") as file:
+        file.truncate(MAX_BYTES + 10**12)  # no blocks on the disk
+    with pytest.raises(DataError, match="is longer than 512,000,000 bytes"):
+        read_image(tmp_path / "a.png")
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_equal_content_is_one_image_for_splits_checks_and_stored_features(make, 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "empty"), (b"<html>404", "starts with '<html>"), (png(7)[:60], "cannot be read")],
+    [(b"", "empty"), (b"<html>404", "a web page"), (png(7)[:60], "cannot be read")],
 )
 def test_embedded_images_pass_the_checks_of_files(make, tmp_path, content, reason):
     save(tmp_path / "d", rows({3: {"bytes": content, "path": "3.png"}}))
