@@ -1,10 +1,8 @@
 """Reading of image files, and handling of rows whose images cannot be read."""
 
-import contextlib
 import io
 import os
 from collections.abc import Callable, Collection, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -16,7 +14,7 @@ from epic_pl.data.decoding import BROKEN, MAX_PIXELS, decode
 from epic_pl.data.row_cache import ImageRecord, image_states
 from epic_pl.data.rows import Rows, empty_rows
 from epic_pl.utils.errors import DataError
-from epic_pl.utils.untrusted import open_regular
+from epic_pl.utils.untrusted import OutsideError, open_below, open_regular
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
 
@@ -55,11 +53,16 @@ def read_image(
         if isinstance(source, bytes):
             file = io.BytesIO(source)
         else:
-            file = open_regular(source) if root is None else _open_below(root, source)
+            file = open_regular(source) if root is None else open_below(root, source)
         with file:
             return decode(file, min_size, max_pixels)
     except FileNotFoundError as error:
         raise DataError(f"Image {name} does not exist. Correct its path.") from error
+    except OutsideError as error:
+        raise DataError(
+            f"Image {error}, the image root. Move the image, or choose a root that holds them all "
+            "(the target, where a symbolic link leads out)."
+        ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"Image {name} is too large: {error}; the limit is {max_pixels:,} pixels. "
@@ -70,30 +73,6 @@ def read_image(
             f"Image {name} cannot be read: {str(error) or type(error).__name__}. Fetch or export "
             "the file again, or leave the image out."
         ) from error
-
-
-def _open_below(root: Path, path: Path) -> BinaryIO:
-    """Open an image file below a root.
-
-    If the folder is known and the file is no link, the path is not resolved again.
-    """
-    folder, name = os.path.split(root / path)
-    with contextlib.suppress(OSError, ValueError):  # resolve a link; report a missing file
-        if (real := _resolved(folder)).is_relative_to(root):
-            return open_regular(real / name, follow=False)
-    full = image_file(root, str(path))
-    if not full.is_relative_to(root):
-        raise DataError(
-            f"Image {str(path)!r} leads to {full}, outside of the image root {root}. Move the "
-            "image, or choose a root that holds them all (the target, where a symbolic link leads "
-            "out)."
-        )
-    return open_regular(full)
-
-
-@lru_cache(maxsize=10_000)
-def _resolved(folder: str) -> Path:
-    return Path(folder).resolve()
 
 
 def usable_rows(

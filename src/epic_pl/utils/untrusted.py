@@ -1,13 +1,22 @@
-"""Checks of users' files and values on which a reader or parser would hang or crash."""
+"""Checks of users' files and values on which a reader or parser would hang, crash or run them.
 
+This file uses only the standard library, since exported models come with a copy of it.
+"""
+
+import contextlib
 import errno
 import os
+import re
 import stat
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST_OPTIONS = 100_000
+# cells that a spreadsheet runs, also with apostrophes before them, so that quoting can be undone
+FORMULA = "\\A('*([=@\t\r\n]|[-+][0-9.,]*[^0-9.,]))"
+QUOTED = f"\\A'{FORMULA[2:]}"
 _DEEPEST = 64  # Arrow's own limit for files
 _DO_NOT_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
@@ -33,6 +42,44 @@ def open_regular(path: Path | str, follow: bool = True) -> BinaryIO:
         os.close(descriptor)
         raise OSError("it is no regular file")
     return os.fdopen(descriptor, "rb")
+
+
+class OutsideError(OSError):
+    """A path leads out of the folder that it must stay in."""
+
+
+def open_below(root: Path, path: Path | str) -> BinaryIO:
+    """Open a regular file whose path, without its links, is below a resolved folder.
+
+    If the folder of the file is known and the file is no link, its path is not resolved again.
+
+    Raises:
+        OutsideError: if the path leads out of the folder.
+        OSError: if the file does not exist or is no regular file.
+    """
+    folder, name = os.path.split(root / path)
+    with contextlib.suppress(OSError, ValueError):  # resolve a link; report a missing file
+        if (real := _resolved(folder)).is_relative_to(root):
+            return open_regular(real / name, follow=False)
+    full = Path(os.path.realpath(root / path))
+    if not full.is_relative_to(root):
+        raise OutsideError(f"{str(path)!r} leads out of {root}")
+    return open_regular(full)
+
+
+@lru_cache(maxsize=10_000)
+def _resolved(folder: str) -> Path:
+    return Path(os.path.realpath(folder))  # resolve() raises on a circle of links
+
+
+def quoted(cell: str) -> str:
+    """A cell of a CSV file with an apostrophe before it, if a spreadsheet would run it."""
+    return re.sub(FORMULA, r"'\1", cell)
+
+
+def unquoted(cell: str) -> str:
+    """The cell that :func:`quoted` was given."""
+    return re.sub(QUOTED, r"\1", cell)
 
 
 def require_flat(value: Any, most: int | None = None) -> None:

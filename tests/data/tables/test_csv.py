@@ -1,8 +1,11 @@
+import csv
+
 import pyarrow as pa
 import pytest
 
 from epic_pl.data.tables.reader import read_csv, write_csv
 from epic_pl.utils.errors import DataError
+from epic_pl.utils.untrusted import quoted, unquoted
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
@@ -14,6 +17,23 @@ def test_a_table_is_written_like_another_csv_file(tmp_path, mark, name, delimite
     write_csv(pa.table({"x": ["é;,"], "y": [0.5]}), tmp_path / "out.csv", tmp_path / name)
     written = f'"x"{delimiter}"y"\n"é;,"{delimiter}0.5\n'.encode()
     assert (tmp_path / "out.csv").read_bytes() == (mark if name == "t.csv" else b"") + written
+
+
+# what a spreadsheet runs, numbers, and cells that have an apostrophe already
+FORMULAS = ["=1+1", "+cmd|' /C calc'!A0", "-2+3+x", "@SUM(1)", "\t=1", "\r=1", "\n=1", "-a", "'=1"]
+HARMLESS = ["-0.5", "+1", "-", "'", "'-5", "a=1", "", " -a", "1-a"]
+
+
+def test_cells_that_a_spreadsheet_would_run_are_quoted_and_read_back(tmp_path):
+    table = pa.table({"id": [*FORMULAS, *HARMLESS], "x": [-0.5] * 18})
+    write_csv(table, tmp_path / "out.csv", None)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        ids, numbers = zip(*list(csv.reader(file))[1:], strict=True)
+    assert list(ids) == [*(f"'{cell}" for cell in FORMULAS), *HARMLESS]
+    assert set(numbers) == {"-0.5"}
+    assert read_csv(tmp_path / "out.csv")["id"].to_pylist() == table["id"].to_pylist()
+    assert [unquoted(quoted(cell)) for cell in table["id"].to_pylist()] == table["id"].to_pylist()
+    assert [quoted(cell) for cell in table["id"].to_pylist()] == list(ids)
 
 
 def test_csv_without_a_header_keeps_commas_quotes_and_line_breaks_inside_quotes(tmp_path):

@@ -21,6 +21,7 @@ import tiny_onnx
 import tiny_runs
 from epic_pl import Classifier
 from epic_pl.cli.main import call
+from epic_pl.data.tables.reader import read_csv
 from epic_pl.inference.export.folder import largest_difference, write_folder
 from epic_pl.inference.exported import load_program
 from epic_pl.utils.errors import CheckpointError, ConfigError
@@ -62,7 +63,7 @@ def written(loaded, tmp_path_factory):
 def predict(written, monkeypatch):
     """The folder's predict.py as a module."""
     monkeypatch.syspath_prepend(written)
-    for name in ("predict", "clean_text", "decoding"):
+    for name in ("predict", "clean_text", "decoding", "untrusted"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module("predict")
 
@@ -159,7 +160,7 @@ def test_predict_py_classifies_a_table_and_names_its_bad_rows(predict_py, predic
     named = ["--table", table, "--image", "photo", "--text", "title", "--output", output]
     code, _, errors = predict_py(*named)
     assert code == 1
-    bad = {"2": "line 3: .*none.png", "4": "line 5: .*starts with", "5": "line 6: .*neither"}
+    bad = {"2": "line 3: .*none.png", "4": "line 5: .*none of", "5": "line 6: .*neither"}
     bad["7"] = "line 9: .*more cells than columns"
     told = [line for line in errors.splitlines() if line.startswith("predict.py:")]
     for line, message in zip(told, bad.values(), strict=True):
@@ -176,6 +177,63 @@ def test_predict_py_classifies_a_table_and_names_its_bad_rows(predict_py, predic
     assert {name for name, row in rows.items() if row["error"]} == bad.keys()
     assert all(not rows[name]["predicted"] for name in bad)
     assert (rows["1"]["label"], rows["6"]["title"]) == ("red", "two\nlines")
+
+
+def test_predict_py_reads_regular_files_below_the_table_alone(predict_py, tmp_path, monkeypatch):
+    folder, secret = tmp_path / "table", tmp_path / "secret.png"
+    (folder / "in").mkdir(parents=True)
+    Image.new("RGB", (40, 36)).save(secret)
+    Image.new("RGB", (40, 36)).save(folder / "in" / "a.png")
+    (folder / "link").symlink_to(secret)
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "circle").symlink_to("circle")
+    (folder / "text.png").write_text("root:x:0:0")
+    os.mkfifo(folder / "pipe")
+    good = ["in/a.png", "./in/../in/a.png", "inside/a.png"]
+    (folder / "inside").symlink_to("in")
+    bad = [
+        *("../secret.png", "in/../../secret.png", str(secret), "link", "up/secret.png"),
+        *("/etc/passwd", "/proc/self/environ", "/dev/zero", "/dev/stdin"),
+        *("pipe", "in", "circle", "circle/a", "text.png"),
+    ]
+    (folder / "rows.csv").write_text("image\n" + "\n".join([*good, *bad]))
+    output = tmp_path / "out.csv"
+    code, _, _ = predict_py("--table", folder / "rows.csv", "--text=-", "--output", output)
+    with output.open(newline="") as file:
+        rows = [
+            (row["image"], row["predicted"] != "", row["error"]) for row in csv.DictReader(file)
+        ]
+    assert (code, [name for name, done, _ in rows if done]) == (1, good)
+    errors = {name: error for name, _, error in rows}
+    assert [name for name in bad if "leads out of" in errors[name]] == bad[:9]
+    assert "root" not in errors["text.png"]
+    monkeypatch.chdir(folder)
+    assert predict_py("../secret.png", "-")[0] == 0  # the user's own choice
+    for path in ("pipe", "/dev/zero"):
+        with pytest.raises(OSError, match="no regular file"):
+            predict_py(path)
+
+
+def test_predict_py_quotes_cells_that_a_spreadsheet_would_run(predict_py, predict, tmp_path):
+    Image.new("RGB", (40, 36)).save(tmp_path / "=a.png")
+    table, output = tmp_path / "rows.csv", tmp_path / "out.csv"
+    rows = [["@note", "image", "text", "n"], ["=1+1", "=a.png", "-x", "-0.5"], ["a", "=b", "", "+"]]
+    with table.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    assert predict_py("--table", table, "--output", output)[0] == 1
+    written = output.read_text()
+    cells = written.splitlines()[1].split(",")
+    assert cells[:4] == ["'=1+1", "'=a.png", "'-x", "-0.5"]
+    assert cells[4] == predict.Model()(tmp_path / "=a.png", "-x", top_k=1)[0]["label"]
+    assert written.startswith("'@note,image,text,n,predicted")
+    read = read_csv(output)
+    assert read.select(rows[0]).to_pylist() == [
+        dict(zip(rows[0], row, strict=True)) for row in rows[1:]
+    ]
+    again = tmp_path / "again.csv"  # a table that was quoted is no other table
+    output.write_text("\n".join(",".join(line.split(",")[:4]) for line in written.splitlines()))
+    predict_py("--table", output, "--output", again)
+    assert again.read_text().splitlines()[:2] == written.splitlines()[:2]
 
 
 @pytest.mark.parametrize("mark", [";", "|", "\t"])
@@ -240,7 +298,7 @@ def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, tr
     files = {path.name for path in folder.iterdir()} - {"__pycache__"}  # of a predict.py that ran
     assert sorted(files) == [
         *("clean_text.py", "decoding.py", "model.int8.onnx", "model.json", "model.onnx"),
-        *("predict.py", "tokenizer"),
+        *("predict.py", "tokenizer", "untrusted.py"),
     ]
     whole, small = ((folder / name).stat().st_size for name in ("model.onnx", "model.int8.onnx"))
     assert small < whole
@@ -278,7 +336,9 @@ def test_a_model_of_another_pipeline_brings_no_predict_py(make, written, tmp_pat
         for folder in (tmp_path / "made", written)
     )
     assert files == {"model.json", "model.onnx"}
-    assert others - files == {"clean_text.py", "decoding.py", "predict.py", "tokenizer"}
+    assert others - files == {
+        *("clean_text.py", "decoding.py", "predict.py", "tokenizer", "untrusted.py"),
+    }
 
 
 OUTSIDE = ("../secret", "/etc/hostname", "link", "up/secret", "up/../secret", "./../secret")

@@ -18,7 +18,7 @@ from epic_pl.data.readers import json_objects, read_json
 from epic_pl.data.tables.columns import SPLIT_COLUMN, is_list
 from epic_pl.data.tables.folders import read_class_folders
 from epic_pl.utils.errors import DataError
-from epic_pl.utils.untrusted import require_flat, require_regular
+from epic_pl.utils.untrusted import FORMULA, QUOTED, require_flat, require_regular, unquoted
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
@@ -80,7 +80,8 @@ def _read(path: Path) -> pa.Table:
 def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     """A CSV or TSV file as a table of strings.
 
-    Quoted cells may hold line breaks; a byte order mark is skipped.
+    Quoted cells may hold line breaks; a byte order mark is skipped, and so is the apostrophe before
+    a cell that a spreadsheet would run.
 
     Args:
         path: the file.
@@ -96,7 +97,8 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             if names is None:
-                names, line = next(reader, []), reader.line_num + 1
+                names = [unquoted(name) for name in next(reader, [])]
+                line = reader.line_num + 1
             for row in reader:
                 if row and len(row) != len(names):
                     raise csv.Error(f"{len(row)} cells, not {len(names)}")
@@ -120,14 +122,20 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     if doubled := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"{path} has several columns named {doubled[0]!r}. Rename them.")
     columns = zip(*rows, strict=True) if rows else ((),) * len(names)
-    return pa.table([pa.array(column, pa.string()) for column in columns], list(names))
+    cells = [pa.array(column, pa.string()) for column in columns]
+    cells = [pc.replace_substring_regex(column, QUOTED, r"\1") for column in cells]
+    return pa.table(cells, list(names))
 
 
 def write_csv(table: pa.Table, path: Path, like: Path | None, mark: bool = False) -> None:
     """Write a table with the delimiter and byte order mark of the CSV file ``like``, if given.
 
     Else ``mark`` says whether there is a byte order mark, without which Excel garbles umlauts.
+    Texts that a spreadsheet would run get an apostrophe, which :func:`read_csv` removes.
     """
+    for name in (field.name for field in table.schema if pa.types.is_string(field.type)):
+        safe = pc.replace_substring_regex(table[name], FORMULA, r"'\1")
+        table = table.set_column(table.column_names.index(name), name, safe)
     delimiter = ","
     if like is not None and like.suffix.lower() == ".csv" and like.is_file():
         with like.open("rb") as file:

@@ -31,8 +31,8 @@ from epic_pl.utils.files import folder_beside, write_json
 from epic_pl.utils.version import __version__
 
 PREDICT = "predict.py"
-IMPORTED = ("clean_text.py", "decoding.py")
-"""Files of :mod:`epic_pl.data` that it imports."""
+IMPORTED = {"clean_text.py": "data", "decoding.py": "data", "untrusted.py": "utils"}
+"""Files that it imports, and their folders in this package."""
 TOLERANCE = 1e-4
 """Largest accepted difference between a probability of the exported model and the module's."""
 # B and S of the batches that verify the model; the traced inputs have other sizes
@@ -147,9 +147,10 @@ def write_folder(
                 write_int8(path, made / ONNX_INT8)
             if tokenizer is not None and _preprocessing(module) is not None:
                 files = resources.files("epic_pl")
-                (made / PREDICT).write_bytes((files / "inference/templates" / PREDICT).read_bytes())
-                for name in IMPORTED:
-                    (made / name).write_bytes((files / "data" / name).read_bytes())
+                script = files / f"inference/templates/{PREDICT}.tpl"  # no module of the package
+                (made / PREDICT).write_bytes(script.read_bytes())
+                for name, place in IMPORTED.items():
+                    (made / name).write_bytes((files / place / name).read_bytes())
         else:
             path = made / PROGRAM
             torch.export.save(program, path)

@@ -21,6 +21,12 @@ from clean_text import clean_text  # type: ignore[import-not-found]  # beside th
 from decoding import decode  # type: ignore[import-not-found]  # beside this file
 from PIL import Image, ImageOps
 from tokenizers import Tokenizer
+from untrusted import (  # type: ignore[import-not-found]  # beside this file
+    open_below,
+    open_regular,
+    quoted,
+    unquoted,
+)
 
 MAX_ASPECT = 4  # images with a higher ratio of sides are trimmed
 CHARACTERS_PER_TOKEN = 1000  # longer texts are cut before they are tokenized
@@ -73,7 +79,7 @@ class Model:
         side = self.image["size"]
         resized = int(round(side / self.image["crop_pct"], 6))
         filters = Image.Resampling[self.image["interpolation"].upper()]
-        with file if hasattr(file, "read") else open(file, "rb") as opened:
+        with file if hasattr(file, "read") else open_regular(file) as opened:
             image = decode(opened, 2 * resized)
         if self.image["resize"] == "squash":
             image = image.resize((side, side), filters)
@@ -101,28 +107,32 @@ def classify(model: Model, table: Path, output: Path, image: str, text: str) -> 
         mark, bad = max(",;\t|", key=source.readline().count), False
         source.seek(0)
         rows = csv.DictReader(source, delimiter=mark)
-        names = [*(rows.fieldnames or ()), "predicted", "score", "error"]
+        names = [unquoted(name) for name in rows.fieldnames or ()]
+        rows.fieldnames, names = names, [*names, "predicted", "score", "error"]
         if {image, text} - {*names[:-3], "-"} or len({*names}) < len(names):
             raise ValueError(
                 f"{table} has the columns {', '.join(names[:-3])}: name yours by --image and "
                 "--text (- is none), and rename what is there twice or called like a result"
             )
         with output.open("x", encoding="utf-8", newline="") as file:
-            written = csv.DictWriter(file, names, delimiter=mark, extrasaction="ignore")
-            written.writeheader()
+            written = csv.writer(file, delimiter=mark)
+            written.writerow(map(quoted, names))
             for cells in rows:
+                surplus = cells.pop(None, None)
+                cells = {name: unquoted(cell or "") for name, cell in cells.items()}
                 try:
-                    if None in cells:
+                    if surplus:
                         raise ValueError("there are more cells than columns")
-                    photo, words = ((cells.get(name) or "").strip() for name in (image, text))
-                    labels = model(table.parent / photo if photo else None, words or None)
+                    photo, words = (cells.get(name, "").strip() for name in (image, text))
+                    opened = open_below(table.parent.resolve(), photo) if photo else None
+                    labels = model(opened, words or None)
                     labels = labels[:1] if model.about["thresholds"] is None else labels
                     cells["predicted"] = "|".join(label["label"] for label in labels)
                     cells["score"] = "|".join(f"{label['score']:.4f}" for label in labels)
                 except Exception as error:  # a damaged image may cause any error
                     print(f"predict.py: {table}, line {rows.line_num}: {error}", file=sys.stderr)
                     cells["error"], bad = str(error), True
-                written.writerow(cells)
+                written.writerow(quoted(cells.get(name, "")) for name in names)
     return bad
 
 
