@@ -76,9 +76,10 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
         ConfigError: if there is no such class, or it is no subclass of ``base``.
     """
     known = {**known_classes(base), name_of(base): base}
+    known |= {f"{kind.__module__}.{kind.__qualname__}": kind for kind in known.values()}
     if name in known:
         return known[name]
-    if file is not None and not name.startswith("epic_pl."):
+    if file is not None:
         package = name.split(".")[0]
         raise UntrustedError(
             f"{file} needs the {base.__name__} {name!r}, which is not part of epic_pl. If you "
