@@ -21,7 +21,7 @@ def test_a_file_that_names_a_class_of_the_package_imports_nothing(name, tmp_path
     (tmp_path / "not_yet_imported.py").write_text("from epic_pl.nn import EPIC as Model")
     monkeypatch.setattr("epic_pl.__path__", [*sys.modules["epic_pl"].__path__, str(tmp_path)])
     before = set(sys.modules)
-    with pytest.raises(UntrustedError, match="model.ckpt needs the Method"):
+    with pytest.raises(UntrustedError, match=r"model\.ckpt needs the Method"):
         find_class(Method, name, "model.ckpt")
     assert set(sys.modules) == before
 

@@ -21,8 +21,8 @@ from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.exported import ExportedModel
 from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.inference.model_card import write_card
-from epic_pl.inference.models import TrainedModel, load_module
-from epic_pl.inference.sharing import WEIGHTS, find_model, push_model, read_model, write_model
+from epic_pl.inference.models import WEIGHTS, TrainedModel
+from epic_pl.inference.sharing import find_model, load_trained, push_model, write_model
 from epic_pl.module import EPICModule, Loss, Method
 from epic_pl.module.config import plain
 from epic_pl.module.postprocess import assign_labels
@@ -153,8 +153,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         place = find_model(path, revision, token, local_files_only)
         if (place / DESCRIPTION).is_file() and not (place / WEIGHTS).is_file():
             return cls(ExportedModel(place, programs))
-        read = load_module if place.is_file() else read_model
-        return cls(read(place, image_encoder, text_encoder), device)
+        return cls(load_trained(place, image_encoder, text_encoder), device)
 
     def save_pretrained(
         self,

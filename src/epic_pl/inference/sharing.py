@@ -14,7 +14,13 @@ from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.data.readers import read_json
 from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.model_card import CARD
-from epic_pl.inference.models import find_checkpoint, relocated
+from epic_pl.inference.models import (
+    WEIGHTS,
+    find_checkpoint,
+    is_saved,
+    load_module,
+    relocated,
+)
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, require_info
 from epic_pl.module.checkpoint_io import check_options, local_path
@@ -26,7 +32,7 @@ from epic_pl.utils.types import Modality
 from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.version import __version__
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG = "config.json"
 _FORMAT, _HASH = 4, "weights_sha256"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -122,8 +128,24 @@ def find_model(
     place = Path(local_path(str(path)))
     if not place.exists() and _HUB_NAME.fullmatch(str(path)):
         return _fetch_model(str(path), revision, token, offline)
-    saved = any((place / name).is_file() for name in (WEIGHTS, DESCRIPTION))
-    return place if saved else find_checkpoint(place)
+    return place if is_saved(place) else find_checkpoint(place)
+
+
+def load_trained(
+    place: Path, image_encoder: str | None = None, text_encoder: str | None = None
+) -> EPICModule:
+    """Load what :func:`find_model` found, on the CPU, in evaluation mode.
+
+    Raises:
+        CheckpointError: if it is damaged or an exported model, or an encoder differs.
+    """
+    if (place / DESCRIPTION).is_file() and not (place / WEIGHTS).is_file():
+        raise CheckpointError(
+            f"{place} is an exported model, which only classifies: give the run or checkpoint that "
+            "it was made of."
+        )
+    read = load_module if place.is_file() else read_model
+    return read(place, image_encoder, text_encoder)
 
 
 def _fetch_model(name: str, revision: str | None, token: str | None, offline: bool) -> Path:

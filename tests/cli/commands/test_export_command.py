@@ -178,7 +178,7 @@ def test_nothing_is_written_if_probabilities_differ_from_the_checkpoint(
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["--ckpt_path", "nowhere.ckpt"], "There is no checkpoint at 'nowhere.ckpt'"),
+        (["--ckpt_path", "nowhere.ckpt"], "There is no trained model at nowhere.ckpt"),
         (["--ckpt_path", "table.csv"], "cannot be read as a checkpoint"),
         (["--output", "table.csv"], "is a file"),
         (["--image_encoder", "other"], "trained on the image encoder"),  # of other weights
@@ -197,6 +197,40 @@ def test_bad_paths_and_other_encoders_are_one_error(
     assert code == 1
     assert part in error
     assert not Path("never").exists()
+
+
+@pytest.mark.parametrize("command", ["export", "explain", "predict", "test", "validate", "embed"])
+def test_saved_and_exported_models_are_taken_or_the_message_says_what_is(
+    command, trained, exported, told, tmp_path, monkeypatch
+):
+    room, written = "epic_pl.inference.export.folder.write_folder", []
+    made = SimpleNamespace(seconds=0, eager_seconds=0, difference=0)
+    monkeypatch.setattr(room, lambda *given: written.append(given[0].digest_here()) or made)
+    classifier, saved = Classifier.load("runs", device="cpu"), tmp_path / "saved"
+    classifier.save_pretrained(saved)
+    description = tmp_path / "described"
+    description.mkdir()
+    shutil.copy(exported / "model.json", description)
+    shutil.copy(exported / "model.pt2", description / "model.onnx")
+    for folder in (saved, description):
+        if command == "embed":
+            given = [folder, "data/images", "--output", tmp_path / "made"]
+        else:
+            config = [] if command == "export" else ["--config", trained.config]
+            given = [*config, "--ckpt_path", folder]
+            given += ["--output", tmp_path / "made"] if command == "export" else []
+        code, _, error = told(command, *given)
+        if folder == saved and command in ("export", "embed"):
+            assert code == 0, error
+            continue
+        assert code == 1
+        if command == "export":
+            assert "is an exported model, which only classifies: give the run or" in error
+        elif command != "embed":
+            assert f"{folder} is a saved or exported model, which this command cannot" in error
+            assert "give the run or checkpoint that it was made of" in error
+    if command == "export":
+        assert written == [classifier.digest]
 
 
 @pytest.mark.parametrize("where", ["runs", "runs/fit/version_0", "best", "last"])

@@ -9,7 +9,7 @@ _BATCH_SIZE = 32
 
 
 def embed(
-    model: Path,
+    model: str,
     source: Path,
     output: Path = Path("runs/embeddings"),
     image: str | None = None,
@@ -26,7 +26,7 @@ def embed(
     continues with the first missing file. Processes of torchrun and SLURM share the work.
 
     Args:
-        model: a run, a checkpoint, or a saved model.
+        model: a run, a checkpoint, a saved model, or a hub's user/name.
         source: a table, or a folder of images, which needs no columns.
         output: folder of the files.
         image: column of image paths, or a template.

@@ -1,6 +1,5 @@
 """``epic-pl export``."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -25,7 +24,8 @@ def export(
 
     Args:
         fit_options: options of epic-pl fit, needed for --ckpt_path best or last, and for --int8.
-        ckpt_path: a checkpoint, the folder of a run, or with --config best or last.
+        ckpt_path: a run, a checkpoint, a saved model (not for --int8), a hub's user/name, or with
+            --config best or last.
         output: folder to write.
         format: torch_export for torch.export.load, or onnx (extra `onnx`).
         int8: with onnx, also write a model whose encoders have weights in 8 bits, and compare the
@@ -40,9 +40,8 @@ def export(
     from epic_pl.cli.epic_cli import build_data, checkpoint_of
     from epic_pl.inference.export.folder import check_output, find_tokenizer, write_folder
     from epic_pl.inference.export.onnx_file import compare_scores, require_onnx
-    from epic_pl.inference.models import find_checkpoint, load_module
+    from epic_pl.inference.sharing import find_model, load_trained
     from epic_pl.module.checkpoint import check_preprocessing
-    from epic_pl.module.checkpoint_io import local_path
 
     if int8 and format != "onnx":
         raise ConfigError("--int8 makes a second ONNX model: add --format onnx.")
@@ -52,13 +51,12 @@ def export(
     if format == "onnx":
         require_onnx()
     check_output(output, overwrite)
-    checkpoint = Path(local_path(ckpt_path))
-    if fit_options:
+    if ckpt_path in ("best", "last"):
         checkpoint = checkpoint_of([*fit_options, f"--ckpt_path={ckpt_path}"])
-    elif os.path.isdir(checkpoint):
-        checkpoint = find_checkpoint(checkpoint)
+    else:
+        checkpoint = find_model(ckpt_path)
     data = build_data([*fit_options, f"--ckpt_path={checkpoint}"]) if int8 else None
-    module = load_module(checkpoint, image_encoder, text_encoder)
+    module = load_trained(checkpoint, image_encoder, text_encoder)
     if data:
         check_preprocessing(module.hparams.get("preprocessing"), data.preprocessing)
     for tower in module.model.towers:
