@@ -24,6 +24,8 @@ from epic_pl.data.clean_text import clean_text
         ("\u8bf7\u770bhttps://x.com/a\u3002\u5f88\u597d", "\u8bf7\u770b \u3002\u5f88\u597d"),
         ("\x00a\x07b\x85c\x7f", "a b c"),
         ("  a \n\n\tb\u00a0\u2003c&nbsp; ", "a b c"),
+        ("&#65;&#065;&#1114112;b", "AA\ufffdb"),
+        (f"a &#{'9' * 5000}; b &#{'0' * 5000}65;", "a \ufffd b A"),
         ("<br>", ""),
         ("", ""),
         ("\U0001f468\u200d\U0001f373 \u65e5\u672c", "\U0001f468\u200d\U0001f373 \u65e5\u672c"),
