@@ -82,10 +82,10 @@ def test_a_column_called_like_images_is_never_dropped(folder, image):
 def test_images_to_which_no_column_leads_are_asked_for(folder):
     about = _table(photo=None, photo_title=[f"a photo of {i}" for i in range(40)])
     with pytest.raises(
-        DataError, match=r"images such as .*\.jpg, but .*--image 'photos/{id}\.jpg'"
+        DataError, match=r"images such as .*\.jpg, but .*--image 'photos/{id}\.jpg'.* --image none"
     ):
-        guess_columns(about, folder)
-    assert guess_columns(about, folder, text="caption").image_column is None
+        guess_columns(about, folder, text="caption")
+    assert guess_columns(about, folder, image="none", text="caption").image_column is None
     by_id = guess_columns(_table(photo=None, id=range(40)), folder, image="pics/{id}.jpg")
     assert (by_id.image_column, by_id.id_column) == ("pics/{id}.jpg", "id")
 
@@ -137,13 +137,53 @@ def test_roles_of_columns_are_guessed(folder, columns, expected):
 def test_texts_may_be_named_by_a_template_or_a_list(folder):
     pq.write_table(_table(), folder / "t.parquet")
     guess = guess_columns(_table(), folder, text=["caption", "row"])
-    assert (guess.image_column, guess.text_columns, guess.unused) == (
-        None,
-        ["caption", "row"],
-        ["photo"],
-    )
+    assert (guess.text_columns, guess.unused) == (["caption", "row"], [])
     data = _config(folder, text="{row}: {caption}")["data"]["init_args"]
-    assert (data["image_column"], data["text_columns"]) == (None, "{row}: {caption}")
+    assert data["text_columns"] == "{row}: {caption}"
+
+
+@pytest.mark.parametrize(
+    ("named", "columns"),
+    [
+        ({"text": "caption"}, ("photo", "caption")),
+        ({"image": "photo"}, ("photo", "caption")),
+        ({"image": "none"}, (None, "caption")),
+        ({"text": "none"}, ("photo", None)),
+    ],
+)
+def test_a_modality_is_left_out_only_on_request(folder, named, columns):
+    guess = guess_columns(_table(), folder, **named)
+    assert (guess.image_column, guess.text_columns) == columns
+
+
+def test_names_of_images_that_are_not_found_are_asked_for(folder):
+    shutil.move(folder / "pics", folder / "2024" / "pics")
+    table = _table(image="IMG_{}.JPG").rename_columns(["row", "Foto", "caption", "kind"])
+    with pytest.raises(DataError, match=r"'Foto' names images such as 'IMG_0.JPG'.*data or .*2024"):
+        guess_columns(table, folder, text="caption")
+    for image, column in (("none", None), ("Foto", "Foto"), ("2024/pics/{Foto}",) * 2):
+        assert guess_columns(table, folder, image=image, text="caption").image_column == column
+
+
+def test_all_questions_are_asked_at_once(folder):
+    columns = {"caption": None, "Text": None, "colour": ["red", "blue"] * 20, "b": CIRCLES}
+    table = _table(**columns, fold=[*"01234"] * 8)
+    command = "epic-pl data init ... --split none --label 'kind' --text 'b'"
+    with pytest.raises(DataError, match=f"'fold' is called.*the label:.*the texts:.*`{command}`"):
+        guess_columns(table, folder)
+    guess = guess_columns(table, folder, split="none", label="kind", text="b")
+    assert (guess.text_columns, guess.label_column) == ("b", "kind")
+
+
+MEASURES = ["{},51", "€ {}.99", "1.234,{} EUR", "{:02}.01.2024 10:30", "2024-01-{:02}", "12 Jan {}"]
+
+
+@pytest.mark.parametrize("cell", MEASURES)
+def test_quantities_and_dates_are_no_texts_or_labels(folder, cell):
+    cells = [cell.format(number) for number in range(40)]
+    columns = {"caption": None, "b": CIRCLES, "Preis": cells, "other": [*cells[:8]] * 5}
+    with pytest.raises(DataError, match=r"^Columns that could hold the texts: 'b'\."):
+        guess_columns(_table(**columns), folder)
 
 
 SORTED = ["train"] * 3000 + ["validation"] * 300 + ["test"] * 300
@@ -316,9 +356,10 @@ def test_texts_of_any_script_are_given_room_in_one_of_few_sizes(folder, caption,
 @pytest.mark.parametrize(
     ("sizes", "size", "resize"),
     [
-        ([(300, 200)], 224, "crop"),
-        ([(200, 300)] * 4 + [(600, 300)], 224, "crop"),  # a fifth are long
-        ([(300, 200)] * 2 + [(200, 400)], 224, "pad"),
+        ([(300, 240)], 224, "crop"),
+        ([(240, 300)] * 4 + [(600, 300)], 224, "crop"),  # a fifth are long
+        ([(300, 240)] * 2 + [(200, 400)], 224, "pad"),
+        ([(320, 240)], 224, "pad"),
         ([(120, 60)], 112, "pad"),
     ],
 )
@@ -332,7 +373,7 @@ def test_long_images_are_padded_and_choices_are_told(folder, sizes, size, resize
     assert options["model"]["encoders"]["image_size"] == size
     assert options["data"]["init_args"]["resize"] == resize
     assert re.search(rf"image size +{size} pixels \(shorter sides are \d+", said)
-    assert re.search(rf"resize +{resize}: .* \(\d+% are longer than 1.6 to 1\)", said)
+    assert re.search(rf"resize +{resize}: .* \(\d+% are 4:3 or longer\)", said)
 
 
 def test_two_tables_that_are_alike_can_share_encoders(folder, tmp_path):
@@ -347,7 +388,7 @@ def test_two_tables_that_are_alike_can_share_encoders(folder, tmp_path):
         for config in configs
     )
     assert first == second
-    assert first[1:] == ("crop", 64)
+    assert first[1:] == ("pad", 64)
 
 
 SHARED = ("resize", "max_text_tokens")

@@ -1,15 +1,17 @@
 """Guess the role of each column of a table from names, file paths and distinct values.
 
-If these do not suffice, an error asks the user, since a wrong guess costs more than an option.
+If these do not suffice, one error asks the user for all that is open, since a wrong guess costs
+more than an option.
 """
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +23,7 @@ from epic_pl.data.tables.columns import SPLIT_NAMES, is_list, may_embed
 from epic_pl.data.tables.labels import MISSING, written_lists
 from epic_pl.utils.errors import DataError
 
+T = TypeVar("T")
 NONE = "none"
 """In place of a column's name: there is no such column, so none is guessed."""
 
@@ -37,6 +40,8 @@ _QUANTITY = (
     "Numbers to predict, such as prices, are no classes: write a column with ranges of them, such "
     "as cheap and dear, and name it by --label."
 )
+# a number, price, size, code or date: with a digit, and without a word of more than three letters
+_MEASURE = re.compile(r"(?!.*[^\W\d_]{4}).*\d")
 _EXAMINED = 50  # number of cells or files that are looked at
 _SHOWN = 4
 
@@ -70,9 +75,8 @@ def guess_columns(
     Args:
         table: the table with all its columns.
         folder: folder of the table.
-        image: column of images, or a template. None guesses it, but means none with a ``text``.
-        text: column of texts, several, or a template; ``none`` for no texts. None guesses it, but
-            means no texts with an ``image``.
+        image: column of images, or a template; ``none`` for no images. None guesses it.
+        text: column of texts, several, or a template; ``none`` for no texts. None guesses it.
         label: column of labels; None guesses it.
         split: column of splits; ``none`` for no column. None guesses it.
 
@@ -85,23 +89,41 @@ def guess_columns(
     named = [name for name in (image, *texts, label, split) if name not in (None, NONE)]
     if twice := [name for name in named if named.count(name) > 1]:
         raise DataError(f"A column has one role only, but {twice[0]!r} is named twice: change one.")
-    guess_texts, root = image is None and text is None, folder
-    if image in names or not (image or texts):
-        candidates = [image] if image else [name for name in names if name not in named]
-        found, root = _images(table.select(candidates), folder)
-        image = image or found
+    problems: list[DataError] = []
+
+    def tried(guess: Callable[..., T], *given: Any, default: T) -> T:
+        try:
+            return guess(*given)
+        except DataError as error:
+            problems.append(error)
+            return default
+
+    root = folder
+    if image is None or image in names:
+        others = [image] if image else [name for name in names if name not in named]
+        image, root = tried(_images, table.select(others), folder, image, default=(None, folder))
+    without, image = image in (None, NONE) and not problems, None if image == NONE else image
     left = [name for name in names if name not in (image, *texts, label)]
-    split = _split(table, left) if split is None else None if split == NONE else split
+    split = tried(_split, table, left, default=None) if split is None else split
+    split = None if split == NONE else split
     splits = columns.read_splits(table, split)
-    label = label or _label(table, [name for name in left if name != split])
-    cells = columns.read_label_cells(table, label).filter(pa.array(splits != "predict"))
-    separator, multilabel = _examine_label(cells, label)
+    if label is None:
+        label = tried(_label, table, [name for name in left if name != split], default="")
+    separator, multilabel = None, False
+    if label:
+        cells = columns.read_label_cells(table, label).filter(pa.array(splits != "predict"))
+        separator, multilabel = tried(_examine_label, cells, label, default=(None, False))
     # a column in a template, such as {id}.jpg, may also be the id
     ids = _by_name([name for name in names if name not in (image, split, label)], "id")
     identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)
     left = [name for name in left if name not in (split, label, identity)]
-    if guess_texts:
-        texts = _texts(table, left, image is None)
+    if text is None:
+        texts = tried(_texts, table, left, without, default=[])
+    if problems:
+        told = " ".join(map(str, problems))
+        answers = " ".join(re.findall(r"`epic-pl data init \.\.\. (.*?)`", told))
+        at_once = f" All at once: `epic-pl data init ... {answers}`." if len(problems) > 1 else ""
+        raise DataError(told + at_once)
     if image is None and not texts:
         raise DataError(
             f"No column looks like images or text; there are {names}. Name one, as in `epic-pl "
@@ -155,6 +177,11 @@ def _cells(column: pa.ChunkedArray) -> list[str]:
     return [cell for cell in cells if cell]
 
 
+def _measures(column: pa.ChunkedArray) -> bool:
+    """Whether most cells are quantities or dates with a mark, such as ``5,51`` or ``12 EUR``."""
+    return _most(not cell.isdecimal() and _MEASURE.match(cell) for cell in _cells(column))
+
+
 def _counts(column: pa.Array | pa.ChunkedArray) -> Counter[str]:
     """Number of rows of each distinct cell, whose key is its stripped string."""
     counts: Counter[str] = Counter()
@@ -178,16 +205,16 @@ def _ask(role: str, why: str, columns: Sequence[str], none: str = "") -> DataErr
     )
 
 
-def _images(table: pa.Table, folder: Path) -> tuple[str | None, Path]:
+def _images(table: pa.Table, folder: Path, named: str | None) -> tuple[str | None, Path]:
     """The image column, or None, and the folder of its paths.
 
     Its cells are names of files in ``folder`` or a subfolder, or images. If no column has these, a
-    column is chosen whose name or cells look like images, so that the check reports missing files
-    instead of training on the text alone.
+    column is chosen that is ``named`` or called like images, so that the check reports missing
+    files instead of training on the text alone.
     """
     strings = [field.name for field in table.schema if _is_string(field.type)]
-    named = _by_name(strings, "image")
-    cells = {name: _cells(table[name]) for name in dict.fromkeys([*named, *strings])}
+    called = _by_name(strings, "image")
+    cells = {name: _cells(table[name]) for name in dict.fromkeys([*called, *strings])}
     roots = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
     for name, root in product(cells, roots):
         if _most(os.path.isfile(root / cell) for cell in cells[name]):
@@ -195,24 +222,30 @@ def _images(table: pa.Table, folder: Path) -> tuple[str | None, Path]:
     embedded = [field.name for field in table.schema if may_embed(field.type)]
     if len(embedded) > 1:
         raise _ask("image", "hold images", embedded)
-    if embedded:
-        return embedded[0], folder
+    if embedded or named:
+        return (embedded or [named])[0], folder
+    none = ", or --image none to leave the images out."
     for name in cells:
-        by_name = name in named and {*_words(name)} <= {*_NAMES["image"]}
-        if by_name or _most(cell.lower().endswith(IMAGE_SUFFIXES) for cell in cells[name]):
-            return name, folder
+        if _most(cell.lower().endswith(IMAGE_SUFFIXES) for cell in cells[name]):
+            raise DataError(
+                f"Column {name!r} names images such as {cells[name][0]!r}, but there are no such "
+                f"files in {' or '.join(map(str, roots[:_SHOWN]))}. Name their folder, as in "
+                f"`epic-pl data init ... --image 'photos/2024/{{{name}}}'`, move it there{none}"
+            )
+    by_name = (name for name in called if {*_words(name)} <= {*_NAMES["image"]})
+    if name := next(by_name, ""):
+        return name, folder
     files = (file for root in roots for file in root.iterdir())
     if found := next((file for file in files if file.suffix.lower() in IMAGE_SUFFIXES), None):
         raise DataError(
-            f"There are images such as {found}, but no column leads to them. Name a column or a "
-            "template of their paths, as in `epic-pl data init ... --image 'photos/{id}.jpg' "
-            "--text title`, or the texts alone (--text) to leave the images out."
+            f"There are images such as {found}, but no column leads to them. Name a template of "
+            f"their paths, as in `epic-pl data init ... --image 'photos/{{id}}.jpg'`{none}"
         )
     return None, folder
 
 
-def _most(answers: Iterable[bool]) -> bool:
-    listed = list(answers)
+def _most(answers: Iterable[object]) -> bool:
+    listed = [bool(answer) for answer in answers]
     return sum(listed) > len(listed) / 2
 
 
@@ -242,8 +275,8 @@ def _split(table: pa.Table, names: Sequence[str]) -> str | None:
     raise DataError(
         f"Column {called[0]!r} is called like the splits of rows, but holds {', '.join(held)}"
         f"{', ...' * (len(counts) > _SHOWN)}. Name the column of the splits by --split; its cells "
-        "are train (some at least), val and test. Or say --split none: validation and test rows "
-        "are then drawn."
+        "are train (some at least), val and test. Or have validation and test rows drawn, as in "
+        "`epic-pl data init ... --split none`."
     )
 
 
@@ -258,7 +291,8 @@ def _label(table: pa.Table, names: Sequence[str]) -> str:
     exact = [name for name in named if name.lower() in _NAMES["label"]]
     if exact:
         return exact[0]
-    likely = lists or [name for name in few if name in named] or few or named
+    words = [name for name in few if not _measures(table[name])]
+    likely = lists or [name for name in few if name in named] or words or few or named
     if not likely:
         raise DataError(
             f"No column looks like a label of several values; there are {table.column_names}. Name "
@@ -316,6 +350,7 @@ def _texts(table: pa.Table, names: Sequence[str], needed: bool) -> list[str]:
         return sorted(named, key=strings.index)
     known = [*_by_name(strings, "id"), *_by_name(strings, "no text")]
     left = [n for n in strings if n not in known and _distinct(table[n]) > 0.1 * len(table)]
+    left = [n for n in left if not _most(_MEASURE.match(cell) for cell in _cells(table[n]))]
     if left and not (needed and len(left) == 1):
         raise _ask("text", "could hold the texts", left, "" if needed else ", or --text none")
     return left

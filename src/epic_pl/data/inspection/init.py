@@ -28,8 +28,7 @@ _EXAMINED_ROWS = 50
 # only few values, so that models of several tables can share stored features
 _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
 _TOKENS = (32, 64, 128)
-# a crop keeps at least two thirds of a photograph (3:2)
-_LONG, _MANY_LONG = 1.6, 0.25
+_MANY_LONG = 0.25  # share of images of 4:3 or longer, of which a crop loses a quarter or more
 _FOREIGN = 0.005  # share of letters outside ASCII; 0.0002 in English, 0.016 in German
 # minimum number of validation rows; with fewer, the best epoch is best by chance
 _ENOUGH = 300
@@ -182,12 +181,12 @@ def _fit_images(table: pa.Table, guess: Guess, folder: Path) -> tuple[int, str, 
     if not sizes:
         return _SMALL, "crop", {}
     short, long = np.sort(np.array(sizes), axis=1).T
-    median, share = np.median(short), np.mean(long > _LONG * short)
+    median, share = np.median(short), np.mean(3 * long >= 4 * short)
     size = _LARGE if median > 160 else _SMALL
     resize = "pad" if share >= _MANY_LONG else "crop"
     how = "bars are added" if resize == "pad" else "the centre is taken"
     chosen = {"image size": f"{size} pixels (shorter sides are {median:.0f}, the median)"}
-    chosen["resize"] = f"{resize}: {how} ({share:.0%} are longer than {_LONG} to 1)"
+    chosen["resize"] = f"{resize}: {how} ({share:.0%} are 4:3 or longer)"
     return size, resize, chosen
 
 
