@@ -8,6 +8,7 @@ from PIL import Image
 from epic_pl.data import TableDataModule
 from epic_pl.data.inspection.init import write_config
 from epic_pl.data.tables.folders import read_class_folders
+from epic_pl.data.tables.reader import read_table
 from epic_pl.utils.errors import DataError
 
 NAMES = ("cat/1.jpg", "cat/2.PNG", "dog/1.jpg", "dog/3.jpg", "dog/4.jpg", "cat/5.jpg")
@@ -38,6 +39,49 @@ def test_splits_above_the_classes_are_taken(tmp_path):
     counts = {split: data.read_split(split).table.num_rows for split in ("train", "val", "test")}
     assert counts == {"train": 6, "val": 6, "test": 0}
     assert data.class_names == ["cat", "dog"]
+
+
+CAPTIONS = [
+    ("cat/captions.csv", "file_name,caption\n1.jpg,a cat\n"),
+    ("metadata.csv", "file_name,text,width\ncat/1.jpg,a cat,40\n"),
+    ("cat/metadata.jsonl", '{"file_name": "1.jpg", "what it is": "a cat"}\n'),
+]
+
+
+@pytest.mark.parametrize(("file", "content"), CAPTIONS)
+def test_captions_are_read_from_a_file_beside_or_above_the_images(tmp_path, file, content):
+    _write(tmp_path, *NAMES, "cat/.old/6.jpg")
+    (tmp_path / "cat" / ".old" / "captions.csv").write_text("file_name,caption\n6.jpg,old\n")
+    (tmp_path / "dog" / "1.txt").write_text("a dog")
+    texts = {"cat/1.jpg": "a cat", "dog/1.jpg": "a dog"}
+    options = {"test_size": 0, "image_encoder": "", "text_encoder": ""}
+
+    def rows(**more):
+        data = TableDataModule(table=str(tmp_path), **options, **more)
+        rows = data.read_split("predict" if more else "train").table.to_pylist()
+        return {row["image"]: row["text"] for row in rows if row["text"]}
+
+    (tmp_path / file).write_text(content)
+    table = read_table(tmp_path).to_pylist()
+    assert {row["image"]: row["text"] for row in table if row["text"]} == texts
+    assert rows(predict_table=str(tmp_path)) == texts
+    (tmp_path / file).write_text(content.replace("a cat", "two cats"))
+    assert rows(predict_table=str(tmp_path)) == texts | {"cat/1.jpg": "two cats"}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("file_name,caption\n9.jpg,a cat\n", r"1 of 1 captions .* such as cat/9\.jpg"),
+        ("name,caption\n1.jpg,a cat\n", "captions.csv has the columns name, caption, but needs"),
+        ("file_name,a,b\n1.jpg,a,b\n", "columns file_name, a, b, but needs"),
+    ],
+)
+def test_captions_that_fit_no_image_or_column_are_refused(tmp_path, content, message):
+    _write(tmp_path, *NAMES)
+    (tmp_path / "cat" / "captions.csv").write_text(content)
+    with pytest.raises(DataError, match=message):
+        read_table(tmp_path)
 
 
 def test_data_init_writes_a_config_for_the_folder(tmp_path):

@@ -1,6 +1,6 @@
 """Reading of image folders as tables: one folder per class, or any folder to predict."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 
@@ -22,14 +22,15 @@ def holds_classes(path: Path) -> bool:
     return False
 
 
-def read_class_folders(path: Path) -> pa.Table:
+def read_class_folders(path: Path, captions: Mapping[str, str | None] = {}) -> pa.Table:
     """Read columns ``image``, ``label`` and, if there are any, ``text`` and ``split``.
 
     The layout is ``CLASS/IMAGE`` or ``SPLIT/CLASS/IMAGE``, with the split names of a split column.
-    The text of ``a.jpg`` is ``a.txt`` beside it.
+    The text of ``a.jpg`` is ``a.txt`` beside it, or that of its path in ``captions``.
 
     Raises:
-        DataError: if there are no classes, an image lies elsewhere, or a text cannot be read.
+        DataError: if there are no classes, an image or the one of a caption lies elsewhere, or a
+            text cannot be read.
     """
     if not holds_classes(path):
         raise DataError(
@@ -47,7 +48,7 @@ def read_class_folders(path: Path) -> pa.Table:
                 f"{path} is read as CLASS/IMAGE, but has {image}: move it, or name the folder that "
                 "holds the classes."
             )
-    table = _table(path, images)
+    table = _table(path, images, captions)
     if table["text"].null_count == len(table):
         table = table.drop_columns("text")
     table = table.append_column("label", [[image.parts[-2] for image in images]])
@@ -56,13 +57,13 @@ def read_class_folders(path: Path) -> pa.Table:
     return table
 
 
-def read_image_folder(path: Path) -> pa.Table:
+def read_image_folder(path: Path, captions: Mapping[str, str | None] = {}) -> pa.Table:
     """Read columns ``image`` (relative path) and ``text`` of all images below a folder.
 
-    The text of ``a.jpg`` is ``a.txt`` beside it, null if there is no such file.
+    The text of ``a.jpg`` is ``a.txt`` beside it, else that of its path in ``captions``, else null.
 
     Raises:
-        DataError: if there are no images, or a text cannot be read.
+        DataError: if there are no images, a caption's image is missing, or a text cannot be read.
     """
     images = _images(path)
     if not images:
@@ -70,17 +71,27 @@ def read_image_folder(path: Path) -> pa.Table:
             f"There are no images ({', '.join(IMAGE_SUFFIXES)}) in {path} or its subfolders. Name "
             "another folder, or a table."
         )
-    return _table(path, images)
+    return _table(path, images, captions)
 
 
-def _table(path: Path, images: Sequence[Path]) -> pa.Table:
-    texts = pa.array([_text(path / image) for image in images], pa.string())
-    return pa.table({"image": [image.as_posix() for image in images], "text": texts})
+def _table(path: Path, images: list[Path], captions: Mapping[str, str | None]) -> pa.Table:
+    names = [image.as_posix() for image in images]
+    if unknown := sorted({*captions} - {*names}):
+        raise DataError(
+            f"{path}: {len(unknown):,} of {len(captions):,} captions are of images that do not "
+            f"exist, such as {unknown[0]}. Paths in a file_name start from the folder of its file."
+        )
+    texts = [_text(path / name) or captions.get(name) for name in names]
+    return pa.table({"image": names, "text": pa.array(texts, pa.string())})
 
 
 def _images(path: Path) -> list[Path]:
-    """Relative paths of the images below a folder, without hidden ones."""
-    files = sorted(file.relative_to(path) for file in path.rglob("*") if _is_image(file))
+    return [file for file in visible_files(path) if _is_image(path / file)]
+
+
+def visible_files(path: Path) -> list[Path]:
+    """Relative paths of all files and folders below a folder, without hidden ones."""
+    files = sorted(file.relative_to(path) for file in path.rglob("*"))
     return [file for file in files if not any(part.startswith(".") for part in file.parts)]
 
 

@@ -16,10 +16,11 @@ import pyarrow.parquet
 
 from epic_pl.data.readers import json_objects, read_json
 from epic_pl.data.tables.columns import SPLIT_COLUMN, is_list
-from epic_pl.data.tables.folders import read_class_folders
+from epic_pl.data.tables.folders import read_class_folders, visible_files
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import FORMULA, QUOTED, require_flat, require_regular, unquoted
 
+_CAPTIONS = ("metadata.csv", "metadata.jsonl", "captions.csv")
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
@@ -32,7 +33,8 @@ def source_files(path: Path) -> list[Path]:
     if os.path.isdir(path):
         if is_saved_dataset(path):
             return sorted(path.rglob("*.arrow")) + sorted(path.rglob("*.json"))
-        return [path, *(folder for folder in sorted(path.rglob("*")) if folder.is_dir())]
+        inner = (path / file for file in visible_files(path))
+        return [path, *(file for file in inner if file.is_dir() or file.name in _CAPTIONS)]
     if not os.path.isfile(path):
         raise DataError(
             f"Table {path} does not exist, or is no regular file (relative "
@@ -64,7 +66,9 @@ def read_table(path: Path) -> pa.Table:
 
 def _read(path: Path) -> pa.Table:
     if os.path.isdir(path):
-        return _read_saved_dataset(path) if is_saved_dataset(path) else read_class_folders(path)
+        if is_saved_dataset(path):
+            return _read_saved_dataset(path)
+        return read_class_folders(path, read_captions(path))
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _read_parquet(path)
@@ -75,6 +79,32 @@ def _read(path: Path) -> pa.Table:
     with path.open("rb") as file:
         is_list = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
     return _of_objects(enumerate(read_json(path, list)) if is_list else json_objects(path), is_list)
+
+
+def read_captions(path: Path) -> dict[str, str | None]:
+    """Texts of images below a folder by relative path, from its metadata and captions files.
+
+    Each has a column ``file_name``, as for Hugging Face ``datasets``, and the texts in ``text``,
+    ``caption`` or its only other column.
+
+    Raises:
+        DataError: if a file cannot be read, or has other columns.
+    """
+    captions: dict[str, str | None] = {}
+    for file in (file for file in visible_files(path) if file.name in _CAPTIONS):
+        table = read_table(path / file)
+        others = [name for name in table.column_names if name != "file_name"]
+        texts = [name for name in others if name.lower() in ("text", "caption")] or others
+        if len(texts) != 1 or len(others) == table.num_columns:
+            raise DataError(
+                f"{path / file} has the columns {', '.join(table.column_names)}, but needs "
+                "file_name and one of text or caption. Rename them."
+            )
+        for name, text in zip(
+            *(table[key].to_pylist() for key in ("file_name", *texts)), strict=True
+        ):
+            captions[(file.parent / str(name)).as_posix()] = text
+    return captions
 
 
 def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:

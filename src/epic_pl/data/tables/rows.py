@@ -26,7 +26,7 @@ from epic_pl.data.tables.columns import (
 from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.folders import read_image_folder
 from epic_pl.data.tables.labels import read_labels
-from epic_pl.data.tables.reader import is_image_folder, read_table
+from epic_pl.data.tables.reader import is_image_folder, read_captions, read_table
 from epic_pl.utils.errors import DataError
 
 Builder = Callable[[pa.Table, RowOptions], tuple[pa.Table, Sequence[str]]]
@@ -80,9 +80,8 @@ def read_unlabelled(
         raise DataError(f"{table} is a folder of images, but image_column is null: name a table.")
     texts = options.text_columns and "text"
     options = RowOptions(image_column="image", text_columns=texts, id_column="image")
-    return replace(
-        read_rows(read_image_folder(table), table.resolve(), options, build), source=table
-    )
+    images = read_image_folder(table, read_captions(table))
+    return replace(read_rows(images, table.resolve(), options, build), source=table)
 
 
 def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequence[str]]:
