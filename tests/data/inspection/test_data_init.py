@@ -238,6 +238,7 @@ def test_a_split_column_of_training_rows_alone_is_used_and_the_rest_drawn(folder
         ),
         ({"kind": ["a|b", "b|N/A", "None", "b"] * 10}, "cells 'N/A', 'None'"),
         ({"kind": [["a"], ["NULL", "b"]] * 20}, "cells 'NULL'"),
+        ({"kind": [f"[0x{'f' * 5000}]", "['b']"] * 20}, r"but '\[0xf{50,60} cannot be read as one"),
         ({"kind": ["['a', 'b']", "['null']"] * 20}, "cells 'null'"),
     ],
 )

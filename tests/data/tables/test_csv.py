@@ -46,6 +46,16 @@ def test_csv_without_a_header_keeps_commas_quotes_and_line_breaks_inside_quotes(
     }
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig", "utf-8"])
+@pytest.mark.parametrize("blank", ["", "\r\n", "\n  \n;;\n"])
+def test_encodings_and_blank_lines_of_spreadsheets_are_read(tmp_path, encoding, blank):
+    path = tmp_path / "t.csv"
+    path.write_bytes(f"{blank}bild;größe;art\r\na.jpg;1,5;katze\r\n".encode(encoding))
+    assert read_csv(path).to_pydict() == {"bild": ["a.jpg"], "größe": ["1,5"], "art": ["katze"]}
+    write_csv(pa.table({"x": ["é"], "y": ["b"]}), tmp_path / "out.csv", path)
+    assert '"é";"b"' in (tmp_path / "out.csv").read_text("utf-8")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

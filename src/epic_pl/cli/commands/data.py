@@ -1,7 +1,9 @@
 """``epic-pl data check`` and ``epic-pl data init``."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from epic_pl.cli.commands.parser import PositiveInt
 
@@ -54,10 +56,12 @@ def init(
 ) -> None:
     """Guess the columns of a table and write a config for it.
 
+    It also tells how long training will take, if the encoders have been fetched.
+
     Args:
         folder: a table, or its folder.
         output: file to write (epic.yaml beside the table).
-        image: column of image paths or images (guessed).
+        image: column of image paths or images; none for no images (guessed).
         text: column of texts; none for no texts (guessed).
         label: column of classes (guessed).
         split: column of train, val and test; none to draw validation and test rows (guessed).
@@ -66,7 +70,17 @@ def init(
     Raises:
         EpicError: if the columns cannot be guessed or the config cannot be written.
     """
+    from epic_pl.cli.epic_cli import build, quiet_lightning
     from epic_pl.data.inspection.init import write_config
+    from epic_pl.module.estimate import estimate
+    from epic_pl.utils.assets.encoders import fetched_folder
+    from epic_pl.utils.config_files import read_yaml
+    from epic_pl.utils.errors import EpicError
 
     columns = {"image": image, "text": text, "label": label, "split": split}
-    print(write_config(folder, force, output, **columns)[1])
+    config, summary = write_config(folder, force, output, **columns)
+    print(summary)
+    encoders: Any = read_yaml(str(config))["model"]["encoders"]
+    if all(fetched_folder(encoders[side]["name"]) for side in ("image", "text")):
+        with suppress(EpicError), quiet_lightning():  # the data check says what is wrong
+            print("Training takes", estimate(*build([f"--config={config.absolute()}"])))

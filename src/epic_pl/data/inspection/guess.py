@@ -109,10 +109,11 @@ def guess_columns(
     splits = columns.read_splits(table, split)
     if label is None:
         label = tried(_label, table, [name for name in left if name != split], default="")
-    separator, multilabel = None, False
+    unexamined: tuple[str | None, bool] = None, False
     if label:
         cells = columns.read_label_cells(table, label).filter(pa.array(splits != "predict"))
-        separator, multilabel = tried(_examine_label, cells, label, default=(None, False))
+        unexamined = tried(_examine_label, cells, label, default=unexamined)
+    separator, multilabel = unexamined
     # a column in a template, such as {id}.jpg, may also be the id
     ids = _by_name([name for name in names if name not in (image, split, label)], "id")
     identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)

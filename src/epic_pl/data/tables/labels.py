@@ -122,8 +122,8 @@ def written_lists(cells: Any) -> pa.Array | None:
         return None  # names of classes in brackets
     if broken:
         raise DataError(
-            f"Labels are lists, but {written[broken[0]]!r} cannot be read as one (row {broken[0]}; "
-            f'{len(broken):,} such). Write ["red", "round"], or red|round with label_separator.'
+            f"Labels are lists, but {written[broken[0]]!r:.60} cannot be read as one (row "
+            f'{broken[0]}; {len(broken):,} such). Write ["red", "round"], or red|round with label_separator.'
         )
     return pa.array(lists, pa.list_(pa.string()))
 
@@ -131,11 +131,11 @@ def written_lists(cells: Any) -> pa.Array | None:
 def _list(cell: str) -> list[str] | None:
     try:
         value = None if _WITHOUT_COMMA.search(cell) else ast.literal_eval(cell)
+        if isinstance(value, list) and all(isinstance(x, str | int | float) for x in value):
+            return [str(name) for name in value]  # a ValueError for thousands of digits
     except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return None
-    if not isinstance(value, list) or not all(isinstance(x, str | int | float) for x in value):
-        return None
-    return [str(name) for name in value]
+        pass
+    return None
 
 
 def _names(values: Any, column: str, rows: Sequence[int]) -> list[str | None]:

@@ -21,6 +21,7 @@ from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import FORMULA, QUOTED, require_flat, require_regular, unquoted
 
 _CAPTIONS = ("metadata.csv", "metadata.jsonl", "captions.csv")
+_MIXED = pa.struct([("mixed or too large values", pa.string())])
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 
 
@@ -56,8 +57,9 @@ def read_table(path: Path) -> pa.Table:
     except DataError:
         raise
     except Exception as error:  # a damaged file may cause any of them
+        way_out = "Check its permissions" if isinstance(error, OSError) else "Correct it"
         raise DataError(
-            f"Table {path} cannot be read: {error}. Check its permissions, or write it again."
+            f"Table {path} cannot be read: {error}. {way_out}, or write it again."
         ) from error
     if not table.num_rows:
         raise DataError(f"Table {path} has no rows. Check that it was exported whole.")
@@ -110,24 +112,26 @@ def read_captions(path: Path) -> dict[str, str | None]:
 def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
     """A CSV or TSV file as a table of strings.
 
-    Quoted cells may hold line breaks; a byte order mark is skipped, and so is the apostrophe before
-    a cell that a spreadsheet would run.
+    Quoted cells may hold line breaks. UTF-8 and UTF-16 are read, with or without a byte order mark.
+    The apostrophe before a cell that a spreadsheet would run is removed.
 
     Args:
         path: the file.
         names: columns of a file without a header, whose delimiter is the comma. None reads the
-            header; the delimiter is its most frequent of comma, semicolon, tab and bar.
+            header, the first line that is not blank; the delimiter is its most frequent of comma,
+            semicolon, tab and bar.
     """
     csv.field_size_limit(2**31 - 1)
     rows: list[list[str]] = []
     line = 1  # line at which the next row begins
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with path.open(encoding=_encoding(path), newline="") as file:
         try:
-            delimiter = _delimiter(path, file.readline()) if names is None else ","
+            delimiter = _delimiter(path, file) if names is None else ","
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
             if names is None:
-                names = [unquoted(name) for name in next(reader, [])]
+                header = next((row for row in reader if any(map(str.strip, row))), [])
+                names = [unquoted(name) for name in header]
                 line = reader.line_num + 1
             for row in reader:
                 if row and len(row) != len(names):
@@ -168,18 +172,32 @@ def write_csv(table: pa.Table, path: Path, like: Path | None, mark: bool = False
         table = table.set_column(table.column_names.index(name), name, safe)
     delimiter = ","
     if like is not None and like.suffix.lower() == ".csv" and like.is_file():
-        with like.open("rb") as file:
-            header = file.readline()
-        mark = header.startswith(codecs.BOM_UTF8)
-        delimiter = _delimiter(like, header.decode("utf-8-sig"))
+        encoding = _encoding(like)
+        mark = encoding != "utf-8"
+        with like.open(encoding=encoding) as file:
+            delimiter = _delimiter(like, file)
     with path.open("wb") as file:
         file.write(codecs.BOM_UTF8 if mark else b"")
         pyarrow.csv.write_csv(table, file, pyarrow.csv.WriteOptions(delimiter=delimiter))
 
 
-def _delimiter(path: Path, header: str) -> str:
-    """The delimiter that is most frequent in the header outside of quotes."""
-    plain = re.sub('"[^"]*"', "", header)
+def _encoding(path: Path) -> str:
+    """The encoding of a text file by its byte order mark, or by the NULs of UTF-16."""
+    with path.open("rb") as file:
+        start = file.read(3)
+    if b"\0" in start[:2]:
+        return "utf-16-be" if start[0] == 0 else "utf-16-le"
+    marks = {
+        codecs.BOM_UTF8: "utf-8-sig",
+        codecs.BOM_UTF16_LE: "utf-16",
+        codecs.BOM_UTF16_BE: "utf-16",
+    }
+    return next((name for mark, name in marks.items() if start.startswith(mark)), "utf-8")
+
+
+def _delimiter(path: Path, lines: Iterable[str]) -> str:
+    """The delimiter that is most frequent in the first line with text, outside of quotes."""
+    plain = re.sub('"[^"]*"', "", next((line for line in lines if line.strip()), ""))
     return max("\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|", key=plain.count)
 
 
@@ -203,8 +221,8 @@ def _of_objects(rows: Iterable[tuple[int, Any]], is_list: bool) -> pa.Table:
     for name, column in columns.items():
         try:
             arrays[name] = pa.array(column + [None] * (count - len(column)))
-        except (pa.ArrowException, OverflowError) as error:
-            raise ValueError(f"key {name!r} must be of one type: {error}") from error
+        except (pa.ArrowException, OverflowError):  # refused only if a role names it
+            arrays[name] = pa.nulls(count, _MIXED)
     return pa.table(arrays)
 
 
