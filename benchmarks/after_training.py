@@ -1,12 +1,13 @@
 """The figures of docs/after_training.md, on tables in which something is planted.
 
-    python benchmarks/after_training.py errors    # wrong labels: 5% of the rows have another one
+    python benchmarks/after_training.py errors    # wrong labels in 5% of the rows, by regression
+    python benchmarks/after_training.py runs      # the same by the runs of a comparison
     python benchmarks/after_training.py next      # labels by smallest margin, or at random
     python benchmarks/after_training.py drift     # emoji of another drawer among the images
     python benchmarks/after_training.py columns   # a price and a brand, as words of the text
 
 Rows are emoji with their image, name and category, and all models are `LateFusionMLP`. Each part
-takes five to ten minutes on one core and prints its rows.
+takes two to ten minutes on one core and prints its rows.
 """
 
 import random
@@ -14,8 +15,10 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ sys.path.append(str(Path(__file__).parents[1] / "examples" / "after_training"))
 
 import drift
 import label_errors
+import label_errors_of_runs
 import label_next
 
 SIZE = 112
@@ -96,15 +100,66 @@ def train(
     return classifier, 100 * float(np.mean(right))
 
 
+def plant(table: Table) -> set[int]:
+    """Give rows another category; returns the rows."""
+    draw, names = random.Random(0), sorted(set(table["category"]))
+    rows = draw.sample(range(len(table["code"])), int(PLANTED * len(table["code"])))
+    for row in rows:
+        others = [name for name in names if name != table["category"][row]]
+        table["category"][row] = draw.choice(others)
+    return set(rows)
+
+
 def errors(folder: Path, seeds: int) -> list[dict[str, Any]]:
-    """Precision and recall of the first rows of the list of suspects."""
+    """Precision and recall of the first suspects, of one label and of several for each row.
+
+    The several are category and subcategory, as far as at least 20 rows have them; one is added or
+    taken away.
+    """
     table, draw = emoji_table(), random.Random(0)
+    kinds = {each.code: each.subcategory for each in load_emoji()}
+    pairs = [[a, kinds[code]] for a, code in zip(table["category"], table["code"], strict=True)]
+    frequent = sorted(k for k, n in Counter(chain.from_iterable(pairs)).items() if n >= 20)
+    tags = [[each for each in pair if each in frequent] for pair in pairs]
+    planted = set()
+    for row in draw.sample(range(len(tags)), int(PLANTED * len(tags))):
+        changed = draw.choice(frequent if draw.random() < 0.5 else tags[row])
+        tags[row] = sorted({*tags[row]} ^ {changed})
+        planted.add((row, changed))
+    wrong = plant(table)
+    classifier, _ = train(folder, table)
+    items = [{"image": i, "text": t} for i, t in zip(table["image"], table["name"], strict=True)]
+    sides = classifier.embed(items, progress=False).values()
+    vectors = label_next.unit(np.hstack([label_next.unit(side) for side in sides]))
+    one = label_errors.suspects(vectors, [[each] for each in table["category"]], several=False)
+    many = label_errors.suspects(vectors, tags, several=True)
+    listed = [each["row"] in wrong for each in one]
+    several = [(each["row"], each["given"] or each["proposed"]) in planted for each in many]
+    return [
+        *found_among("one label", listed, len(wrong), len(tags)),
+        *found_among("several labels", several, len(planted), len(tags)),
+    ]
+
+
+def found_among(name: str, listed: list[bool], wrong: int, rows: int) -> list[dict[str, Any]]:
+    """Precision and recall of the beginning of a list of suspects."""
+    return [
+        {
+            "list": name,
+            "looked at": number,
+            "of the rows %": round(100 * number / rows, 1),
+            "precision %": round(100 * sum(listed[:number]) / number),
+            "recall %": round(100 * sum(listed[:number]) / wrong),
+        }
+        for number in (wrong // 2, wrong, 2 * wrong, len(listed))
+    ]
+
+
+def runs(folder: Path, seeds: int) -> list[dict[str, Any]]:
+    """The same of one label, by the runs of a comparison."""
+    table = emoji_table()
     del table["split"]
-    names, wrong = sorted(set(table["category"])), set()
-    for index in draw.sample(range(len(table["code"])), int(PLANTED * len(table["code"]))):
-        others = [name for name in names if name != table["category"][index]]
-        table["category"][index] = draw.choice(others)
-        wrong.add(table["code"][index])
+    wrong = {table["code"][row] for row in plant(table)}
     write_csv(folder / "table.csv", table)
     columns = {"image": "image", "text": "name", "label": "category"}
     config, _ = write_config(folder / "table.csv", True, folder / "epic.yaml", **columns)
@@ -112,16 +167,9 @@ def errors(folder: Path, seeds: int) -> list[dict[str, Any]]:
     options = ["--splits", "--seeds", str(seeds), "--output", str(folder / "runs")]
     own = ["--cache.level", "layers", "--data.init_args.id_column", "code"]
     subprocess.run([sys.executable, *command, *options, *own], check=True)
-    listed = [row["sample_id"] in wrong for row in label_errors.suspects(folder / "runs")]
-    return [
-        {
-            "rows looked at": number,
-            "of the table %": round(100 * number / len(table["code"]), 1),
-            "precision %": round(100 * sum(listed[:number]) / number),
-            "recall %": round(100 * sum(listed[:number]) / len(wrong)),
-        }
-        for number in (len(wrong) // 2, len(wrong), 2 * len(wrong), len(listed))
-    ]
+    found = label_errors_of_runs.suspects(folder / "runs")
+    listed = [row["sample_id"] in wrong for row in found]
+    return found_among("one label", listed, len(wrong), len(table["code"]))
 
 
 def next_labels(folder: Path, seeds: int) -> list[dict[str, Any]]:
@@ -271,7 +319,8 @@ def spread(scores: list[float]) -> dict[str, Any]:
 _LEVELS = ("tiny", "very low", "low", "moderate", "medium", "high", "very high", "huge")
 _BRANDS = ("acme", "globex", "initech")
 PARTS = {
-    "errors": (errors, 15),
+    "errors": (errors, 1),
+    "runs": (runs, 15),
     "next": (next_labels, 3),
     "drift": (shifts, 20),
     "columns": (columns, 3),

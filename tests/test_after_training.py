@@ -29,7 +29,7 @@ def _predictions(folder, seed, ids, truth, columns):
 def test_suspects_are_rows_whose_models_prefer_another_class(tmp_path):
     _predictions(tmp_path, 0, ["a", "b"], ["cat", "dog"], {"cat": [0.9, 0.6], "dog": [0.1, 0.4]})
     _predictions(tmp_path, 1, ["b", "c"], ["dog", "dog"], {"cat": [0.8, 0.9], "dog": [0.2, 0.1]})
-    rows = list(csv.DictReader(_run("label_errors", tmp_path).splitlines()))
+    rows = list(csv.DictReader(_run("label_errors_of_runs", tmp_path).splitlines()))
     assert [(row["sample_id"], row["given"], row["proposed"]) for row in rows] == [
         ("c", "dog", "cat"),
         ("b", "dog", "cat"),
@@ -40,7 +40,7 @@ def test_suspects_are_rows_whose_models_prefer_another_class(tmp_path):
 def test_suspects_of_several_labels_are_given_or_lacking(tmp_path):
     scores = {"red": [0.95, 0.05], "big": [0.1, 0.5]}
     _predictions(tmp_path, 0, ["a", "b"], [["big"], ["red"]], scores)
-    rows = list(csv.DictReader(_run("label_errors", tmp_path).splitlines()))
+    rows = list(csv.DictReader(_run("label_errors_of_runs", tmp_path).splitlines()))
     told = [(row["sample_id"], row["given"], row["proposed"]) for row in rows]
     assert sorted(told[:2]) == [("a", "", "red"), ("b", "red", "")]
     assert told[2:] == [("a", "big", ""), ("b", "", "big")]
@@ -49,8 +49,29 @@ def test_suspects_of_several_labels_are_given_or_lacking(tmp_path):
 def _features(folder, image, text):
     folder.mkdir()
     ids = [str(row) for row in range(len(text))]
-    columns = {"sample_id": ids, "image": image, "text": text}
+    columns = {"sample_id": ids, "image": image, "text": [*map(list, text)]}
     pq.write_table(pa.table(columns), folder / "part-0.parquet")
+
+
+@pytest.mark.parametrize("mark", [[], ["|"]])
+def test_suspects_are_rows_that_regression_of_the_features_doubts(tmp_path, mark):
+    rng = np.random.default_rng(0)
+    kinds = np.arange(100) % 2
+    image = rng.normal(size=(100, 4)) + 8 * np.where(kinds, 1, -1)[:, None]
+    _features(tmp_path / "features", image.tolist(), rng.normal(size=(100, 2)))
+    cells = [("cat", "dog")[kind] + "|pet" * len(mark) for kind in kinds]
+    cells[7] = cells[6]  # a cat
+    cells[9] = ""
+    lines = "".join(f"{row};{cell}\n" for row, cell in enumerate(cells))
+    (tmp_path / "t.csv").write_text(f"nr;kind\n{lines}")
+    said = _run("label_errors", tmp_path / "features", tmp_path / "t.csv", "kind", *mark)
+    first, *others = csv.DictReader(said.splitlines())
+    if mark:  # two labels are wrong in the row: one is given, one is lacking
+        told = {(row["row"], row["given"], row["proposed"]) for row in (first, others[0])}
+        assert told == {("7", "cat", ""), ("7", "", "dog")}
+    else:
+        assert (first["row"], first["given"], first["proposed"]) == ("7", "cat", "dog")
+    assert "9" not in {row["row"] for row in others}
 
 
 def test_the_least_certain_rows_come_next_without_near_duplicates(tmp_path):

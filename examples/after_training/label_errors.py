@@ -1,58 +1,73 @@
-"""List labels that are probably wrong, from predictions of models that did not train on their rows.
+r"""List labels that are probably wrong, by logistic regression on the features of the encoders.
 
-    epic-pl compare --config my/epic.yaml --methods LateFusionMLP --splits --seeds 15
-    python label_errors.py runs/compare/my > suspects.csv
+    epic-pl embed runs/my my/table.csv --image photo --text title --output features
+    python label_errors.py features my/table.csv department > suspects.csv
+    python label_errors.py features my/table.csv tags "|" > suspects.csv  # several labels in a cell
 
-Every seed has another test split, so that 15 of them test 96% of the rows. The list begins with the
-most suspicious label; look at as many as you have time for, and correct the table.
+Each fifth of the rows is judged by a model of the others. The list begins with the most suspicious
+label; look at as many as you have time for, and correct the table. `row` counts from 0, without the
+header. Leave --id of embed out, so that it names rows by their numbers.
 """
 
 import csv
 import sys
-from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import numpy as np
+import pyarrow as pa
+from label_next import read_features
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import KFold, cross_val_predict
+from sklearn.multiclass import OneVsRestClassifier
+from sklearn.preprocessing import MultiLabelBinarizer
 
-PREFIX = "probability_"
+from epic_pl.data.tables.reader import read_table
+
+FIFTHS = KFold(5, shuffle=True, random_state=0)
+# balanced, else every given label of a rare class is doubted
+MODEL = LogisticRegression(C=10, class_weight="balanced", max_iter=1000)
 
 
-def suspects(comparison: Path, method: str = "*") -> list[dict[str, Any]]:
-    """Rows of the table, the most suspicious first; of several labels, pairs of row and label."""
-    runs = list(comparison.glob(f"runs/{method}-*/predictions.parquet"))
-    tested: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for run in runs:
-        for row in pq.read_table(run).to_pylist():
-            tested[row["sample_id"]].append(row)
-    found = []
-    for sample_id, rows in tested.items():
-        names = [column for column in rows[0] if column.startswith(PREFIX)]
-        mean = {
-            name.removeprefix(PREFIX): sum(row[name] for row in rows) / len(rows) for name in names
-        }
-        truth = rows[0]["truth"]
-        row = {"sample_id": sample_id, "image_path": rows[0]["image_path"]}
-        if isinstance(truth, list):
-            for label, score in mean.items():
-                given = label in truth
-                proposed = {"given": label if given else "", "proposed": "" if given else label}
-                found.append(row | proposed | {"agreement": score if given else 1 - score})
+def suspects(vectors: np.ndarray, labels: list[list[str]], several: bool) -> list[dict[str, Any]]:
+    """Labels that models of other rows doubt, the most suspicious first.
+
+    Args:
+        vectors: features ``(N, d)`` of the rows.
+        labels: labels of each row, one if not ``several``.
+        several: whether to judge each pair of row and label by itself.
+    """
+    binarizer = MultiLabelBinarizer()
+    given = binarizer.fit_transform(labels)  # (N, C)
+    model = OneVsRestClassifier(MODEL) if several else MODEL
+    target = given if several else given.argmax(axis=1)
+    scores = cross_val_predict(model, vectors, target, cv=FIFTHS, method="predict_proba")
+    if several:
+        scores[:, given.all(axis=0)] = 1.0  # cross_val_predict encodes a label of all rows as 0
+    names, found = binarizer.classes_, list[dict[str, Any]]()
+    for row, label in np.ndindex(given.shape) if several else enumerate(target):
+        if several:
+            held = given[row, label]
+            agreement = scores[row, label] if held else 1 - scores[row, label]
+            each = {"given": names[label] * held, "proposed": names[label] * (1 - held)}
         else:
-            best = max(mean, key=lambda label: mean[label])
-            if best != truth:
-                gap = mean[truth] - mean[best]
-                found.append(row | {"given": truth, "proposed": best, "agreement": gap})
+            best = scores[row].argmax()
+            agreement = scores[row, label] - scores[row, best]
+            each = {"given": names[label], "proposed": names[best]}
+        if each["given"] != each["proposed"] and agreement < (0.5 if several else 0):
+            found.append({"row": row, **each, "agreement": agreement})
     return sorted(found, key=lambda each: each["agreement"])
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
-    if not (found := suspects(Path(sys.argv[1]))):
-        sys.exit(f"{sys.argv[1]} has no finished run with predictions, or no label is doubted.")
-    runs = len(list(Path(sys.argv[1]).glob("runs/*/predictions.parquet")))
-    print(f"{runs} finished runs, {len(found)} labels that they doubt", file=sys.stderr)
-    writer = csv.DictWriter(sys.stdout, list(found[0]))
+    folder, table, column, *marks = sys.argv[1:]
+    features = read_features(Path(folder))
+    cells = read_table(Path(table))[column].cast(pa.string()).to_pylist()
+    rows = [number for number, cell in enumerate(cells) if cell and str(number) in features]
+    labels = [cells[row].split(*marks) if marks else [cells[row]] for row in rows]
+    found = suspects(np.stack([features[str(row)] for row in rows]), labels, bool(marks))
+    writer = csv.DictWriter(sys.stdout, ["row", "given", "proposed", "agreement"])
     writer.writeheader()
-    writer.writerows(found)
+    writer.writerows(each | {"row": rows[each["row"]]} for each in found)

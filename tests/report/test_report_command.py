@@ -358,7 +358,7 @@ def test_the_page_escapes_names_and_tells_the_source_of_the_text():
     assert cells in page
     assert "1,234 samples" in page
     assert "Micro F1 at the model&#39;s thresholds 50.0%" in page
-    assert "Always the most frequent labels: 30.0%." in page
+    assert "An answer that is always the most frequent labels scores 30.0%." in page
     assert "<td>AUROC</td><td>\N{EN DASH}</td>" in page
 
 

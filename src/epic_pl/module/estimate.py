@@ -14,7 +14,6 @@ from epic_pl.utils.errors import counted
 from epic_pl.utils.types import Batch
 
 _ROWS = 16  # maximum number of rows of the trial
-_SMALL = 112  # pixels; four times as fast as 224
 _UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 
 
@@ -56,15 +55,14 @@ def estimate(
     epochs = max(trainer.max_epochs or 1, 1)
     work = f"{counted(epochs, 'epochs')} of {_words(epoch_s)}"
     work += f" in each of {runs} runs" if runs > 1 else ""
-    ways = ["fewer epochs (--trainer.max_epochs)"]
+    way = f"smaller images (--model.encoders.image_size, here {data.image_preprocessing.size})"
     if level != "off":
         work = f"{counted(images, 'images')} are encoded once ({1 / image_s:.2g}/s), then {work}"
     elif module.model.cache_levels:
-        ways.append(f"stored features (--cache.level {module.model.cache_levels[-1]})")
-    if images and data.image_preprocessing.size > _SMALL:
-        ways.append(f"smaller images (--model.encoders.image_size {_SMALL})")
+        way = f"stored features (--cache.level {module.model.cache_levels[-1]})"
     total = _words(encoding_s + runs * epochs * epoch_s)
-    return f"about {total} ({device.type}): {work}. Shorter with {' or '.join(ways)}."
+    way += " or fewer epochs (--trainer.max_epochs)"
+    return f"about {total} ({device.type}): {work}. Shorter with {way}."
 
 
 def _trial(module: EPICModule, data: ImageTextDataModule, level: Any, rows: int) -> list[float]:

@@ -101,7 +101,8 @@ def guess_columns(
     root = folder
     if image is None or image in names:
         others = [image] if image else [name for name in names if name not in named]
-        image, root = tried(_images, table.select(others), folder, image, default=(None, folder))
+        none: tuple[str | None, Path] = None, folder
+        image, root = tried(_images, table.select(others), folder, image, default=none)
     without, image = image in (None, NONE) and not problems, None if image == NONE else image
     left = [name for name in names if name not in (image, *texts, label)]
     split = tried(_split, table, left, default=None) if split is None else split

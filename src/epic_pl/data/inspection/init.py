@@ -24,6 +24,8 @@ from epic_pl.utils.config_files import INIT_CONFIG, first_config, packaged_file,
 from epic_pl.utils.errors import ConfigError, DataError, printable
 from epic_pl.utils.files import free_bytes, write_text
 
+_COLUMNS = ("image_column", "text_columns", "label_column", "label_separator")
+_COLUMNS += ("split_column", "id_column")  # guessed arguments of TableDataModule
 _EXAMINED_ROWS = 50
 # only few values, so that models of several tables can share stored features
 _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
@@ -142,12 +144,7 @@ def _options(
     options["data"]["init_args"] |= {
         "table": str(path.resolve()),
         "image_root": guess.image_root and str(guess.image_root.resolve()),
-        "image_column": guess.image_column,
-        "text_columns": guess.text_columns,
-        "label_column": guess.label_column,
-        "label_separator": guess.label_separator,
-        "split_column": guess.split_column,
-        "id_column": guess.id_column,
+        **{name: getattr(guess, name) for name in _COLUMNS},
         "val_size": val_size,
         "test_size": 0.2 if rows < 20_000 else 0.1,
         "batch_size_per_device": int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32)),

@@ -123,7 +123,8 @@ def written_lists(cells: Any) -> pa.Array | None:
     if broken:
         raise DataError(
             f"Labels are lists, but {written[broken[0]]!r:.60} cannot be read as one (row "
-            f'{broken[0]}; {len(broken):,} such). Write ["red", "round"], or red|round with label_separator.'
+            f"{broken[0]}; {len(broken):,} such). Write "
+            '["red", "round"], or red|round with label_separator.'
         )
     return pa.array(lists, pa.list_(pa.string()))
 
