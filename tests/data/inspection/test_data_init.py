@@ -223,6 +223,7 @@ def test_a_split_column_of_training_rows_alone_is_used_and_the_rest_drawn(folder
         ),
         ({"fold": [0.0, 1.0, 2.0, None] * 10}, "'fold' is called"),
         ({"colour": ["red", "blue"] * 20}, r"label: 'kind', 'colour'\. Name .*--label 'kind'`"),
+        ({"new": ["0", "1"] * 20}, r"could be the label: 'kind', 'new'\. Name"),
         ({"x": [[1]] * 40, "y": [["a"]] * 40}, r"could be the label: 'x', 'y'\. Name"),
         (
             {"caption": None, "标题": CIRCLES},

@@ -24,8 +24,9 @@ from epic_pl.utils.config_files import INIT_CONFIG, first_config, packaged_file,
 from epic_pl.utils.errors import ConfigError, DataError, printable
 from epic_pl.utils.files import free_bytes, write_text
 
-_COLUMNS = ("image_column", "text_columns", "label_column", "label_separator")
-_COLUMNS += ("split_column", "id_column")  # guessed arguments of TableDataModule
+# guessed arguments of TableDataModule
+_COLUMNS = ["image_column", "text_columns", "label_column", "label_separator", "split_column"]
+_COLUMNS += ["id_column"]
 _EXAMINED_ROWS = 50
 # only few values, so that models of several tables can share stored features
 _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16

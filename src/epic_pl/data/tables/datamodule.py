@@ -34,8 +34,8 @@ class TableDataModule(ImageTextDataModule):
     Args:
         table: a file; a folder that ``save_to_disk`` of Hugging Face ``datasets`` wrote (with the
             splits of a ``DatasetDict``); or a folder of ``CLASS/IMAGE`` or ``SPLIT/CLASS/IMAGE``,
-            with the columns ``image``, ``label`` and, from ``.txt`` files beside the images,
-            ``text``.
+            with the columns ``image``, ``label`` and, from ``.txt`` files beside the images or from
+            ``metadata.csv``, ``metadata.jsonl`` or ``captions.csv``, ``text``.
         image_column: image paths, a template of them such as ``"photos/{id}.jpg"``, or embedded
             images (bytes, or an ``Image`` feature of Hugging Face ``datasets``), which are unpacked
             to the cache; None if there are no images.
