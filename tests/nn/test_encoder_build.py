@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import socket
+import time
 
 import pytest
 import timm
@@ -18,7 +20,7 @@ from tiny_models import (
 )
 from transformers import AutoModel, CLIPConfig, CLIPModel, GPT2Config, GPT2Model
 
-from epic_pl.data.preprocessing import load_tokenizer
+from epic_pl.data.preprocessing import image_preprocessing, load_tokenizer
 from epic_pl.nn import EPIC, Pair
 from epic_pl.nn.encoders import (
     CLIPImageEncoder,
@@ -117,6 +119,7 @@ def test_half_precision_folders_work_with_float_prompts(tmp_path):
 
 
 def test_revision_pins_a_timm_name(monkeypatch):
+    monkeypatch.setattr("epic_pl.utils.assets.encoders.model_info", lambda *_, **__: None)
     asked = []
     monkeypatch.setattr(timm, "create_model", lambda name, **_: asked.append(name) or vit())
     build_image_encoder("vit_tiny_patch16_224", revision="abc123")
@@ -241,9 +244,42 @@ def test_unsupported_hugging_face_architectures(build, model, message, tmp_path)
 def test_unreachable_names_tell_the_ways_out(build, name, monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(AssetError, match=rf"(?s)folder.*{WAYS_OUT}.*pretrained to false") as error:
+    ways_out = rf"(?s)folder.*HF_HUB_OFFLINE=1.*{WAYS_OUT}.*model.encoders.pretrained to false"
+    with pytest.raises(AssetError, match=ways_out) as error:
         build(name)
     assert repr(name) in str(error.value)
+
+
+# the hub's library repeated each request five times, for 23 seconds
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("google/siglip2-base-patch16-224", EncoderError, "is a siglip model"),
+        ("openai/clip-vit-base-patch32", AssetError, "unknown host.*HF_HUB_OFFLINE=1"),
+        ("vit_tiny_patch16_224", AssetError, "unknown host.*HF_HUB_OFFLINE=1"),
+    ],
+)
+@pytest.mark.parametrize(
+    "load", [build_image_encoder, build_text_encoder, image_preprocessing, load_tokenizer]
+)
+def test_a_hub_out_of_reach_is_asked_once(load, name, error, message, monkeypatch, tmp_path):
+    asked = []
+
+    def unknown(*address, **options):
+        asked.append(address)
+        raise socket.gaierror("unknown host")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waits to try again"))
+    if load is image_preprocessing and "/" not in name:
+        load(name)  # timm has the values of its own names
+        assert asked == []
+        return
+    with pytest.raises(error, match=message):
+        load(name)
+    assert len(asked) == 1
 
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

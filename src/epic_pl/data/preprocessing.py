@@ -17,6 +17,7 @@ from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from epic_pl.data.readers import read_json
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
+from epic_pl.utils.assets.encoders import require_hub
 from epic_pl.utils.errors import ConfigError, EncoderError
 from epic_pl.utils.validate import check_at_least, check_types
 
@@ -178,6 +179,7 @@ def _of_repository(source: str, revision: str | None) -> ImagePreprocessing:
     """The preprocessing of a timm (``hf-hub:``) or CLIP repository."""
     from transformers import CLIPImageProcessor
 
+    require_hub(source)
     name = source.removeprefix("hf-hub:")
     if name != source:
         pinned = f"{name}@{revision}" if revision else name
@@ -256,6 +258,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
 
     source, revision = resolve_encoder(encoder, revision)
     with reading_encoder(encoder, "tokenizer.json", "tokenizer_config.json"):
+        require_hub(source)
         tokenizer = AutoTokenizer.from_pretrained(
             source,
             revision=revision,

