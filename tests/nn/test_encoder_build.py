@@ -3,6 +3,8 @@ import os
 import shutil
 import socket
 import time
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import timm
@@ -92,6 +94,82 @@ def test_bert_folder(tiny_tokenizer_dir):
         expected = AutoModel.from_pretrained(tiny_tokenizer_dir)(ids).last_hidden_state
         ours = encoder.run_layers(0, 3, encoder.embed(ids))
     torch.testing.assert_close(ours, expected)
+
+
+MEAN, CLS = ({f"pooling_mode_{name}": True} for name in ("mean_tokens", "cls_token"))
+
+
+# it pooled the first token whatever the files say
+@pytest.mark.parametrize(
+    ("said", "given", "pooled"),
+    [
+        (MEAN | {"pooling_mode_cls_token": False, "include_prompt": True}, "auto", "mean"),
+        ({"pooling_mode": "mean", "embedding_dimension": 32}, "auto", "mean"),
+        (CLS, "auto", "auto"),
+        ({}, "auto", "auto"),
+        (MEAN, "cls", "cls"),
+        (MEAN, "mean", "mean"),
+    ],
+)
+@pytest.mark.parametrize("place", ["1_Pooling", "2_Other"])
+def test_a_sentence_transformers_folder_is_pooled_as_it_says(
+    said, given, pooled, place, tiny_tokenizer_dir, tmp_path, make
+):
+    folder = Path(shutil.copytree(tiny_tokenizer_dir, tmp_path / "bert"))
+    (folder / place).mkdir()
+    (folder / place / "config.json").write_text(json.dumps(said))
+    if place != "1_Pooling":
+        kinds = {"": "models.Transformer", place: "models.Pooling"}
+        modules = [{"path": path, "type": kind} for path, kind in kinds.items()]
+        (folder / "modules.json").write_text(json.dumps(modules))
+    contradicts = said == MEAN and given == "cls"
+    told = pytest.warns(UserWarning, match=f"{place}/config.json.* mean, but model.encoders.text")
+    with told if contradicts else nullcontext():
+        encoder = build_text_encoder(str(folder), pooling=given)
+    assert encoder.pooling == pooled
+    ids, mask = torch.randint(5, 60, (3, 7)), torch.ones(3, 7, dtype=torch.long)
+    mask[1, 4:] = 0
+    hidden = AutoModel.from_pretrained(folder)(ids, mask).last_hidden_state
+    expected = hidden[:, 0]
+    if pooled == "mean":
+        expected = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+    seen = mask.bool()
+    tokens = encoder.run_layers(0, encoder.num_layers, encoder.embed(ids), seen)
+    torch.testing.assert_close(encoder.pool(tokens, seen), expected, rtol=1e-4, atol=1e-5)
+    assert encoder.fingerprint == build_text_encoder(str(tiny_tokenizer_dir)).fingerprint
+    # a checkpoint finds it again without those files
+    encoders = {"text": {"name": str(folder), "pooling": given}}
+    assert make(encoders=encoders).hparams["encoders"]["text"]["pooling"] == pooled
+
+
+@pytest.mark.parametrize(
+    "said", [{"pooling_mode_max_tokens": True}, MEAN | CLS, {"pooling_mode": ["mean", "max"]}]
+)
+def test_a_pooling_that_is_not_supported_is_refused_unless_another_is_set(
+    said, tiny_tokenizer_dir, tmp_path
+):
+    folder = Path(shutil.copytree(tiny_tokenizer_dir, tmp_path / "bert"))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    with pytest.raises(EncoderError, match=r"1_Pooling/config.json.*text.pooling to mean or cls"):
+        build_text_encoder(str(folder))
+    with pytest.warns(UserWarning, match="1_Pooling"):
+        assert build_text_encoder(str(folder), pooling="mean").pooling == "mean"
+
+
+@pytest.mark.parametrize("files", [{}, {"1_Pooling/config.json": MEAN}])
+def test_a_hub_name_is_pooled_as_its_cached_files_say(files, tiny_tokenizer_dir, tmp_path):
+    snapshot = tmp_path / "models--me--bert" / "snapshots" / "abc"
+    shutil.copytree(tiny_tokenizer_dir, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    for name, content in files.items():
+        (snapshot / name).parent.mkdir()
+        (snapshot / name).write_text(json.dumps(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        assert build_text_encoder("me/bert").pooling == ("mean" if files else "auto")
 
 
 def test_both_towers_of_one_clip_folder(clip_dir):

@@ -27,7 +27,8 @@ class EncoderConfig:
     Attributes:
         name: hub name, local folder, or ``pypi:`` asset.
         revision: commit or tag that pins a hub name.
-        pooling: "auto" (the architecture's own), "cls" or "mean".
+        pooling: "cls", "mean" or "auto": as a text encoder's files of sentence-transformers say,
+            else the architecture's own.
         family: a subclass of :class:`~epic_pl.nn.encoders.base.Encoder` of your own, by its
             import path; None finds the architecture by the name.
 

@@ -129,7 +129,10 @@ class EPICModule(CheckpointedModule):
         check_length("class_frequencies", class_frequencies, num_classes)
         self.method = method
         self.loss = loss.build(task, num_classes, class_frequencies)
-        self.model = method.build(self.build_encoders(), num_classes, head, modality_dropout)
+        towers = self.build_encoders()
+        # a checkpoint keeps the pooling that "auto" has found in an encoder's files
+        self.hparams["encoders"]["text"]["pooling"] = towers.text.pooling
+        self.model = method.build(towers, num_classes, head, modality_dropout)
         self.model.head.start_at(loss.prior(task, num_classes, class_frequencies))
         self._matching = build_matching_loss(
             self.model.matcher, loss.matched_classes, self.class_names

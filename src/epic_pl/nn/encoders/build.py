@@ -1,6 +1,8 @@
 """Build a frozen encoder from its name: a hub name, a local folder, or a ``pypi:`` asset."""
 
 import json
+import re
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,7 @@ from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
 from epic_pl.nn.encoders.hf import READING_ATTENTION, HFTextEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
-from epic_pl.utils.assets.encoders import require_hub
+from epic_pl.utils.assets.encoders import read_encoder_json, require_hub
 from epic_pl.utils.errors import EncoderError, first_line
 
 TEXT_MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -112,8 +114,10 @@ def build_text_encoder(
 ) -> Encoder:
     """Build the frozen text encoder called ``name``; arguments as in :func:`build_image_encoder`.
 
+    With ``pooling`` "auto", files of sentence-transformers beside the weights choose "mean".
+
     Raises:
-        EncoderError: if the architecture is not supported.
+        EncoderError: if the architecture, or the pooling that its files name, is not supported.
         AssetError: if the weights cannot be reached.
     """
     source = _Source(name, *resolve_encoder(name, revision), pretrained)
@@ -125,7 +129,29 @@ def build_text_encoder(
         raise EncoderError(f"Text encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
     model = _hf_model(AutoModel, source, config)
     model.pooler = None  # trained for next-sentence prediction, not used here
-    return HFTextEncoder(model, pooling, **running)
+    return HFTextEncoder(model, _sentence_pooling(source, pooling), **running)
+
+
+def _sentence_pooling(source: _Source, pooling: Pooling) -> Pooling:
+    """The pooling of a text encoder: the given one, or that of its sentence-transformers files."""
+    if not source.pretrained:
+        return pooling
+    with reading_encoder(source.name, "modules.json", "1_Pooling/config.json"):
+        modules = read_encoder_json(source.location, "modules.json", source.revision)
+        folders = [each["path"] for each in modules if each["type"].endswith("Pooling")]
+        file = f"{[*folders, '1_Pooling'][0]}/config.json"
+        config = read_encoder_json(source.location, file, source.revision)
+        # older files have a truth value for each, such as pooling_mode_mean_tokens
+        older = [key[13:] for key in config if key.startswith("pooling_mode_") and config[key]]
+        modes = config.get("pooling_mode", older)
+        own = re.sub("_tokens?", "", modes if isinstance(modes, str) else " with ".join(modes))
+    option = "model.encoders.text.pooling"
+    told = f"{file} of text encoder {source.name!r} names the pooling {own}"
+    if pooling == "auto" and own not in ("", "cls", "mean"):
+        raise EncoderError(f"{told}, which is not supported: set {option} to mean or cls.")
+    if pooling != "auto" and own not in ("", pooling):
+        warnings.warn(f"{told}, but {option} is {pooling}: is this intended?", stacklevel=2)
+    return "mean" if (pooling, own) == ("auto", "mean") else pooling
 
 
 def _is_timm(location: str) -> bool:

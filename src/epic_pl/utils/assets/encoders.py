@@ -6,8 +6,15 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import constants, model_info, try_to_load_from_cache
+from huggingface_hub import (
+    constants,
+    file_exists,
+    hf_hub_download,
+    model_info,
+    try_to_load_from_cache,
+)
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 
@@ -157,6 +164,18 @@ def require_hub(source: str) -> None:
     if not Path(source).is_dir() and not cached.is_dir():
         with suppress(HfHubHTTPError):  # an answer; the library that loads the files says more
             ask_hub(repository)
+
+
+def read_encoder_json(source: str, file: str, revision: str | None) -> Any:
+    """Content of a JSON file of a local folder or hub repository; empty if it has no such file."""
+    path: Any = Path(source, file)
+    if not Path(source).is_dir():
+        path = try_to_load_from_cache(source, file, revision=revision)
+        with suppress(Exception):  # out of reach: errors of any HTTP library
+            if path is None and file_exists(source, file, revision=revision):
+                path = hf_hub_download(source, file, revision=revision)
+    known = isinstance(path, str | Path) and Path(path).is_file()
+    return json.loads(Path(path).read_text(encoding="utf-8")) if known else {}
 
 
 @contextmanager
