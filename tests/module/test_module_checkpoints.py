@@ -182,6 +182,31 @@ def test_a_warm_start_calibrates_anew_or_not_at_all_and_a_resume_goes_on(make, t
     assert float(again.postprocessor.temperature) == fitted
 
 
+# the experts kept the old prior, which summed to 1.4 with the new class's share
+@pytest.mark.parametrize("names", [NAMES, [*NAMES, "violet"]])
+def test_experts_of_a_warm_start_have_the_prior_of_its_own_data(names, make, tmp_path):
+    head, path = {"network": "wide"}, tmp_path / "old.ckpt"
+    before, now = [0.8, 0.1, 0.1], [0.1, 0.1, 0.8] if names == NAMES else [0.1, 0.1, 0.4, 0.4]
+    old = make(class_names=NAMES, class_frequencies=before, head=head)
+    with torch.no_grad():
+        for expert in (old.model.head.experts.image, old.model.head.experts.text):
+            expert.weight.normal_()
+    tiny_runs.save(old, path)
+    shared = {"num_classes": len(names), "class_names": names, "class_frequencies": now}
+    warm = make(warm_start=str(path), head=head, **shared)
+    experts = warm.model.head.experts
+    torch.testing.assert_close(experts.prior.softmax(dim=0), torch.tensor(now))
+    # what they know of a sample stays: its likelihood in each class, as a ratio to the prior
+    batch = tiny_runs.batch()
+    with torch.no_grad():
+        gave, gives = (module.eval().model(batch).experts for module in (old, warm))
+    for one, other in ((gave.image, gives.image), (gave.text, gives.text)):
+        torch.testing.assert_close((other - gives.prior)[:, :3], one - gave.prior)
+    # a resumed run keeps its prior, whatever data it is given
+    resumed = EPICModule.load_from_checkpoint(path, class_frequencies=[0.3, 0.3, 0.4])
+    torch.testing.assert_close(resumed.model.head.experts.prior, gave.prior)
+
+
 @pytest.mark.parametrize("network", ["none", "wide", "squeezed"])
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(network, task, make, tmp_path):
@@ -201,7 +226,9 @@ def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(network, task
     warm = make(warm_start=str(path), **shared)
     batch = tiny_runs.batch()
     with torch.no_grad():
-        logits = [module.eval().model(batch).logits for module in (old, warm)]
+        outputs = [module.eval().model(batch) for module in (old, warm)]
+    # experts have the prior of the new data
+    logits = [given.experts.joint if given.experts else given.logits for given in outputs]
     torch.testing.assert_close(logits[1][:, [3, 1, 2]], logits[0])
     known, fresh = trained(warm), trained(anew)
     for key in (key for key in known if known[key].shape[:1] == (5,) and "head" in key):

@@ -133,7 +133,8 @@ class EPICModule(CheckpointedModule):
         # a checkpoint keeps the pooling that "auto" has found in an encoder's files
         self.hparams["encoders"]["text"]["pooling"] = towers.text.pooling
         self.model = method.build(towers, num_classes, head, modality_dropout)
-        self.model.head.start_at(loss.prior(task, num_classes, class_frequencies))
+        prior = loss.prior(task, num_classes, class_frequencies)
+        self.model.head.start_at(prior)
         self._matching = build_matching_loss(
             self.model.matcher, loss.matched_classes, self.class_names
         )
@@ -149,6 +150,8 @@ class EPICModule(CheckpointedModule):
         self._warned_of: set[str] = set()
         if warm_start is not None:
             self.load_weights(warm_start, new_training=True)
+            if self.model.head.experts is not None:  # the checkpoint's prior is of other data
+                self.model.head.experts.move_to(prior)
 
     @property
     def method_name(self) -> str:

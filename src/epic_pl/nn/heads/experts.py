@@ -64,6 +64,13 @@ class ModalityExperts(nn.Module):
             expert.weight.zero_()
             expert.bias.copy_(prior)
 
+    @torch.no_grad()
+    def move_to(self, prior: Tensor) -> None:
+        """Change the prior to ``prior (C,)``; what the experts tell beyond the prior stays."""
+        for expert in (self.image, self.text):
+            expert.bias += prior.to(self.prior) - self.prior
+        self.prior.copy_(prior)
+
     def forward(self, features: Pair[Tensor], present: Presence, joint: Tensor) -> ExpertLogits:
         """Logits of both experts on ``features (B, D)``, the prior where one is missing."""
         image, text = (
