@@ -19,6 +19,7 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
+from epic_pl.cli import epic_cli
 from epic_pl.cli.epic_cli import build, parse, run
 from epic_pl.cli.main import main
 from epic_pl.module import EPICModule
@@ -816,3 +817,14 @@ def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fit
     told = _refused(["test", "--config", config, *options, "--ckpt_path", word], capsys)
     assert "was trained on other data" in told
     assert "give the path of a checkpoint" in told
+
+
+def test_fit_tells_how_long_it_will_take_and_trains_as_without_that(config, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    weights = []
+    for _ in range(2):
+        module = run(["fit", "--config", config, "--model.modality_dropout=0.5"]).model
+        weights.append(tiny_runs.trained(module))
+        monkeypatch.setattr(epic_cli, "estimate", lambda *_: "")
+    assert "Training takes about " in caplog.text
+    assert not tiny_runs.differing(*weights)

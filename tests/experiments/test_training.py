@@ -1,15 +1,20 @@
 """One run: its result and predictions, the cache level, and resuming."""
 
 import json
+import re
+from collections import Counter
+from itertools import permutations
 
 import lightning as L
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import tiny_runs
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.experiments.compare.plan import Variant, plan
+from epic_pl.experiments import training
+from epic_pl.experiments.compare.plan import Variant, add_alone, plan
 from epic_pl.experiments.compare.statistics import (
     MAIN_METRIC,
     Predictions,
@@ -18,6 +23,8 @@ from epic_pl.experiments.compare.statistics import (
 )
 from epic_pl.experiments.training import store_features, train_and_test
 from epic_pl.module.checkpoint_io import read_checkpoint
+from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
+from epic_pl.utils.errors import DataError
 
 
 @pytest.fixture
@@ -52,6 +59,44 @@ def test_a_comparison_reads_each_image_once_whatever_comes_first(
     assert json.loads((tmp_path / "out/runs/features/result.json").read_text())["seconds"] > 0
     store_features(runs)
     assert len(read) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("order", permutations(["EPIC", "LateFusionMLP", "Parts"]))
+def test_each_image_is_read_and_encoded_once_in_any_order_of_methods(
+    order, alone, config, tmp_path, monkeypatch
+):
+    tiny_runs.workers_here(monkeypatch)
+    with tiny_runs.changed_rows(tmp_path / "data" / "table.csv") as rows:
+        for number, row in enumerate(rows):
+            row["image" if number % 4 == 1 else "text"] *= number % 4 not in (1, 2)
+            if row["image"]:
+                Image.new("RGB", (40, 36), (number, 9, 99)).save(tmp_path / "data" / row["image"])
+    known = {side: {row[side] for row in rows if row[side]} for side in ("image", "text")}
+    read: list[str] = []
+    image, encoded = ImageTextDataset.read, Counter()
+    monkeypatch.setattr(
+        ImageTextDataset, "read", lambda self, path: read.append(path) or image(self, path)
+    )
+    for side, kind in (("image", TimmViTEncoder), ("text", HFTextEncoder)):
+        layer = kind.run_layer
+
+        def counted(self, index, tokens, *rest, layer=layer, side=side):
+            encoded[side, index] += len(tokens)
+            return layer(self, index, tokens, *rest)
+
+        monkeypatch.setattr(kind, "run_layer", counted)
+    monkeypatch.setattr(training, "estimate", lambda *_, **__: "")  # which tries some rows
+    options = ["--config", config, "--cache.level=layers", f"--cache.folder={tmp_path}/features"]
+    variants = [Variant(name, name) for name in order]
+    runs = plan(add_alone(variants, ",".join(order)) if alone else variants, 1, options, tmp_path)
+    store_features(runs)
+    assert sorted(read) == sorted(known["image"])
+    # and blank ones: to find out shapes, and where a modality is left out
+    for side, items in known.items():
+        for layer in range(3):
+            assert encoded[side, layer] == len(items) + len(runs) + alone
 
 
 MULTILABEL = ["--data.label_separator=|"]
@@ -115,3 +160,36 @@ def test_the_tested_checkpoint_is_one_of_the_run_itself(best, train, tmp_path, m
     )
     assert train("LinearProbe")["task"] == "multiclass"
     assert loaded == [str(checkpoints / "best.ckpt")]
+
+
+# the score of such a run was lost after its training
+@pytest.mark.parametrize("missing", [1, 7])
+def test_a_run_on_one_modality_is_timed_on_a_row_that_has_it(missing, train, tmp_path):
+    with tiny_runs.changed_rows(tmp_path / "data" / "table.csv") as rows:
+        for row in [row for row in rows if row["split"] == "test"][:missing]:
+            row["image"] = ""
+    result = train("LateFusionMLP", "--data.alone=image", "--trainer.max_epochs=1")
+    assert (result["latency_ms"] is None) == (missing == 7)
+    assert "accuracy" in result["metrics"]
+
+
+@pytest.mark.parametrize("damage", ["no file", "empty row"])
+def test_bad_data_ends_a_comparison_before_its_first_run(damage, config, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "in_new_process", pytest.fail)
+    with tiny_runs.changed_rows(tmp_path / "data" / "table.csv") as rows:
+        if damage == "empty row":
+            rows[-1]["image"] = rows[-1]["text"] = ""
+        else:
+            rows[-1]["image"] = "images/gone.png"
+    runs = plan([Variant("EPIC", "EPIC")], 1, ["--config", config], tmp_path / "out")
+    with pytest.raises(DataError, match=r"test6|gone"):
+        store_features(runs)
+
+
+def test_a_comparison_tells_how_long_each_method_takes(config, tmp_path, monkeypatch, capfd):
+    tiny_runs.workers_here(monkeypatch)
+    variants = [Variant(name, name) for name in ("EPIC", "LinearProbe")]
+    store_features(plan(variants, 3, ["--config", config], tmp_path / "out"))
+    said = capfd.readouterr().err
+    for name in ("EPIC", "LinearProbe"):
+        assert re.search(rf"{name} takes about .* 2 epochs of .* in each of 3 runs", said)

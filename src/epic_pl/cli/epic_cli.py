@@ -42,6 +42,7 @@ from epic_pl.module.checkpoint_io import (
     read_checkpoint,
 )
 from epic_pl.module.config import as_config
+from epic_pl.module.estimate import estimate
 from epic_pl.nn.encoders import Encoder
 from epic_pl.report.writer import ReportWriter
 from epic_pl.utils.config_files import packaged, read_yaml, resolve_configs
@@ -539,7 +540,9 @@ def run(args: Sequence[str]) -> EPICCLI:
         EpicError: with a message for the user.
     """
     cli = parse(args)
-    cli.build()
+    built = cli.build()
+    if cli.command == "fit" and built.trainer.is_global_zero:
+        rank_zero_info(f"Training takes {estimate(*built)}")
     cli.execute()
     return cli
 

@@ -2,7 +2,9 @@
 
 import platform
 import statistics
+import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -14,7 +16,7 @@ import pyarrow.parquet
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
-from epic_pl.cli.epic_cli import parse, quiet_lightning
+from epic_pl.cli.epic_cli import build_data, parse, quiet_lightning
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.processor import Item
 from epic_pl.experiments.options import feature_cache, use_stored_features
@@ -22,6 +24,7 @@ from epic_pl.experiments.runs import Run, in_new_process
 from epic_pl.inference.classifier import Classifier
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter
+from epic_pl.module.estimate import estimate
 from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.parameters import trainable_share
 from epic_pl.utils.errors import EpicError
@@ -35,28 +38,36 @@ def store_features(runs: Sequence[Run]) -> None:
 
     The method whose tokens are of the earliest layer comes first, since what others read follows
     from its tokens. Seconds are added to ``result.json`` in the folder ``features`` beside those of
-    the runs. What cannot be stored is left to the runs, which say why.
+    the runs. What cannot be stored is left to the runs, which say why. Before, it reads the data,
+    and prints how long the runs of each method will take.
+
+    Raises:
+        DataError: if the data cannot be read, which no run could change.
     """
     pending = [run for run in runs if not (run.folder / "result.json").is_file()]
     if pending:
-        distinct = {run.name: run.options for run in reversed(pending)}  # the first seed of each
+        data = build_data(pending[0].options)
+        data.prepare_data()
+        data.setup("fit")
+        data.setup("test")
         folder = pending[0].folder.with_name("features")
         storing = Run("features", 0, (), folder, shown=True)
-        in_new_process(storing, partial(_store, [*distinct.values()]))
+        in_new_process(storing, partial(_store, pending))
 
 
-def _store(methods: Sequence[Sequence[str]], none: Sequence[str], folder: Path) -> dict[str, Any]:
-    """Store the features of methods, each given by options of ``fit``."""
-    start = time.monotonic()
-    order: list[tuple[tuple[Any, ...], Sequence[str]]] = []
-    for options in methods:
+def _store(runs: Sequence[Run], none: Sequence[str], folder: Path) -> dict[str, Any]:
+    """Store the features of the methods of some runs."""
+    start, order = time.monotonic(), []
+    counts = Counter(run.name for run in runs)
+    for run in {run.name: run for run in reversed(runs)}.values():  # the first seed of each
         with suppress(EpicError), quiet_lightning():
-            module, *_ = built = parse(["fit", *options]).build()
+            module, *_ = built = parse(["fit", *run.options]).build()
             level = use_stored_features(built)
+            print(f"{run.name} takes {estimate(*built, runs=counts[run.name])}", file=sys.stderr)
             towers = module.model.image_tower, module.model.text_tower
             lacks = (level != "boundary" and not tower.keeps_tokens for tower in towers)
             if level != "off":
-                order.append(((*lacks, *(tower.layers[0] for tower in towers)), options))
+                order.append(((*lacks, *(tower.layers[0] for tower in towers)), run.options))
     for _, options in sorted(order):
         with suppress(EpicError), quiet_lightning():
             module, data, trainer = built = parse(["fit", *options]).build()
@@ -159,11 +170,14 @@ def _write_predictions(module: EPICModule, path: Path) -> None:
         pa.parquet.write_table(pa.table(columns), partial)
 
 
-def _latency_ms(module: EPICModule, dataset: ImageTextDataset, device: torch.device) -> float:
-    """Median time in ms of a ``Classifier`` call with one row, if possible a complete one."""
+def _latency_ms(
+    module: EPICModule, dataset: ImageTextDataset, device: torch.device
+) -> float | None:
+    """Median time in ms of a ``Classifier`` call with one of the rows of most modalities."""
     rows = map(dataset.reference, range(len(dataset)))
-    complete = (row for row in rows if None not in (row["image"], row["text"]))
-    row = next(complete, dataset.reference(0))
+    row = max(rows, key=lambda row: (row["image"] is not None) + (row["text"] is not None))
+    if row["image"] is row["text"] is None:  # all lack the only modality
+        return None
     image = None if row["image"] is None else dataset.image_root / row["image"]
     classifier = Classifier(module, device)
     milliseconds: list[float] = []

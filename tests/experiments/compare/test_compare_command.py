@@ -74,13 +74,11 @@ def test_methods_are_tuned_trained_and_compared_and_nothing_is_done_twice(
 
 @pytest.mark.slow
 def test_the_exit_code_is_one_if_every_run_failed(compare, tmp_path):
-    (tmp_path / "data" / "images" / "train1.png").unlink()
-    assert compare("--methods", "EPIC", "--seeds", "1") == 1
+    assert compare("--methods", "EPIC", "--seeds", "1", "--trainer.precision", "16-true") == 1
     output = tmp_path / "runs" / "compare" / "tiny"
     (row,) = json.loads((output / "comparison.json").read_text())
     assert row["mean"] is None
-    assert row["status"].startswith("seed 0 failed: DataError: ")
-    assert "train1.png" in row["status"]
+    assert row["status"].startswith("seed 0 failed: ")
     (log,) = output.glob("runs/EPIC-0-*/log.txt")
     assert row["status"].endswith(f"(log: {log})")
 

@@ -68,7 +68,7 @@ class ModalityExperts(nn.Module):
     def move_to(self, prior: Tensor) -> None:
         """Change the prior to ``prior (C,)``; what the experts tell beyond the prior stays."""
         for expert in (self.image, self.text):
-            expert.bias += prior.to(self.prior) - self.prior
+            expert.bias.add_(prior.to(self.prior) - self.prior)
         self.prior.copy_(prior)
 
     def forward(self, features: Pair[Tensor], present: Presence, joint: Tensor) -> ExpertLogits:
