@@ -133,7 +133,7 @@ def options_of(task: str, folder: Path) -> list[str]:
     config = tables.write(folder / "tables", task, locked=True)
     # tables of one's own are run on any machine
     start = START if task in DEVELOPMENT else START[1:]
-    return ["--config", str(config), "--data.split_column=split", *start]
+    return ["--config", str(config), *start]
 
 
 def compare(

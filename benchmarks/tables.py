@@ -147,13 +147,14 @@ def write(folder: Path, name: str, draw: int = 0, locked: bool = False) -> Path:
         kept = [row for row, part in enumerate(parts) if part != "test"]
         table = {column: [cells[row] for row in kept] for column, cells in table.items()}
     path = folder / Path(name).name / "table.csv"
-    write_csv(path, table)
-    # guessed without the columns of the splits
     image, text, label = table
-    config, _ = write_config(path.parent, True, image=image, text=text, label=label)
     if locked:
         table["split"] = parts
-    else:
+    write_csv(path, table)
+    # guessed without the columns of folds
+    split = "split" if locked else "none"
+    config, _ = write_config(path.parent, True, image=image, text=text, label=label, split=split)
+    if not locked:
         numbers = range(len(table[image]))
         if name not in TABLES:  # all rows of an image are in one fold
             numbers = [crc32(Path(each).name.encode()) for each in table[image]]

@@ -9,9 +9,11 @@ import tarfile
 
 import fabricate
 import pytest
+import yaml
 
 import folds
 import tables
+from epic_pl.data.inspection import init
 from epic_pl.utils.assets import Emoji
 from epic_pl.utils.errors import AssetError, DataError
 
@@ -129,6 +131,25 @@ def test_a_table_of_ones_own_has_test_rows_of_its_own_and_folds_of_whole_images(
     tables.write_csv(own / "table.csv", columns | {"more": columns["kind"]})
     with pytest.raises(DataError, match=r"own/table.csv has .*'more'"):
         tables.write(tmp_path / "wrong", str(own))
+
+
+# it counted all rows as training rows, of which a share would validate
+def test_the_config_of_a_table_of_ones_own_is_that_of_data_init(tmp_path, monkeypatch):
+    monkeypatch.setattr(init, "_ENOUGH", 6)
+    own = tmp_path / "own"
+    fabricate.image(own / "0.png")
+    splits = ["train"] * 40 + ["val"] * 5 + ["test"] * 5
+    columns = {"photo": ["0.png"] * 50, "caption": [f"text {row}" for row in range(50)]}
+    columns |= {"kind": ["a", "b"] * 25, "split": splits}
+    tables.write_csv(own / "table.csv", columns)
+    configs = tables.write(tmp_path / "locked", str(own), locked=True), init.write_config(own)[0]
+    ours, theirs = (yaml.safe_load(config.read_text()) for config in configs)
+    assert theirs["checkpoint"]["monitor"] is None  # five validation rows do not choose an epoch
+    for options in (ours, theirs):
+        for name in ("table", "image_root"):
+            del options["data"]["init_args"][name]
+        del options["trainer"]["default_root_dir"]
+    assert ours == theirs
 
 
 def test_the_summary_has_means_over_folds_and_over_tasks():
