@@ -118,6 +118,7 @@ def test_a_run_has_result_and_predictions_and_caches_what_it_can(
     result = train(method, *cached, *(MULTILABEL if task == "multilabel" else []))
     assert (result["cache_level"], result["epochs"]) == (level, 2)
     assert result["task"] == task
+    assert not result["fitted_thresholds"]  # four validation rows are too few
     assert result["trainable"] > 0
     assert {"seconds", "samples_per_s", "peak_memory_mb"} <= set(result)
     assert result["latency_ms"] > 0

@@ -128,11 +128,12 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
         for name, value in trainer.callback_metrics.items()
         if name.startswith("test/")
     }
-    device = trainer.strategy.root_device
+    device, thresholds = trainer.strategy.root_device, module.postprocessor.thresholds
     return {
         **fitted,
         "task": module.task,
         "metrics": metrics,
+        "fitted_thresholds": thresholds is not None and bool((thresholds != 0.5).any()),
         "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "encoder_share": trainable_share(module.model),
         "cache_level": cache_level,

@@ -85,6 +85,18 @@ def test_a_method_is_compared_with_its_better_run_on_one_modality(tmp_path, caps
     assert all(row["over_alone"] is None for row in comparison_rows(runs, "epic"))
 
 
+# rows at fitted thresholds stood beside rows at 0.5, and nothing said which was which
+def test_scores_at_thresholds_say_in_how_many_runs_they_were_fitted(tmp_path):
+    runs = [fake_runs.done(tmp_path, name, seed, TRUTH, TRUTH) for name in "ab" for seed in (0, 1)]
+    for number, run in enumerate(runs):
+        run.result["metrics"]["f1_micro_tuned"] = 0.5
+        run.result["fitted_thresholds"] = number == 1
+    write_comparison(runs, tmp_path / "out", "a", "")
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "| a | 100.0 ± 0.0 | 50.0 ± 0.0 | 50.0 ± 0.0 (fitted in 1 of 2) |" in text
+    assert "| b | 100.0 ± 0.0 | 50.0 ± 0.0 | 50.0 ± 0.0 (fitted in 0 of 2) |" in text
+
+
 def test_intervals_are_resampled_over_images(tmp_path):
     """Five rows of each image, all right or all wrong, are no more evidence than one."""
     widths = []

@@ -29,7 +29,11 @@ ALONE = ("text", "image")
 COSTS = ("trainable", "encoder_share", "samples_per_s", "peak_memory_mb", "seconds", "latency_ms")
 _TESTED = ("p_value", "difference", "low", "high", "over_alone")
 _EMPTY: Row = dict.fromkeys(("metric", "mean", "std", *COSTS))
-_EMPTY |= {"seeds": [], "values": []} | dict.fromkeys((*_TESTED, "cache_level")) | {"status": "ok"}
+_EMPTY |= (
+    {"seeds": [], "values": []}
+    | dict.fromkeys((*_TESTED, "cache_level", "fitted"))
+    | {"status": "ok"}
+)
 
 
 def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
@@ -39,6 +43,7 @@ def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
     ``p_value, difference, low, high`` against the reference (main metric only; p-values with
     Holm's correction for the number of methods), ``over_alone`` (``difference, low, high`` of a
     method from its better run on one modality, the row ``alone``), ``cache_level``, and
+    ``fitted``, the number of seeds whose thresholds were fitted and are not all 0.5, and
     ``status``: "ok", or the messages of runs that are not in the mean. A method without a finished
     run has one row with its status only. The first row is the most frequent class of the test
     split, with the main metric. Unless all runs have ended, the bootstrap is left out.
@@ -103,6 +108,7 @@ def _method_rows(name: str, runs: Sequence[Run], metrics: Sequence[str]) -> list
     row |= {cost: _mean([result[cost] for result in results]) for cost in COSTS}
     row |= {"trainable": results[0]["trainable"], "cache_level": results[0]["cache_level"]}
     row["seeds"] = [run.seed for run in runs if run.result]
+    row["fitted"] = sum(bool(result.get("fitted_thresholds")) for result in results)
     known = [metric for metric in metrics if metric in results[0]["metrics"]]
     return [row | _spread(metric, [r["metrics"][metric] for r in results]) for metric in known]
 
