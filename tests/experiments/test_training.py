@@ -170,7 +170,7 @@ def test_a_run_on_one_modality_is_timed_on_a_row_that_has_it(missing, train, tmp
         for row in [row for row in rows if row["split"] == "test"][:missing]:
             row["image"] = ""
     result = train("LateFusionMLP", "--data.alone=image", "--trainer.max_epochs=1")
-    assert (result["latency_ms"] is None) == (missing == 7)
+    assert result["latency_ms"] > 0
     assert "accuracy" in result["metrics"]
 
 

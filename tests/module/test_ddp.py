@@ -55,10 +55,13 @@ if cli.trainer.is_global_zero:
 run(["predict", *ddp, "--ckpt_path", f"{folder}/last.ckpt"])
 
 
+wide = tiny_runs.HEAD | {"network": "wide"}  # which has experts
+
+
 def accumulate(name, ckpt_path=None):
     L.seed_everything(0 if ckpt_path is None else 77)
     data = tiny_runs.table_data("data/table.csv", vit, bert, batch_size_per_device=2)
-    module = tiny_runs.module(vit, bert, optim={"lr": 1e-2}, modality_dropout=0.5)
+    module = tiny_runs.module(vit, bert, optim={"lr": 1e-2}, modality_dropout=0.5, head=wide)
     callbacks = [] if ckpt_path else [tiny_runs.EveryBatch(".")]
     trainer = tiny_runs.trainer(
         ".", devices=2, strategy="ddp", max_epochs=2, accumulate_grad_batches=2,
@@ -78,7 +81,7 @@ rows = [
     for number, row in enumerate(tiny_runs.samples(24))
 ]
 for name in METHODS:
-    module = tiny_runs.module(vit, bert, method=name, optim={"lr": 1e-2}, head=tiny_runs.HEAD)
+    module = tiny_runs.module(vit, bert, method=name, optim={"lr": 1e-2}, head=wide)
     before = tiny_runs.trained(module)
     trainer = tiny_runs.trainer(".", devices=2, strategy="ddp", max_epochs=1)
     trainer.fit(module, tiny_runs.loader(rows, 2))

@@ -325,3 +325,25 @@ def test_auto_precision_is_that_of_the_hardware_whatever_a_clock_says(
     assert module.hparams["encoders"]["precision"] == module.encoders.precision == chosen
     assert module.hparams_initial["encoders"]["precision"] == chosen  # which loggers write
     assert caplog.text.count(f"run in {'bfloat16' if able else 'float32'}, since this cpu") == 1
+
+
+@pytest.mark.parametrize("before", ["validate", "test", "predict"])
+def test_a_pass_before_a_fit_changes_nothing_of_the_fit(before, make, tmp_path):
+    head, val = tiny_runs.HEAD | {"network": "wide"}, tiny_runs.samples(40, seed=2)
+    old = make(head=head)
+    old.postprocessor.temperature.fill_(7)
+    old.model.head.experts.used.fill_(False)
+    tiny_runs.save(old, tmp_path / "old.ckpt")
+    ends = []
+    for path in (None, tmp_path / "old.ckpt"):
+        torch.manual_seed(0)
+        model = make(head=head, warm_start=str(tmp_path / "old.ckpt"), optim={"lr": 1e-2})
+        trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
+        if path:
+            rows = tiny_runs.loader(val)
+            getattr(trainer, before)(model, rows, ckpt_path=path, weights_only=True)
+        torch.manual_seed(1)
+        trainer.fit(model, tiny_runs.loader(tiny_runs.samples(40)), tiny_runs.loader(val))
+        metrics = {name: value.clone() for name, value in trainer.callback_metrics.items()}
+        ends.append({**model.state_dict(), **metrics})
+    assert not tiny_runs.differing(*ends)

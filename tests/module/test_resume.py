@@ -168,6 +168,8 @@ def test_a_run_that_stopped_early_does_not_go_on(name, runs, tmp_path):
         {"encoders": {"checkpoint_layers": True}},
         {"encoders": {"precision": "bf16"}, "options": {"prompt_attention": "read_only"}},
         {"method": "LateFusionMLP", "head": LIVELY},
+        {"head": LIVELY | {"network": "wide"}},
+        {"head": LIVELY | {"network": "wide"}, "class_frequencies": [0.8, 0.1, 0.1]},
     ],
     ids=str,
 )

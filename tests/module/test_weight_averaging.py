@@ -18,8 +18,11 @@ def _fit(make, folder, epochs, *callbacks, ckpt_path=None):
     """A module trained under an average, its validation rows being the training rows."""
     torch.manual_seed(0)
     # no dropout: a plain loader draws seeds of its own, and keeps no position within an epoch
-    still = {"options": {"dropout": 0.0}, "head": {"dropout": 0.0}}
+    still = {"options": {"dropout": 0.0}, "head": {"dropout": 0.0, "network": "wide"}}
     model = make(task="multilabel", optim={"lr": 1e-2}, **still)
+    for module in model.model.head.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     averages = EMAWeightAveraging(decay=0.5)
     trainer = tiny_runs.trainer(
         folder,

@@ -329,18 +329,11 @@ def test_unreachable_names_tell_the_ways_out(build, name, monkeypatch, tmp_path)
 
 
 # the hub's library repeated each request five times, for 23 seconds
-@pytest.mark.parametrize(
-    ("name", "error", "message"),
-    [
-        ("google/siglip2-base-patch16-224", EncoderError, "is a siglip model"),
-        ("openai/clip-vit-base-patch32", AssetError, "unknown host.*HF_HUB_OFFLINE=1"),
-        ("vit_tiny_patch16_224", AssetError, "unknown host.*HF_HUB_OFFLINE=1"),
-    ],
-)
+@pytest.mark.parametrize("name", ["google/siglip2-base-patch16-224", "vit_tiny_patch16_224"])
 @pytest.mark.parametrize(
     "load", [build_image_encoder, build_text_encoder, image_preprocessing, load_tokenizer]
 )
-def test_a_hub_out_of_reach_is_asked_once(load, name, error, message, monkeypatch, tmp_path):
+def test_a_hub_out_of_reach_is_asked_once(load, name, monkeypatch, tmp_path):
     asked = []
 
     def unknown(*address, **options):
@@ -355,7 +348,7 @@ def test_a_hub_out_of_reach_is_asked_once(load, name, error, message, monkeypatc
         load(name)  # timm has the values of its own names
         assert asked == []
         return
-    with pytest.raises(error, match=message):
+    with pytest.raises(AssetError, match=r"unknown host.*no SigLIP.*set HF_HUB_OFFLINE=1"):
         load(name)
     assert len(asked) == 1
 

@@ -272,15 +272,11 @@ class CheckpointedModule(L.LightningModule):
             ConfigError: if ``hparams_file`` is given, since a checkpoint has its options, or if
                 ``strict`` or ``weights_only`` is False, which is not possible.
         """
-        if hparams_file is not None:
+        if hparams_file is not None or strict is False or weights_only is False:
             raise ConfigError(
-                "A checkpoint of EPICModule holds its options: leave out hparams_file, and give "
-                "the ones to change as arguments."
-            )
-        if strict is False or weights_only is False:
-            raise ConfigError(
-                "A checkpoint of EPICModule is loaded strictly and without running code: leave "
-                "out strict and weights_only."
+                "A checkpoint of EPICModule holds its options, and is loaded strictly and without "
+                "running code: leave out hparams_file, strict and weights_only, and give options "
+                "to change as arguments."
             )
         is_file = hasattr(checkpoint_path, "read")
         source: Any = checkpoint_path if is_file else local_path(str(checkpoint_path))

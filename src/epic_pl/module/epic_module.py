@@ -228,7 +228,10 @@ class EPICModule(CheckpointedModule):
         return loss
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
-        """Log and return the loss of a batch; update training metrics, or keep the outputs."""
+        """Log and return the loss of a batch; update training metrics, or keep the outputs.
+
+        With experts, the returned sum of losses is optimised; the logged loss is of their average.
+        """
         if stage not in self._checked or self.device.type == "cpu":  # other devices would wait
             self._checked.add(stage)
             size = self.model.image_encoder.required_size
@@ -238,9 +241,8 @@ class EPICModule(CheckpointedModule):
         loss = logged_loss = self.compute_loss(logits, labels, batch)
         if stage == "train" and output.experts is not None:  # each has a loss of its own
             image, text, joint, _ = output.experts
-            loss = self.compute_loss(joint, labels, batch)
-            loss = loss + self.compute_loss(image, labels, batch)
-            loss = loss + self.compute_loss(text, labels, batch)
+            losses = (self.compute_loss(each, labels, batch) for each in (joint, image, text))
+            loss = sum(losses, start=torch.zeros_like(loss))
         if stage == "train" and self._matching and self.model.matcher and output.compared:
             matching = self._matching(self.model.matcher, output.compared, labels)
             self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))

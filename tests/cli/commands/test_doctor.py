@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from epic_pl.utils.assets import encoders
+from epic_pl.cli.commands import doctor
 
 CONFIG = "model: {{encoders: {{image: {{name: {image}}}, text: {{name: {text}}}}}}}\n"
 
@@ -37,7 +37,7 @@ def test_a_sound_machine(ask, told, tiny_vit_dir, monkeypatch):
     [
         ("pypi:resnet", "There is no encoder 'pypi:resnet'"),
         ("vit_tiny_patch16_224", "wrong: .* set HF_HUB_OFFLINE=1"),
-        ("google/siglip2-base-patch16-224", "wrong: .* is a siglip model"),
+        ("google/siglip2-base-patch16-224", "wrong: .*no SigLIP"),
     ],
 )
 def test_encoders_out_of_reach(name, part, ask, cache):
@@ -48,7 +48,7 @@ def test_encoders_out_of_reach(name, part, ask, cache):
 
 def test_the_hub_is_asked_for_an_encoder(ask, monkeypatch):
     asked = []
-    monkeypatch.setattr(encoders, "model_info", lambda source, **options: asked.append(source))
+    monkeypatch.setattr(doctor, "model_info", lambda source, **options: asked.append(source))
     code, text = ask(image="vit_tiny_patch16_224@abc")
     assert (code, asked) == (0, ["timm/vit_tiny_patch16_224"])
     assert "on this machine or the hub (timm/vit_tiny_patch16_224)" in text

@@ -4,9 +4,10 @@ import platform
 from contextlib import suppress
 from typing import Any, get_args
 
+from huggingface_hub import model_info
+
 from epic_pl.utils.assets.encoders import (
     UNREACHED,
-    ask_hub,
     cached_commit,
     fetched_folder,
     repository,
@@ -52,5 +53,5 @@ def _place(name: str, side: Modality, revision: str | None) -> str:
     if source is None:
         return "on this machine" if fetched_folder(name) else "pip fetches it at its first use"
     if not cached_commit(source, revision):
-        ask_hub(source, revision)
+        model_info(source, revision=revision, timeout=10)
     return f"on this machine or the hub ({source})"

@@ -93,7 +93,7 @@ def _markdown(rows: Sequence[Row], reference: str, notes: str) -> str:
     if gains := _over_alone(first):
         lines += ["", *(f"- {gain}" for gain in gains)]
     if len(metrics) > 1:
-        values = {(row["method"], row["metric"]): _percent(row) + _thresholds(row) for row in rows}
+        values = {(row["method"], row["metric"]): _percent(row) for row in rows}
         body = [
             [row["method"], *(values.get((row["method"], name), _NONE) for name in metrics)]
             for row in first
@@ -127,15 +127,14 @@ def _markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list
 
 
 def _percent(row: Row) -> str:
-    """The metric in percent, with the standard deviation over seeds."""
+    """The metric in percent, with the standard deviation over seeds.
+
+    Of F1 at fitted thresholds, it says in how many runs they are not all 0.5.
+    """
     spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
+    if str(row["metric"]).endswith("_tuned"):
+        spread += f" (fitted in {row['fitted']} of {len(row['seeds'])})"
     return _NONE if row["mean"] is None else f"{100 * row['mean']:.1f}{spread}"
-
-
-def _thresholds(row: Row) -> str:
-    """Of a metric at fitted thresholds, in how many runs they are not all 0.5."""
-    fitted = f" (fitted in {row['fitted']} of {len(row['seeds'])})"
-    return fitted if str(row["metric"]).endswith("_tuned") else ""
 
 
 def _difference(row: Row) -> str:

@@ -29,11 +29,7 @@ ALONE = ("text", "image")
 COSTS = ("trainable", "encoder_share", "samples_per_s", "peak_memory_mb", "seconds", "latency_ms")
 _TESTED = ("p_value", "difference", "low", "high", "over_alone")
 _EMPTY: Row = dict.fromkeys(("metric", "mean", "std", *COSTS))
-_EMPTY |= (
-    {"seeds": [], "values": []}
-    | dict.fromkeys((*_TESTED, "cache_level", "fitted"))
-    | {"status": "ok"}
-)
+_EMPTY |= {"seeds": [], "values": []} | dict.fromkeys((*_TESTED, "cache_level")) | {"status": "ok"}
 
 
 def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:

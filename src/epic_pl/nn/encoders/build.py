@@ -138,19 +138,18 @@ def _sentence_pooling(source: _Source, pooling: Pooling) -> Pooling:
         return pooling
     with reading_encoder(source.name, "modules.json", "1_Pooling/config.json"):
         modules = read_encoder_json(source.location, "modules.json", source.revision)
-        folders = [each["path"] for each in modules if each["type"].endswith("Pooling")]
-        file = f"{[*folders, '1_Pooling'][0]}/config.json"
-        config = read_encoder_json(source.location, file, source.revision)
+        folder = next((m["path"] for m in modules if m["type"].endswith("Pooling")), "1_Pooling")
+        config = read_encoder_json(source.location, f"{folder}/config.json", source.revision)
         # older files have a truth value for each, such as pooling_mode_mean_tokens
         older = [key[13:] for key in config if key.startswith("pooling_mode_") and config[key]]
         modes = config.get("pooling_mode", older)
         own = re.sub("_tokens?", "", modes if isinstance(modes, str) else " with ".join(modes))
-    option = "model.encoders.text.pooling"
-    told = f"{file} of text encoder {source.name!r} names the pooling {own}"
+    told = f"{folder}/config.json of text encoder {source.name!r} names the pooling {own}"
     if pooling == "auto" and own not in ("", "cls", "mean"):
-        raise EncoderError(f"{told}, which is not supported: set {option} to mean or cls.")
-    if pooling != "auto" and own not in ("", pooling):
-        warnings.warn(f"{told}, but {option} is {pooling}: is this intended?", stacklevel=2)
+        way_out = "set model.encoders.text.pooling to mean or cls"
+        raise EncoderError(f"{told}, which is not supported: {way_out}.")
+    if own not in ("", pooling) and pooling != "auto":
+        warnings.warn(f"{told}, but model.encoders.text.pooling is {pooling}.", stacklevel=2)
     return "mean" if (pooling, own) == ("auto", "mean") else pooling
 
 

