@@ -165,12 +165,19 @@ def test_the_tested_checkpoint_is_one_of_the_run_itself(best, train, tmp_path, m
 
 # the score of such a run was lost after its training
 @pytest.mark.parametrize("missing", [1, 7])
-def test_a_run_on_one_modality_is_timed_on_a_row_that_has_it(missing, train, tmp_path):
+def test_a_run_on_one_modality_is_timed_on_a_row_that_has_it(missing, train, tmp_path, monkeypatch):
+    timed, call = [], training.Classifier.__call__
+    monkeypatch.setattr(
+        training.Classifier,
+        "__call__",
+        lambda self, items: timed.append(items[0]["image"]) or call(self, items),
+    )
     with tiny_runs.changed_rows(tmp_path / "data" / "table.csv") as rows:
         for row in [row for row in rows if row["split"] == "test"][:missing]:
             row["image"] = ""
     result = train("LateFusionMLP", "--data.alone=image", "--trainer.max_epochs=1")
     assert result["latency_ms"] > 0
+    assert (timed[0] is None) == (missing == 7)  # no row has it
     assert "accuracy" in result["metrics"]
 
 
