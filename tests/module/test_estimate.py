@@ -21,7 +21,8 @@ def test_an_estimate_tells_the_work_and_leaves_the_module_as_it_was(
     )
     before = {name: value.clone() for name, value in module.state_dict().items()}
     said = estimate(module, data, trainer, runs=6)
-    assert re.search(r"\): 16 images \(.*/s\) and 16 texts are encoded once, then 3 epochs of ", said)
+    assert re.search(r"\): 16 images \([\d,.]+/s\) and 12 texts are encoded once, ", said)
+    assert ", then 3 epochs of " in said
     assert re.search(r" \w+ in each of 6 runs\. Shorter with smaller images", said)
     assert "--cache.level" not in said
     assert module.training

@@ -57,7 +57,7 @@ def estimate(
     work += f" in each of {runs} runs" if runs > 1 else ""
     way = f"smaller images (--model.encoders.image_size, here {data.image_preprocessing.size})"
     if level != "off":
-        items = f"{counted(images, 'images')} ({1 / image_s:.2g}/s) and {counted(texts, 'texts')}"
+        items = f"{counted(images, 'images')} ({1 / image_s:,.1f}/s) and {counted(texts, 'texts')}"
         work = f"{items} are encoded once, then {work}"
     elif module.model.cache_levels:
         way = f"stored features (--cache.level {module.model.cache_levels[-1]})"
