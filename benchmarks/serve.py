@@ -211,7 +211,7 @@ def exported(model: str, folder: Path) -> str:
         checkpoint = next(path for path in sorted(Path(model).rglob("*.ckpt")))
         command = [sys.executable, "-m", "epic_pl", "export", "--ckpt_path", str(checkpoint)]
         subprocess.run(
-            [*command, "--format", "onnx", "--output", str(folder)],
+            [*command, "--output", str(folder)],
             check=True,
             stdout=subprocess.DEVNULL,
         )

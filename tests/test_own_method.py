@@ -159,8 +159,8 @@ def test_a_file_never_imports_and_loads_and_exports_where_its_packages_are_named
     expected = {each["label"]: each["score"] for each in json.loads(answer[5:])[0]}
     assert answer.startswith("0.25 ")
     assert _scores(ours) == pytest.approx(expected, abs=1e-6)
-    # an exported program needs nothing of the packages
-    exported = Classifier.load(run.root / "exported", programs=True)
+    # an exported model needs nothing of the packages
+    exported = Classifier.load(run.root / "exported")
     assert _scores(exported) == pytest.approx(expected, abs=1e-4)
 
 

@@ -203,7 +203,7 @@ def test_other_preprocessing_than_the_checkpoints_is_refused_with_both_values(
     command, config, best, capsys
 ):
     args = [command, "--config", config, "--ckpt_path", best, "--data.max_text_tokens=4"]
-    more = ["--int8", "--format=onnx"] if command == "export" else []
+    more = ["--int8"] if command == "export" else []
     said = _refused([*args, *more], capsys)
     assert "trained with data.max_text_tokens 64, but this data has 4" in said
 
@@ -761,7 +761,7 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
         ('fit --model.method={"class_path":"LoRA","init_args":{"rnk":2}}', "model.method.rank"),
         ("fit --data.help TabelDataModule", "TableDataModule"),
         ("explain --ouput x", "output"),
-        ("export --ckpt_path x --format onx", "onnx"),
+        ("serve x --host 0.0.0.1", "0.0.0.0"),
         ("export --ckpt_path x --ouput x", "output"),
         ("data init x --labl x", "label"),
     ],
@@ -791,10 +791,7 @@ def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
         ("tune --trials 0", "trials is '0', but must be of type PositiveInt."),
         ("compare --seeds zwei", "seeds is 'zwei', but must be of type PositiveInt."),
         ("compare --splits=x", "splits is 'x', but must be of type bool."),
-        (
-            "export --ckpt_path x --format onx",
-            "format is 'onx', but must be one of 'torch_export', ",
-        ),
+        ("explain --split tset", "split is 'tset', but must be one of 'val', 'test', "),
         ("fit --checkpoint 3", "Unable to load config '3'"),
         ("fit --model.class_names 3", "class_names is '3', but must be of type list[str]."),
     ],

@@ -151,14 +151,12 @@ def test_changed_weights_are_refused(saved):
         Classifier.load(saved)
 
 
-def test_safetensors_win_over_an_exported_program_beside_them(saved, classifier, monkeypatch):
-    monkeypatch.setattr("torch.export.load", lambda path: pytest.fail("the program was loaded"))
+def test_safetensors_win_over_an_exported_model_beside_them(saved, classifier):
     about = {"class_names": ["evil"], "task": "multiclass", "thresholds": None, "tokenizer": None}
     (saved / "model.json").write_text(json.dumps({**about, "preprocessing": None}))
-    (saved / "model.pt2").write_bytes(b"code")
-    for options in ({}, {"programs": True}):
-        loaded = Classifier.load(saved, device="cpu", **options)
-        assert loaded.class_names == classifier.class_names
+    (saved / "model.onnx").write_bytes(b"code")
+    loaded = Classifier.load(saved, device="cpu")
+    assert loaded.class_names == classifier.class_names
 
 
 def test_encoders_that_moved_are_named(saved, tiny_vit_dir, tmp_path):

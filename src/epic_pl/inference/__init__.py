@@ -1,1 +1,1 @@
-"""Inference with trained models: files, inputs, exported programs, and sharing."""
+"""Inference with trained models: files, inputs, exported models, and sharing."""

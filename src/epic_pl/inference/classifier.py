@@ -121,13 +121,12 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         device: str | torch.device | None = None,
         image_encoder: str | None = None,
         text_encoder: str | None = None,
-        programs: bool = False,
         trust: Sequence[str] = (),
         revision: str | None = None,
         token: str | None = None,
         local_files_only: bool = False,
     ) -> Self:
-        """Load a trained model without running code, unless ``programs`` allows it.
+        """Load a trained model without running code.
 
         Args:
             path: a run's folder (its best checkpoint, else its last), a checkpoint, a folder that
@@ -136,7 +135,6 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             device: as for the class.
             image_encoder: name or folder of the image encoder, if it has moved since training.
             text_encoder: likewise for the text encoder.
-            programs: load the program (``model.pt2``) of an exported folder.
             trust: packages to import, whose methods, losses and encoders the model may name.
             revision: commit, tag or branch of the hub's repository; a commit pins the model. This
                 and the next two are ignored for a path.
@@ -147,12 +145,12 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             CheckpointError: there is no model, it is damaged, an encoder's fingerprint differs, or
                 it names a class of a package that is not trusted.
             AssetError: it cannot be fetched.
-            ConfigError: the folder has only a program, and ``programs`` is False.
+            ConfigError: the model is an exported one, and onnxruntime is not installed.
         """
         import_packages(trust)
         place = find_model(path, revision, token, local_files_only)
         if (place / DESCRIPTION).is_file() and not (place / WEIGHTS).is_file():
-            return cls(ExportedModel(place, programs))
+            return cls(ExportedModel(place))
         return cls(load_trained(place, image_encoder, text_encoder), device)
 
     def save_pretrained(

@@ -20,22 +20,20 @@ from epic_pl.module.outputs import warn_of_absence
 from epic_pl.utils.errors import CheckpointError, ConfigError, first_line
 from epic_pl.utils.types import Batch
 
-PROGRAM, ONNX, ONNX_INT8 = "model.pt2", "model.onnx", "model.int8.onnx"
+ONNX, ONNX_INT8 = "model.onnx", "model.int8.onnx"
 _SAFE = "1.24.1"  # earlier versions of onnxruntime follow paths and links out of a model's folder
 Program = Callable[..., Tensor]
 """A function of the inputs of an exported model to probabilities ``(B, C)``."""
 
 
 def load_program(path: Path) -> Program:
-    """Load an exported file as a function; a ``.pt2`` file can run code.
+    """Load an exported file as a function.
 
     Raises:
         ConfigError: if onnxruntime is not installed, or too old to be safe.
         CheckpointError: if the file cannot be read.
     """
     try:
-        if path.name == PROGRAM:
-            return torch.export.load(path).module()
         return _load_onnx(path)
     except ImportError as error:
         raise ConfigError(
@@ -74,15 +72,14 @@ class ExportedModel:
     """A model in a folder that ``epic-pl export`` wrote; it runs on the CPU.
 
     Args:
-        folder: the folder. Of several models in it, the ONNX one is preferred to the quantised one.
-        programs: whether to prefer the program of ``torch.export.load``, which can run code.
+        folder: the folder; its quantised model is used only if there is no other.
 
     Raises:
         CheckpointError: if a file is missing or damaged.
-        ConfigError: if onnxruntime is needed but not installed, or ``programs`` is needed.
+        ConfigError: if onnxruntime is not installed, or too old to be safe.
     """
 
-    def __init__(self, folder: Path, programs: bool = False) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         about = Description.read(folder)
         self.class_names, self.task, self.method = about.class_names, about.task, about.method
@@ -90,10 +87,7 @@ class ExportedModel:
         self.encoders = {"image": about.image_encoder["name"], "text": about.text_encoder["name"]}
         least = about.thresholds
         self.thresholds = None if least is None else np.asarray(least, np.float32)
-        names = (*[PROGRAM] * programs, ONNX, ONNX_INT8, PROGRAM)
-        file = next((folder / name for name in names if (folder / name).is_file()), folder / ONNX)
-        if file.name == PROGRAM and not programs:
-            raise ConfigError(f"{file} can run code: load it with programs=True if you trust it.")
+        file = folder / ONNX if (folder / ONNX).is_file() else folder / ONNX_INT8
         self._file, self._program = file, load_program(file)
         self._warned_of: set[str] = set()
         _, channels, height, width = about.inputs["pixel_values"]["shape"]

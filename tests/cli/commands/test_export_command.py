@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,10 +15,13 @@ from epic_pl.cli.main import call
 from epic_pl.inference.description import INPUTS
 from epic_pl.inference.export.folder import largest_difference
 from epic_pl.inference.export.program import random_inputs
+from epic_pl.inference.exported import load_program
 from epic_pl.module import EPICModule
-from epic_pl.utils.errors import ConfigError
 
-FILES = ["model.json", "model.pt2", "tokenizer"]
+FILES = [
+    *("clean_text.py", "decoding.py", "model.json", "model.onnx", "predict.py", "tokenizer"),
+    "untrusted.py",
+]
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +45,7 @@ def module(trained):
 
 @pytest.fixture(scope="module")
 def program(exported):
-    return torch.export.load(exported / "model.pt2").module()
+    return load_program(exported / "model.onnx")
 
 
 def _predicted(module, inputs):
@@ -87,21 +89,10 @@ def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
     assert tokenizer("a red house")["input_ids"] == original("a red house")["input_ids"]
 
 
-def test_a_program_is_loaded_only_where_it_is_asked_for(exported, trained, monkeypatch):
-    items = [{"text": "a red square"}]
-    expected = Classifier.load(trained.checkpoint, device="cpu").probabilities(items)
-    scores = Classifier.load(exported, programs=True).probabilities(items)
-    torch.testing.assert_close(scores, expected, rtol=0, atol=1e-5)
-    monkeypatch.setattr("torch.export.load", lambda path: pytest.fail("the program was loaded"))
-    with pytest.raises(ConfigError, match=r"model\.pt2.*programs=True"):
-        Classifier.load(exported)
-
-
-def test_no_path_of_this_machine_is_in_the_program(exported):
-    here = str(Path(torch.__file__).parent).encode(), str(Path(__file__).parents[3]).encode()
-    with zipfile.ZipFile(exported / "model.pt2") as archive:
-        for name in archive.namelist():
-            assert not any(path in archive.read(name) for path in here), name
+def test_no_path_of_this_machine_is_in_the_model(exported):
+    content = (exported / "model.onnx").read_bytes()
+    for path in (Path(torch.__file__).parent, Path(__file__).parents[3]):
+        assert str(path).encode() not in content
 
 
 @pytest.fixture
@@ -146,18 +137,18 @@ def test_a_folder_with_files_is_replaced_with_overwrite_only(
     shutil.copytree(tiny_vit_dir, tmp_path / "vit")
     (output / "notes.txt").write_text("mine")
     (output / "tokenizer" / "stale.txt").write_text("of another tokenizer")
-    (output / "model.pt2").write_bytes(b"old")
+    (output / "model.onnx").write_bytes(b"old")
     code, _, error = export("--output", output)
     assert code == 1
     assert "is not empty" in error
     assert "--overwrite" in error
-    assert (output / "model.pt2").read_bytes() == b"old"
+    assert (output / "model.onnx").read_bytes() == b"old"
     moved = ["--image_encoder", tmp_path / "vit"]
     code, _, error = export("--output", output, "--overwrite", *moved)
     assert code == 0, error
-    assert sorted(path.name for path in output.iterdir()) == [*FILES[:2], "notes.txt", FILES[2]]
+    assert sorted(path.name for path in output.iterdir()) == sorted([*FILES, "notes.txt"])
     assert not (output / "tokenizer" / "stale.txt").exists()
-    assert (output / "model.pt2").stat().st_size > 10_000
+    assert (output / "model.onnx").stat().st_size > 10_000
     about = json.loads((output / "model.json").read_text())
     assert about["image_encoder"]["name"] == str(tmp_path / "vit")
 
@@ -211,7 +202,7 @@ def test_saved_and_exported_models_are_taken_or_the_message_says_what_is(
     description = tmp_path / "described"
     description.mkdir()
     shutil.copy(exported / "model.json", description)
-    shutil.copy(exported / "model.pt2", description / "model.onnx")
+    shutil.copy(exported / "model.onnx", description)
     for folder in (saved, description):
         if command == "embed":
             given = [folder, "data/images", "--output", tmp_path / "made"]

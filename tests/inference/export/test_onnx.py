@@ -1,4 +1,4 @@
-"""``epic-pl export --format onnx``: the file, its predict.py, and 8 bits."""
+"""``epic-pl export``: the file, its predict.py, and 8 bits."""
 
 import contextlib
 import csv
@@ -33,7 +33,7 @@ RNG = np.random.default_rng(0)
 def in_onnx(two_epochs, tmp_path_factory):
     """Folder of the exported model, and what the command said."""
     folder, said = tmp_path_factory.mktemp("onnx"), io.StringIO()
-    options = ["--ckpt_path", two_epochs.checkpoint, "--output", str(folder), "--format", "onnx"]
+    options = ["--ckpt_path", two_epochs.checkpoint, "--output", str(folder)]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.chdir(two_epochs.root)
         patch.setattr("sys.argv", ["epic-pl"])
@@ -55,7 +55,7 @@ def written(loaded, tmp_path_factory):
     folder = tmp_path_factory.mktemp("written")
     with pytest.MonkeyPatch.context() as patch:
         untranslated(patch)
-        write_folder(loaded.module, loaded.processor.tokenizer, folder, "onnx")
+        write_folder(loaded.module, loaded.processor.tokenizer, folder)
     return folder
 
 
@@ -330,7 +330,7 @@ def test_a_missing_modality_that_training_never_lacked_is_told_once(written, pre
 
 def test_a_model_of_another_pipeline_brings_no_predict_py(make, written, tmp_path, monkeypatch):
     untranslated(monkeypatch)
-    write_folder(make(method="LinearProbe").eval(), None, tmp_path / "made", "onnx")
+    write_folder(make(method="LinearProbe").eval(), None, tmp_path / "made")
     files, others = (
         {path.name for path in folder.iterdir()} - {"__pycache__"}  # of a predict.py that ran
         for folder in (tmp_path / "made", written)
@@ -395,6 +395,6 @@ def test_a_damaged_folder_and_wrong_options_are_told(written, trained, told, tmp
         ):
             Classifier.load(tmp_path)
     given = ["export", "--ckpt_path", trained.checkpoint, "--output", tmp_path / "new"]
-    for options, said in ((["--config", trained.config], "onnx"), (["--format=onnx"], "--config")):
-        code, _, error = told(*given, "--int8", *options)
-        assert (code, "add --" in error, said in error) == (1, True, True)
+    code, _, error = told(*given, "--int8")
+    assert code == 1
+    assert "--int8 needs the config of the run: add --config." in error

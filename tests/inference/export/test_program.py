@@ -3,7 +3,6 @@
 import pytest
 import torch
 from torch import nn
-from torch.export.passes import move_to_device_pass
 
 from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
 from epic_pl.utils.errors import ConfigError
@@ -52,15 +51,6 @@ def test_an_untraceable_model_is_an_error(build):
     message = r"NoPromptsModel on VisionTransformer and BertModel.*EPICModule\.load_from_checkpoint"
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         export_program(classifier)
-
-
-@pytest.mark.slow
-def test_a_program_can_be_moved_to_another_device(build):
-    classifier = build("MaPLe")
-    moved = move_to_device_pass(export_program(classifier), "meta").module()
-    inputs = random_inputs(classifier.model, 3, 8)
-    # an operation on tensors of two devices would fail
-    assert moved(*(tensor.to("meta") for tensor in inputs)).is_meta
 
 
 def test_a_program_of_merged_patches_takes_any_number_of_rows(make):

@@ -1,7 +1,4 @@
-"""Every method as an exported program: another process, without this package, gives the same."""
-
-import subprocess
-import sys
+"""Every method as torch.export traces it, which gives the same as the method."""
 
 import pytest
 import torch
@@ -24,25 +21,6 @@ from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.encoders import HFTextEncoder
 from epic_pl.nn.methods.parts import PartsModel
 
-# what a machine that only runs exported models need not have
-ABSENT = ("epic_pl", "timm", "transformers", "lightning", "peft", "torchmetrics")
-RUNNER = f"""
-import sys
-sys.modules.update(dict.fromkeys({ABSENT}))  # an import of these fails
-import torch
-
-torch.set_num_threads(1)
-print("ready", flush=True)
-for line in sys.stdin:
-    folder = line.strip()
-    try:
-        program = torch.export.load(folder + "/model.pt2").module()
-        batches = torch.load(folder + "/batches.pt", weights_only=True)
-        torch.save([program(*inputs) for inputs in batches], folder + "/outputs.pt")
-        print("done", flush=True)
-    except Exception as error:
-        print(*repr(error).splitlines(), flush=True)
-"""
 # text lengths of each row, presence of image and text; the traced batch is two rows of five tokens
 BATCHES = (
     ([6, 1, 3, 24], [1, 0, 1, 1], [1, 1, 0, 1]),
@@ -61,27 +39,8 @@ CASES = [
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def elsewhere():
-    """A process that has nothing but torch: gives the outputs of a folder's program."""
-    runner = subprocess.Popen(
-        [sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert runner.stdout.readline() == "ready\n"
-
-    def run(folder):
-        print(folder, file=runner.stdin, flush=True)
-        assert runner.stdout.readline() == "done\n"
-        return torch.load(folder / "outputs.pt", weights_only=True)
-
-    yield run
-    runner.stdin.close()
-    assert runner.wait(60) == 0
-    runner.stdout.close()
-
-
 @pytest.mark.parametrize(("name", "clip", "attention"), CASES)
-def test_another_process_gives_the_models_probabilities(name, clip, attention, elsewhere, tmp_path):
+def test_a_traced_model_gives_the_models_probabilities(name, clip, attention):
     depth = 3 if name == "EPIC" else 2  # tracing takes time by the layer
     encoders = image_encoder(depth), text_encoder(depth)
     if clip:
@@ -90,24 +49,24 @@ def test_another_process_gives_the_models_probabilities(name, clip, attention, e
     whole = attention == "read_only" or issubclass(METHODS[name].model, PartsModel)
     head = ALL_PARTS if whole else None
     model = make(name, *encoders, head=head, prompt_attention=attention).float()
-    assert_exports(model, BATCHES, elsewhere, tmp_path)
+    assert_exports(model, BATCHES)
 
 
 @pytest.mark.parametrize("text", ["roberta", "electra"])
-def test_other_text_models(text, elsewhere, tmp_path):
+def test_other_text_models(text):
     model = make("NoInteraction", text=HFTextEncoder(hf_text(text))).float()
     # RoBERTa's kin leave two of their 24 positions to padding
-    assert_exports(model, BATCHES[1:], elsewhere, tmp_path)
+    assert_exports(model, BATCHES[1:])
 
 
-def assert_exports(model, batches, elsewhere, tmp_path):
+def assert_exports(model, batches):
     postprocessor = Postprocessor("multiclass", 5)
     postprocessor.temperature.fill_(1.7)
     classifier = Probabilities(model, postprocessor).eval()
-    torch.export.save(export_program(classifier), tmp_path / "model.pt2")
+    program = export_program(classifier).module()
     made = [batch(*rows, seed=seed, dtype=torch.float32) for seed, rows in enumerate(batches)]
-    torch.save([tuple(rows[key] for key in INPUTS) for rows in made], tmp_path / "batches.pt")
-    for given, rows in zip(elsewhere(tmp_path), made, strict=True):
+    for rows in made:
+        given = program(*(rows[key] for key in INPUTS))
         expected = (logits(model, rows) / 1.7).softmax(dim=1)
         torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)
         assert expected.std(dim=1).min() > 0.01  # not all alike, which anything would match

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from epic_pl.utils.errors import ConfigError
 
@@ -12,24 +11,22 @@ def export(
     *,
     ckpt_path: str,
     output: Path = Path("runs/export"),
-    format: Literal["torch_export", "onnx"] = "torch_export",
     int8: bool = False,
     overwrite: bool = False,
     image_encoder: str | None = None,
     text_encoder: str | None = None,
 ) -> None:
-    """Write a trained model as a folder that runs without this package.
+    """Write a trained model as a folder that runs without this package (extra `onnx`).
 
-    It has the model, its description in JSON, the tokenizer, and with ONNX predict.py.
+    It has the model in ONNX, its description in JSON, the tokenizer, and predict.py.
 
     Args:
         fit_options: options of epic-pl fit, needed for --ckpt_path best or last, and for --int8.
         ckpt_path: a run, a checkpoint, a saved model (not for --int8), a hub's user/name, or with
             --config best or last.
         output: folder to write.
-        format: torch_export for torch.export.load, or onnx (extra `onnx`).
-        int8: with onnx, also write a model whose encoders have weights in 8 bits, and compare the
-            scores of both on the validation split of --config.
+        int8: also write a model whose encoders have weights in 8 bits, and compare the scores of
+            both on the validation split of --config.
         overwrite: replace a model that exists.
         image_encoder: name or folder of the image encoder, if it has moved since training.
         text_encoder: name or folder of the text encoder, if it has moved since training.
@@ -43,13 +40,10 @@ def export(
     from epic_pl.inference.sharing import find_model, load_trained
     from epic_pl.module.checkpoint import check_preprocessing
 
-    if int8 and format != "onnx":
-        raise ConfigError("--int8 makes a second ONNX model: add --format onnx.")
     if not fit_options and (int8 or ckpt_path in ("best", "last")):
         option = "--int8" if int8 else f"--ckpt_path {ckpt_path}"
         raise ConfigError(f"{option} needs the config of the run: add --config.")
-    if format == "onnx":
-        require_onnx()
+    require_onnx()
     check_output(output, overwrite)
     if ckpt_path in ("best", "last"):
         checkpoint = checkpoint_of([*fit_options, f"--ckpt_path={ckpt_path}"])
@@ -61,7 +55,7 @@ def export(
         check_preprocessing(module.hparams.get("preprocessing"), data.preprocessing)
     for tower in module.model.towers:
         tower.encoder.precision = None  # a file runs anywhere, and onnxruntime has few kernels
-    written = write_folder(module, find_tokenizer(module), output, format, int8)
+    written = write_folder(module, find_tokenizer(module), output, int8)
     print(f"{checkpoint} exported to {output}")
     for path in sorted(path for path in output.rglob("*") if path.is_file()):
         print(f"  {path.relative_to(output)}  {path.stat().st_size / 1e6:,.1f} MB")

@@ -9,7 +9,7 @@ from functools import partial
 from importlib import resources
 from pathlib import Path
 from timeit import timeit
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ from epic_pl.inference.description import (
 )
 from epic_pl.inference.export.onnx_file import write_int8, write_onnx
 from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
-from epic_pl.inference.exported import ONNX, ONNX_INT8, PROGRAM, Program, load_program
+from epic_pl.inference.exported import ONNX, ONNX_INT8, Program, load_program
 from epic_pl.module import EPICModule
 from epic_pl.utils.errors import AssetError, ConfigError, EncoderError
 from epic_pl.utils.files import folder_beside, write_json
@@ -121,16 +121,13 @@ class Written(NamedTuple):
 
 
 def write_folder(
-    module: EPICModule,
-    tokenizer: Any | None,
-    folder: Path,
-    format: Literal["torch_export", "onnx"] = "torch_export",
-    int8: bool = False,
+    module: EPICModule, tokenizer: Any | None, folder: Path, int8: bool = False
 ) -> Written:
     """Write model, description and tokenizer of a module on the CPU, in evaluation mode.
 
-    Other files in the folder stay. ``onnx`` adds ``predict.py`` and the files that it imports.
-    ``int8`` adds a second model whose encoders have weights in 8 bits; it is not verified here.
+    Other files in the folder stay. If a DataModule of this package prepared the data, there is
+    ``predict.py`` with the files that it imports. ``int8`` adds a second model whose encoders have
+    weights in 8 bits; it is not verified here.
 
     Raises:
         ConfigError: if the model cannot be exported, or its probabilities differ; the folder is
@@ -140,20 +137,16 @@ def write_folder(
     eager = Probabilities(module.model, module.postprocessor)
     program = export_program(eager)
     with folder_beside(folder) as made:
-        if format == "onnx":
-            path = made / ONNX
-            write_onnx(program, path)
-            if int8:
-                write_int8(path, made / ONNX_INT8)
-            if tokenizer is not None and _preprocessing(module) is not None:
-                files = resources.files("epic_pl")
-                script = files / f"inference/templates/{PREDICT}.tpl"  # no module of the package
-                (made / PREDICT).write_bytes(script.read_bytes())
-                for name, place in IMPORTED.items():
-                    (made / name).write_bytes((files / place / name).read_bytes())
-        else:
-            path = made / PROGRAM
-            torch.export.save(program, path)
+        path = made / ONNX
+        write_onnx(program, path)
+        if int8:
+            write_int8(path, made / ONNX_INT8)
+        if tokenizer is not None and _preprocessing(module) is not None:
+            files = resources.files("epic_pl")
+            script = files / f"inference/templates/{PREDICT}.tpl"  # no module of the package
+            (made / PREDICT).write_bytes(script.read_bytes())
+            for name, place in IMPORTED.items():
+                (made / name).write_bytes((files / place / name).read_bytes())
         write_json(made / DESCRIPTION, description.to_dict())
         if tokenizer is not None:
             tokenizer.save_pretrained(made / TOKENIZER)
@@ -177,7 +170,7 @@ def replace_model(made: Path, folder: Path) -> None:
     The old description is removed first and the new one moved last, so that a kill leaves no model.
     """
     folder.mkdir(exist_ok=True)
-    for name in (DESCRIPTION, PROGRAM, ONNX, f"{ONNX}.data", ONNX_INT8, PREDICT, *IMPORTED):
+    for name in (DESCRIPTION, ONNX, f"{ONNX}.data", ONNX_INT8, PREDICT, *IMPORTED):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     for path in sorted(made.iterdir(), key=lambda path: path.name == DESCRIPTION):

@@ -24,7 +24,7 @@ def require_onnx() -> None:
     Raises:
         ConfigError: if the extra ``onnx`` is not installed.
     """
-    with needs_extra("onnx", "--format onnx"):
+    with needs_extra("onnx", "epic-pl export"):
         import onnxruntime  # noqa: F401 needed later to verify the file
         import onnxscript  # noqa: F401
 
@@ -44,8 +44,8 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
             )
     except Exception as error:  # a custom model may cause any error
         raise ConfigError(
-            f"This model cannot be translated to ONNX: {first_line(error)}. Leave out "
-            "--format onnx."
+            f"This model cannot be translated to ONNX: {first_line(error)}. Use the checkpoint in "
+            "Python instead, with EPICModule.load_from_checkpoint."
         ) from error
     assert translated is not None
     translated.save(str(path))

@@ -1,4 +1,4 @@
-"""Export of a trained model as a ``torch.export`` program, which runs with torch alone.
+"""Tracing of a trained model by ``torch.export``, for its translation to ONNX.
 
 Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
