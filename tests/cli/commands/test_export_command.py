@@ -1,7 +1,10 @@
 """``epic-pl export`` through the real command line, and the example of docs/export.md."""
 
 import json
+import multiprocessing
+import resource
 import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +14,7 @@ from transformers import AutoTokenizer
 
 import tiny_runs
 from epic_pl import Classifier
-from epic_pl.cli.main import call
+from epic_pl.cli.main import call, main
 from epic_pl.inference.description import INPUTS
 from epic_pl.inference.export.folder import largest_difference
 from epic_pl.inference.export.program import random_inputs
@@ -151,6 +154,21 @@ def test_a_folder_with_files_is_replaced_with_overwrite_only(
     assert (output / "model.onnx").stat().st_size > 10_000
     about = json.loads((output / "model.json").read_text())
     assert about["image_encoder"]["name"] == str(tmp_path / "vit")
+
+
+def export_without_room(checkpoint, output):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+    main(["export", "--ckpt_path", checkpoint, "--output", str(output)])
+
+
+def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(trained, tmp_path, capfd):
+    fork = multiprocessing.get_context("fork")
+    process = fork.Process(target=export_without_room, args=(trained.checkpoint, tmp_path / "made"))
+    process.start()
+    process.join(120)
+    assert (process.exitcode, "File too large" in capfd.readouterr().err) == (1, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
