@@ -95,7 +95,7 @@ def test_random_states_outside_are_left_alone(tmp_path):
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("bad.jpg", r"bad\.jpg.*<html>"),
+        ("bad.jpg", r"bad\.jpg.*a web page"),
         ("gone.jpg", r"gone\.jpg does not exist"),
         ("../secret.png", "outside"),
         ("link.png", "outside"),

@@ -262,7 +262,9 @@ def test_a_jpeg_of_too_many_scans_is_refused_before_decoding(monkeypatch, tmp_pa
     assert read_image(many_scans(MAX_SCANS)).size == (16, 12)
     # neither thumbnails in segments nor what follows the end are scans
     jpeg = many_scans(MAX_SCANS)
-    read_image(jpeg[:2] + segment(0xE2, b"\xff\xda" * 99) + jpeg[2:] + b"\xff\xda" * 99)
+    read_image(
+        jpeg[:2] + segment(0xE2, b"\xff\xda" * 99) + jpeg[2:] + b"\0\2" + b"\xff\xda\0\2" * 99
+    )
     views = fabricate.noise(16, 12)
     views.save(tmp_path / "views.mpo", save_all=True, append_images=[views] * 120)
     assert read_image(tmp_path / "views.mpo").size == (16, 12)

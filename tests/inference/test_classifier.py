@@ -224,9 +224,9 @@ def test_a_model_is_found_by_its_run_or_its_file(trained, tmp_path):
     runs = shutil.copytree("runs", tmp_path / "[runs]")  # no pattern
     assert Classifier.load(runs, device="cpu").class_names == ["blue", "green", "red"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="no trained model"):
+    with pytest.raises(CheckpointError, match="no run or checkpoint"):
         Classifier.load(tmp_path / "empty")
-    with pytest.raises(CheckpointError, match="no trained model"):
+    with pytest.raises(CheckpointError, match="no run or checkpoint"):
         Classifier.load(tmp_path / "none")
 
 

@@ -21,8 +21,8 @@ from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.exported import ExportedModel
 from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.inference.model_card import write_card
-from epic_pl.inference.models import WEIGHTS, TrainedModel
-from epic_pl.inference.sharing import find_model, load_trained, push_model, write_model
+from epic_pl.inference.models import TrainedModel
+from epic_pl.inference.sharing import WEIGHTS, find_model, load_trained, push_model, write_model
 from epic_pl.module import EPICModule, Loss, Method
 from epic_pl.module.config import plain
 from epic_pl.module.postprocess import assign_labels

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from epic_pl.data.processor import Processor
-from epic_pl.inference.description import DESCRIPTION
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.module.checkpoint import require_info
@@ -21,7 +20,7 @@ from epic_pl.utils.errors import CheckpointError
 from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Batch, Task
 
-BEST, WEIGHTS = "best.ckpt", "model.safetensors"
+BEST = "best.ckpt"
 # places of checkpoints below a run's folder, the folder of a config's runs, or their own folder
 _PLACES = ("checkpoints", "fit/version_*/checkpoints", ".")
 
@@ -38,21 +37,11 @@ def find_checkpoint(path: Path) -> Path:
         for names in ((BEST,), (LAST, PREVIOUS)):
             if any(path.glob(f"{place}/{names[0]}")):
                 return Path(newest_readable(path, place, names))
-    if is_saved(path):
-        raise CheckpointError(
-            f"{path} is a saved or exported model, which this command cannot use: give the run or "
-            "checkpoint that it was made of, or use Classifier.load or epic-pl embed, serve or app."
-        )
     raise CheckpointError(
-        f"There is no trained model at {path}: give the folder of a run (runs/NAME or "
-        "runs/NAME/fit/version_0), a checkpoint, or a folder that save_pretrained or epic-pl "
-        "export has written."
+        f"There is no run or checkpoint at {path}: give the folder of a run (runs/NAME or "
+        "runs/NAME/fit/version_0) or a checkpoint. A folder that save_pretrained or epic-pl export "
+        "has written is taken only by Classifier.load and epic-pl export, embed, serve and app."
     )
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether ``save_pretrained`` or ``epic-pl export`` has written a model to a folder."""
-    return any((folder / name).is_file() for name in (WEIGHTS, DESCRIPTION))
 
 
 def load_module(

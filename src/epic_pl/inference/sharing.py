@@ -14,13 +14,7 @@ from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.data.readers import read_json
 from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.model_card import CARD
-from epic_pl.inference.models import (
-    WEIGHTS,
-    find_checkpoint,
-    is_saved,
-    load_module,
-    relocated,
-)
+from epic_pl.inference.models import find_checkpoint, load_module, relocated
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, require_info
 from epic_pl.module.checkpoint_io import check_options, local_path
@@ -32,7 +26,7 @@ from epic_pl.utils.types import Modality
 from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.version import __version__
 
-CONFIG = "config.json"
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 _FORMAT, _HASH = 4, "weights_sha256"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
@@ -128,7 +122,8 @@ def find_model(
     place = Path(local_path(str(path)))
     if not place.exists() and _HUB_NAME.fullmatch(str(path)):
         return _fetch_model(str(path), revision, token, offline)
-    return place if is_saved(place) else find_checkpoint(place)
+    saved = any((place / name).is_file() for name in (WEIGHTS, DESCRIPTION))
+    return place if saved else find_checkpoint(place)
 
 
 def load_trained(

@@ -63,7 +63,7 @@ def open_below(root: Path, path: Path | str) -> BinaryIO:
             return open_regular(real / name, follow=False)
     full = Path(os.path.realpath(root / path))
     if not full.is_relative_to(root):
-        raise OutsideError(f"{str(path)!r} leads out of {root}")
+        raise OutsideError(f"{str(path)!r} leads outside of {root}")
     return open_regular(full)
 
 

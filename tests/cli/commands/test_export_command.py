@@ -187,7 +187,7 @@ def test_nothing_is_written_if_probabilities_differ_from_the_checkpoint(
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["--ckpt_path", "nowhere.ckpt"], "There is no trained model at nowhere.ckpt"),
+        (["--ckpt_path", "nowhere.ckpt"], "There is no run or checkpoint at nowhere.ckpt"),
         (["--ckpt_path", "table.csv"], "cannot be read as a checkpoint"),
         (["--output", "table.csv"], "is a file"),
         (["--image_encoder", "other"], "trained on the image encoder"),  # of other weights
@@ -236,8 +236,8 @@ def test_saved_and_exported_models_are_taken_or_the_message_says_what_is(
         if command == "export":
             assert "is an exported model, which only classifies: give the run or" in error
         elif command != "embed":
-            assert f"{folder} is a saved or exported model, which this command cannot" in error
-            assert "give the run or checkpoint that it was made of" in error
+            assert f"There is no run or checkpoint at {folder}" in error
+            assert "save_pretrained or epic-pl export has written is taken only by" in error
     if command == "export":
         assert written == [classifier.digest]
 

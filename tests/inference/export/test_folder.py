@@ -66,7 +66,7 @@ def test_an_export_that_is_killed_leaves_the_old_model_the_new_one_or_none(tmp_p
             assert texts.keys() == set(FILES if age == "old" else new)
             seen.append(age)
         else:
-            with pytest.raises(CheckpointError, match="no trained model"):
+            with pytest.raises(CheckpointError, match="no run or checkpoint"):
                 find_model(folder)
             seen.append("none")
         if process.exitcode == 0:

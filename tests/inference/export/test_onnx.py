@@ -205,7 +205,7 @@ def test_predict_py_reads_regular_files_below_the_table_alone(predict_py, tmp_pa
         ]
     assert (code, [name for name, done, _ in rows if done]) == (1, good)
     errors = {name: error for name, _, error in rows}
-    assert [name for name in bad if "leads out of" in errors[name]] == bad[:9]
+    assert [name for name in bad if "leads outside of" in errors[name]] == bad[:9]
     assert "root" not in errors["text.png"]
     monkeypatch.chdir(folder)
     assert predict_py("../secret.png", "-")[0] == 0  # the user's own choice
