@@ -1,8 +1,14 @@
 """The page: what it shows, and what it refuses to open."""
 
+import json
 import os
+import re
 import socket
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from uuid import uuid4
 
 import httpx
 import numpy as np
@@ -176,6 +182,18 @@ def test_only_small_regular_files_below_the_upload_folder_are_opened(tmp_path):
 # ------------------------------------------------------------------ the launched page
 
 
+_CLASSIFY = 1  # gradio's number of the function
+
+
+class Address(str):
+    """The address of a page, with the methods and paths of its routes."""
+
+    def __new__(cls, address, routes):
+        self = super().__new__(cls, address)
+        self.routes = {(next(iter(route.methods)), route.path) for route in routes}
+        return self
+
+
 @pytest.fixture(scope="module")
 def uploads(tmp_path_factory):
     """The folder into which gradio puts uploads."""
@@ -196,27 +214,34 @@ def address(two_epochs, uploads):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        yield open_page(page, "127.0.0.1", port)
+        address = open_page(page, "127.0.0.1", port)
+        routes = import_module("fastapi.routing").iter_route_contexts(page.app.routes)
+        assert page.fns[_CLASSIFY].api_name == "classify"
+        yield Address(address, routes)
         assert not page.share
         assert not page.analytics_enabled
         page.close()
 
 
+def uploaded(address, file):
+    (path,) = httpx.post(f"{address}gradio_api/upload", files={"files": file.open("rb")}).json()
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
 def asked(address, image, text=""):
-    """The last event of a request, as a program may make it; for a refused one its text."""
-    url = f"{address}gradio_api/call/classify"
-    started = httpx.post(url, json={"data": [image, text]})
+    """The last event of a request, as the page makes it; for a refused one its text."""
+    session = {"session_hash": uuid4().hex}
+    asks = {"data": [image, text], "fn_index": _CLASSIFY, **session}
+    started = httpx.post(f"{address}gradio_api/queue/join", json=asks)
     if started.is_error:
         return started.text
-    return httpx.get(f"{url}/{started.json()['event_id']}", timeout=20).text
+    events = httpx.get(f"{address}gradio_api/queue/data", params=session, timeout=20).text
+    return next(line[5:] for line in events.splitlines() if '"process_completed"' in line)
 
 
 def test_the_launched_page_answers_as_the_classifier_does(address, classifier, photo):
-    client = pytest.importorskip("gradio_client")
-    remote = client.Client(address, verbose=False)
-    *labels, notes, attention = remote.predict(
-        client.handle_file(photo), TEXT, api_name="/classify"
-    )
+    said = json.loads(asked(address, uploaded(address, photo), TEXT))
+    *labels, notes, attention = said["output"]["data"]
     here = answer(classifier, photo, TEXT)
     for title, shown in zip(PAIR, labels, strict=True):
         found = {each["label"]: each["confidence"] for each in shown["confidences"]}
@@ -225,9 +250,65 @@ def test_the_launched_page_answers_as_the_classifier_does(address, classifier, p
     assert "data:image/svg+xml" in attention
     bad = photo.with_name("bad.png")
     bad.write_bytes(b"no image")
-    with pytest.raises(Exception, match="cannot be read: upload a whole file"):
-        remote.predict(client.handle_file(bad), "", api_name="/classify")
+    assert "cannot be read: upload a whole file" in asked(address, uploaded(address, bad))
     assert "limit is 10,000" in asked(address, None, "a" * 20_000)
+
+
+def test_a_text_does_not_wait_for_images(address, square, monkeypatch):
+    began, free, prepare = threading.Event(), threading.Event(), Classifier.prepare
+
+    def blocked(self, item):
+        if "image" in item:
+            began.set()
+            assert free.wait(30)
+        return prepare(self, item)
+
+    monkeypatch.setattr(Classifier, "prepare", blocked)
+    image = uploaded(address, square)
+    with ThreadPoolExecutor(2) as pool:
+        images = [pool.submit(asked, address, image) for _ in range(2)]
+        try:
+            assert began.wait(10)
+            assert '"success":true' in asked(address, None, TEXT)
+            assert not any(image.done() for image in images)
+        finally:
+            free.set()
+        assert ['"success":true' in each.result() for each in images] == [True, True]
+
+
+def test_only_the_routes_that_the_page_needs_exist(address):
+    answered = set()
+    for method, path in sorted(address.routes):
+        url = address.rstrip("/") + re.sub(r"{.*?}", "a", path)
+        with httpx.stream(method, url, json={}) as response:
+            if response.status_code != 404:
+                answered.add(path)
+    # and files below /assets and /static, without which the test in a browser fails
+    assert answered == {
+        *("/", "/favicon.ico", "/theme.css"),
+        *("/gradio_api/app_id", "/gradio_api/file={path_or_url:path}"),
+        *("/gradio_api/queue/data", "/gradio_api/queue/join", "/gradio_api/startup-events"),
+        *("/gradio_api/upload", "/gradio_api/upload_progress"),
+    }
+    files = {"file": ("a.webm", b"a", "video/webm")}
+    for path in ("process_recording", "run/classify", "call/classify", "api/upload"):
+        assert httpx.post(f"{address}gradio_api/{path}", files=files).status_code == 404
+    for path in (
+        "config",
+        "openapi.json",
+        "gradio_api/openapi.json",
+        "gradio_api/info",
+        "docs",
+        "monitoring",
+    ):
+        assert httpx.get(f"{address}{path}").status_code == 404
+
+
+def test_an_upload_in_another_codec_is_refused(address):
+    kind = {"Content-Type": "multipart/form-data; boundary=x; CHARSET=punycode"}
+    part = b'--x\r\nContent-Disposition: form-data; name="text-"\r\n\r\n9ca' + b"a" * 1_200_000
+    upload = httpx.post(f"{address}gradio_api/upload", content=part + b"\r\n--x--", headers=kind)
+    assert upload.status_code == 404
 
 
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}], ids=["bare", "meta"])
@@ -248,18 +329,10 @@ def test_a_request_cannot_name_a_file_that_was_not_uploaded(path, meta, address,
     named = path.format(secret=secret, uploads=uploads, link=link, pipe=pipe)
     said = asked(address, {"path": named, **meta})
     # gradio would ask for an address before it says so
-    assert ("addresses are not fetched" if "://" in named else "event: error") in said
+    assert ("addresses are not fetched" if "://" in named else '"success":false') in said
     for content in ("root", "b'", "svg", "secret", str(uploads)):
         assert content not in said
     assert httpx.get(f"{address}gradio_api/file={named}").status_code >= 400
-
-
-@pytest.mark.parametrize("route", ["run/upload", "api/upload"])
-def test_no_route_fetches_an_address(route, address):
-    image = {"path": "http://127.0.0.1:9/a.png", "meta": {"_type": "gradio.FileData"}}
-    asked = {"data": [image, "a"], "fn_index": 0}
-    said = httpx.post(f"{address}gradio_api/{route}", json=asked)
-    assert (said.status_code, "addresses are not fetched" in said.text) == (400, True)
 
 
 def test_a_large_upload_is_refused(address):

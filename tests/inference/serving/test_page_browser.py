@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from epic_pl import Classifier
 from epic_pl.inference.serving.page import build_page, open_page
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
@@ -81,6 +82,38 @@ def test_image_and_text_are_classified_together_and_alone(opened, square):
     tab.get_by_role("button", name="3 classes").click()
     tab.locator("textarea").last.wait_for()
     assert tab.locator("textarea").last.input_value() == "blue, green, red"
+
+
+RUN = "document.title='RAN'"
+HOSTILE = (
+    f"<script>{RUN}</script>",
+    f'"><img src=x onerror="{RUN}">',
+    f"</style></svg><script>{RUN}</script>",
+    f"[click](javascript:{RUN})",
+    "\u202eturned\u2067",
+    "{{ 7 * 7 }} ${1} $\\frac{1}{0}$",
+)
+
+
+def test_hostile_names_and_texts_are_shown_as_they_are(make, classifier, browser):
+    preprocessing = classifier.module.hparams["preprocessing"]
+    names = {"num_classes": len(HOSTILE), "class_names": list(HOSTILE)}
+    page = build_page(Classifier(make(preprocessing=preprocessing, **names), "cpu"), "names")
+    tab = browser.new_page()
+    tab.set_default_timeout(20_000)
+    try:
+        tab.goto(open_page(page, "127.0.0.1", 7898))
+        for text in HOSTILE:
+            tab.get_by_label("Text").fill(text)
+            tab.get_by_role("button", name="Classify").click()
+            tab.get_by_text("not a cause").wait_for()
+            assert top_label(tab, "Text alone").text_content().strip() in HOSTILE
+            assert tab.title() == "names"
+            assert tab.locator("[onerror], [href^=javascript]").count() == 0
+            tab.get_by_role("button", name="Clear").click()
+            tab.get_by_text("not a cause").wait_for(state="detached")
+    finally:
+        page.close()
 
 
 def test_the_keyboard_alone_reaches_everything(opened, square):

@@ -4,9 +4,11 @@ import base64
 import html
 import json
 import os
+import re
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple
 
 from epic_pl.data.decoding import FORMATS, MAX_PIXELS
@@ -22,6 +24,10 @@ MAX_BYTES = 20 * 2**20
 MAX_CHARACTERS = 10_000
 """Longest text."""
 _PAIR, _IMAGE, _TEXT = _TITLES = ("Image and text", "Image alone", "Text alone")
+# the paths that the page asks for; gradio has many more, such as one that runs ffmpeg
+_FILES = r"/((assets|static)/.*|theme\.css|favicon\.ico)?"
+_CALLS = r"/gradio_api/(upload(_progress)?|queue/(join|data)|file=.*|app_id|startup-events)"
+_DECODING, _CLASSIFYING = Lock(), Lock()
 _SHOWN = 5  # number of labels that are always shown
 _ATTENTION = """\
 <h3>What the prompts attend to</h3>
@@ -85,6 +91,7 @@ def build_page(classifier: Classifier, name: str) -> Any:
             api_name="classify",
             # gr.Image would open any path that comes without `meta`; uploaded_file does not
             preprocess=False,
+            concurrency_limit=None,  # a text does not wait for images
         )
     return page.queue(max_size=32)
 
@@ -103,15 +110,19 @@ def open_page(page: Any, host: str, port: int) -> str:
         if "://" in str(found.get("path")):
             raise HTTPException(400, "Upload the image: addresses are not fetched.")
 
-    async def refuse_addresses(request: Request) -> None:
-        """Refuse requests with addresses of files, which gradio would fetch."""
+    async def check(request: Request) -> None:
+        """Refuse what the page does not send, and addresses of files, which gradio would fetch."""
+        # gradio's parser of uploads decodes with any codec of Python, some in quadratic time
+        own = "charset" not in request.headers.get("content-type", "").lower()
+        if not own or not re.fullmatch(f"{_FILES}|{_CALLS}", request.scope["path"]):
+            raise HTTPException(404)
         if request.url.path != "/gradio_api/upload":
             with suppress(ValueError):  # the body is no JSON
                 json.loads(await request.body(), object_hook=refuse_address)
 
     place = {"server_name": host, "server_port": port, "prevent_thread_lock": True, "quiet": True}
     offline = {"share": False, "run_history": False, "enable_monitoring": False, "footer_links": []}
-    checks = {"dependencies": [Depends(refuse_addresses)]}
+    checks = {"dependencies": [Depends(check)], "openapi_url": None}
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
     try:
         page.launch(**place, **offline, theme=theme, max_file_size=MAX_BYTES, app_kwargs=checks)
@@ -156,7 +167,8 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
     samples: dict[str, Sample] = {}
     if image:
         try:
-            samples[_IMAGE] = classifier.prepare(Item(image=image))
+            with _DECODING:
+                samples[_IMAGE] = classifier.prepare(Item(image=image))
         except DataError as error:  # its message has the path and the first bytes
             raise DataError(
                 f"The image cannot be read: upload a whole file in one of {', '.join(FORMATS)} "
@@ -177,14 +189,15 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
         notes.append(f"The text has {tokens} tokens; the model reads the first {read}.")
     if never:
         notes.append(f"No training sample lacked its {never}, so labels without it are untrained.")
-    try:
-        drawn = sample_svg(explain_sample(classifier.module, classifier.processor, whole))
-        attention = _ATTENTION.format(base64.b64encode(drawn).decode())
-    except EpicError:
-        notes.append("This model has no prompts whose attention could be drawn.")
-        attention = ""
-    labels = {title: _labels(classifier, sample) for title, sample in samples.items()}
-    return Answer(labels, notes, attention)
+    with _CLASSIFYING:
+        try:
+            drawn = sample_svg(explain_sample(classifier.module, classifier.processor, whole))
+            attention = _ATTENTION.format(base64.b64encode(drawn).decode())
+        except EpicError:
+            notes.append("This model has no prompts whose attention could be drawn.")
+            attention = ""
+        labels = {title: _labels(classifier, sample) for title, sample in samples.items()}
+        return Answer(labels, notes, attention)
 
 
 def _labels(classifier: Classifier, sample: Sample) -> dict[str, float]:
