@@ -1,11 +1,14 @@
 """The server's endpoints over loopback, with a model that answers each text with itself."""
 
 import base64
+import contextlib
+import http.client
 import itertools
 import os
 import re
 import signal
 import socket
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -254,6 +257,28 @@ def test_a_request_without_an_answer_is_given_up_and_a_stuck_batch_is_unhealthy(
         assert held.batches == [["hold"], ["a"]]
 
 
+@pytest.mark.parametrize(("images", "health"), [(3, 200), (5, 503)])
+def test_texts_do_not_wait_for_images_that_are_stuck(images, health, held, started):
+    prepare = held.prepare
+
+    def blocked(item, max_pixels):
+        assert item["image"] is None or held.free.wait(20)
+        return prepare(item, max_pixels)
+
+    held.prepare = blocked
+    with started(held, seconds=1) as client, ThreadPoolExecutor(5) as pool:
+        upload = {"files": {"image": b"a"}}
+        stuck = [pool.submit(client.post, "/classify-form", **upload) for _ in range(images)]
+        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == images)
+        assert _ask(client, "a").status_code == client.get("/health").status_code == 200
+        assert [request.result().status_code for request in stuck] == [504] * images
+        assert client.get("/health").status_code == health
+        assert _ask(client, "b").status_code == 200
+        held.free.set()
+        _wait_until(lambda: client.get("/health").status_code == 200)
+        assert client.post("/classify-form", **upload).status_code == 200
+
+
 def test_a_body_that_does_not_come_is_given_up(started, fake_model):
     with started(fake_model(), seconds=0.2) as client:
         address = client.base_url.host, client.base_url.port
@@ -272,8 +297,9 @@ def test_a_lost_device_ends_the_server(held, started):
 
 
 @pytest.fixture
-def run(held):
+def run(held, monkeypatch):
     """Runs a server of a model in the main thread; what asks it runs in threads meanwhile."""
+    monkeypatch.setattr(os, "_exit", sys.exit)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def run(ask):
@@ -312,6 +338,43 @@ def test_a_signal_lets_open_requests_finish(number, run, held):
         run(ask)
     assert end.value.code == 0
     assert held.answers == [200] * 20
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_no_request_on_its_way_is_lost_when_the_server_ends(number, run, held):
+    statuses = []
+
+    def keep_asking(host, port, requests):
+        """Ask until the server closes its connection or its port, so often per connection."""
+        response = None
+        while not (response and response.will_close):
+            connection = http.client.HTTPConnection(host, port, timeout=20)
+            try:
+                connection.connect()
+            except ConnectionRefusedError:
+                return
+            with contextlib.closing(connection):
+                for _ in range(requests):
+                    connection.request("POST", "/classify", '{"text": "a"}', JSON)
+                    response = connection.getresponse()
+                    response.read()
+                    statuses.append(response.status)
+                    if response.will_close:
+                        break
+
+    def ask(client):
+        address = client.base_url.host, client.base_url.port
+        with ThreadPoolExecutor(12) as pool:
+            asking = [pool.submit(keep_asking, *address, n) for n in (1, 10**9) * 6]
+            _wait_until(lambda: len(statuses) > 100)
+            os.kill(os.getpid(), number)
+            for client in asking:
+                client.result()
+
+    held.classify = lambda texts: time.sleep(0.01)
+    with pytest.raises(SystemExit):
+        run(ask)
+    assert {*statuses} == {200}
 
 
 def _refuses(*address):

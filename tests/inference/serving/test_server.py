@@ -43,10 +43,10 @@ def _free_port():
 
 
 @contextlib.contextmanager
-def _serving(root, *options):
+def _serving(root, *options, start=("-m", "epic_pl")):
     """`epic-pl serve` on the run below ``root``, once it answers."""
     port = _free_port()
-    command = [sys.executable, "-m", "epic_pl", "serve", str(root / "runs"), "--port", port]
+    command = [sys.executable, *start, "serve", str(root / "runs"), "--port", port]
     environment = os.environ | {"EPIC_PL_API_KEY": _KEY["X-API-Key"], "OMP_NUM_THREADS": "1"}
     log = (root / f"server_{port}.log").open("w+")
     process = subprocess.Popen(
@@ -142,6 +142,34 @@ def test_sigterm_to_the_group_answers_all_open_requests(server):
     assert [answer.partition(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 200 OK"] * 20
     assert server.process.wait(60) == 0
     assert "Traceback" not in server.said()
+
+
+_STUCK = """
+import threading
+from epic_pl.cli.main import main
+from epic_pl.inference.item_classifier import ItemClassifier
+
+def stuck(self, item, max_pixels):
+    return threading.Event().wait() if item["image"] else prepare(self, item, max_pixels)
+
+prepare, ItemClassifier.prepare = ItemClassifier.prepare, stuck
+main()
+"""
+
+
+def test_sigterm_ends_a_server_whose_threads_are_stuck_in_images(two_epochs):
+    options = ("--timeout", "3")
+    with (
+        _serving(two_epochs.root, *options, start=("-c", _STUCK)) as server,
+        ThreadPoolExecutor(5) as pool,
+    ):
+        upload = {"url": "/classify-form", "files": {"image": _png()}}
+        images = [pool.submit(server.client.post, **upload) for _ in range(5)]
+        _wait_until(lambda: "waiting_requests 5.0" in server.client.get("/metrics").text)
+        server.process.terminate()
+        assert len(_labels(server.client.post("/classify", json={"text": "a"}))) == 3
+        assert [image.result().status_code for image in images] == [504] * 5
+        assert server.process.wait(30) == 0
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,12 +69,9 @@ def serve(
     address = f"[{host}]" if ":" in host else host
     print(f"Loading {names} ...", flush=True)
     thread = ThreadPoolExecutor(1)
-    loading: Future[Any]
-    if len(paths) > 1:
-        loading = thread.submit(MultiTaskClassifier.load, paths, programs=programs)
-    else:
-        loading = thread.submit(Classifier.load, *paths.values(), programs=programs)
-    model = loading.result()
+    load: Any = MultiTaskClassifier.load if len(paths) > 1 else Classifier.load
+    given = [paths] if len(paths) > 1 else paths.values()
+    model = thread.submit(load, *given, programs=programs).result()
     listener = _listen(host, port)
     print(f"Serving {names} {access}: http://{address}:{port}/docs", flush=True)
     run_server(model, limits, max_batch, key, listener, thread)

@@ -2,13 +2,13 @@
 
 import asyncio
 import logging
+import os
 import secrets
 import signal
 import socket
-import sys
 from base64 import b64decode
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,9 @@ _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 _FORM = "multipart/form-data"
 _THREADS = 4  # number of threads that decode images
 _SHOWN, _LONGEST = 3, 120  # problems in an error message, and maximum characters of each
-_LARGEST = 16  # number of requests of the maximum size that may be read at a time
+_LAST_SECONDS = 0.25  # time for requests that are on their way when the server is told to end
+# requests of the maximum size that are read at a time, and bytes of one that are parsed at a time
+_LARGEST, _CHUNK = 16, 2**16
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,8 @@ def build_app(
     """
     registry = prometheus.CollectorRegistry()
     gate, batches = _Gate(limits, key, registry), Batches(model, max_batch, registry, thread)
-    threads = ThreadPoolExecutor(_THREADS)
+    images, texts = ThreadPoolExecutor(_THREADS), ThreadPoolExecutor(_THREADS)
+    stuck = set[Future[Any]]()  # what these still prepare for requests that have been given up
 
     @asynccontextmanager
     async def classifying(app: FastAPI) -> AsyncIterator[None]:
@@ -223,17 +226,17 @@ def build_app(
 
     async def labels(image: bytes | None, text: str | None, top_k: int | None) -> Labels:
         if (characters := len(text or "")) > limits.characters:
-            raise HTTPException(
-                422,
-                f"The text has {characters:,} characters; the limit is {limits.characters:,}. "
-                "Shorten it.",
-            )
-        item: Item = {"image": image, "text": text}
-        loop = asyncio.get_running_loop()
+            reason = f"The text has {characters:,} characters; the limit is {limits.characters:,}."
+            raise HTTPException(422, reason)
+        threads = images if image else texts  # a text does not wait for images
+        job = threads.submit(model.prepare, Item(image=image, text=text), limits.pixels)
         try:
-            sample = await loop.run_in_executor(threads, model.prepare, item, limits.pixels)
+            sample = await asyncio.wrap_future(job)
         except DataError as error:
             raise HTTPException(422, str(error)) from error
+        finally:
+            stuck.add(job)
+            job.add_done_callback(stuck.discard)
         return Labels.model_validate({"labels": await batches.labels(sample, top_k)})
 
     # the gate checks the key; this only describes it for /docs
@@ -261,8 +264,8 @@ def build_app(
 
     @app.get("/health")
     async def health() -> Response:
-        """Tell whether requests are classified."""
-        works = batches.work(limits.seconds)
+        """Tell whether images are decoded and requests classified."""
+        works = batches.work(limits.seconds) and len(stuck) < _THREADS
         return Response("ok" if works else "not ready", 200 if works else 503)
 
     @app.get("/metrics")
@@ -272,6 +275,23 @@ def build_app(
         return Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
 
     return app
+
+
+class _Server(uvicorn.Server):
+    """A server that answers the requests which are on their way when it is told to end.
+
+    Uvicorn closes the connections that it has not accepted or read, so that their requests are
+    lost: of clients under load, a third.
+    """
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let each connection end with its response; close those without a request later."""
+        self.server_state.default_headers.append((b"connection", b"close"))
+        await asyncio.sleep(_LAST_SECONDS)  # accept the clients that have connected
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LAST_SECONDS)  # read their requests
+        await super().shutdown(sockets)
 
 
 def run_server(
@@ -286,8 +306,9 @@ def run_server(
 
     Arguments are those of :func:`build_app`, and a socket that listens.
 
+    After a signal this ends the process with code 0, also while threads are stuck in an image.
+
     Raises:
-        SystemExit: with 0 after a signal.
         Exception: if nothing can be classified any more.
     """
     failures: list[Exception] = []
@@ -305,9 +326,9 @@ def run_server(
         log_level="warning",
         timeout_graceful_shutdown=limits.seconds,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises its signal again at the end
-        signal.signal(number, lambda *_: sys.exit(0))
+        signal.signal(number, lambda *_: os._exit(0))
     server.run(sockets=[listener])
     for error in failures:
         raise error
