@@ -1,6 +1,7 @@
 """The server of trained models: its endpoints, limits, start and end."""
 
 import asyncio
+import io
 import logging
 import os
 import secrets
@@ -22,6 +23,7 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
 from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field, PositiveInt
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
@@ -33,6 +35,8 @@ from epic_pl.utils.errors import DataError
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 _FORM = "multipart/form-data"
+_KINDS = (_FORM.encode(), b"application/json")
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")  # ASCII is a part of UTF-8
 _THREADS = 4  # number of threads that decode images
 _SHOWN, _LONGEST = 3, 120  # problems in an error message, and maximum characters of each
 _LAST_SECONDS = 0.25  # time for requests that are on their way when the server is told to end
@@ -80,6 +84,9 @@ class PairForm(BaseModel):
     top_k: PositiveInt | None = None
 
 
+_Form = Annotated[PairForm, Form(media_type=_FORM)]
+
+
 class Label(BaseModel):
     """A label and its calibrated probability."""
 
@@ -107,7 +114,7 @@ class _Gate:
     def __init__(
         self, limits: Limits, key: str | None, registry: prometheus.CollectorRegistry
     ) -> None:
-        self._limits, self._key = limits, (key or "").encode()
+        self._limits, self._key, self._turn = limits, (key or "").encode(), asyncio.Lock()
         self._open = self._bytes = 0  # number of open requests, and bytes of their bodies
         self._requests = prometheus.Counter(
             "epic_pl_requests", "Requests by status", ["status"], registry=registry
@@ -124,9 +131,7 @@ class _Gate:
             try:
                 response = await self._admit(request, handle)
             except HTTPException as error:
-                response = JSONResponse(
-                    {"detail": error.detail}, error.status_code, dict(error.headers or {})
-                )
+                response = JSONResponse({"detail": error.detail}, error.status_code, error.headers)
         self._requests.labels(str(response.status_code)).inc()
         return response
 
@@ -138,10 +143,13 @@ class _Gate:
         busy = HTTPException(503, "Too many requests are waiting. Try again.", RETRY)
         if self._open >= limits.waiting:
             raise busy
-        reason = f"The request is too large; the limit is {limits.payload:,} bytes."
-        too_large = HTTPException(413, reason)
+        too_large = HTTPException(413, f"The request is too large: limit {limits.payload:,} bytes.")
         if int(request.headers.get("content-length", 0)) > limits.payload:
             raise too_large
+        kind, parameters = parse_options_header(request.headers.get("content-type"))
+        # the parser of forms decodes with any codec of Python, and some take quadratic time
+        if kind not in _KINDS or parameters.get(b"charset", b"utf-8").lower() not in _CHARSETS:
+            raise HTTPException(415, f"Content-Type: send application/json or {_FORM}, in UTF-8.")
         body = bytearray()
         self._open += 1
         try:
@@ -154,17 +162,19 @@ class _Gate:
                     if self._bytes > _LARGEST * limits.payload:
                         raise busy
                 # many of these characters take long to parse, which would block other requests
-                is_form = request.headers.get("content-type", "").lower().startswith(_FORM)
-                if not is_form and sum(map(body.count, b",[{&%")) > limits.characters + 10:
+                if kind != _KINDS[0] and sum(map(body.count, b",[{")) > limits.characters + 10:
                     raise HTTPException(422, "body: too many values, or too long a text")
+                request.state.body, file = body, io.BytesIO(body)
 
                 async def replay() -> Message:
-                    return {"type": "http.request", "body": bytes(body)}
+                    async with self._turn:  # one chunk at a time, and between them other requests
+                        await asyncio.sleep(0)
+                    chunk = file.read(_CHUNK)
+                    return {"type": "http.request", "body": chunk, "more_body": bool(chunk)}
 
                 return await handle(Request(request.scope, replay))
         except TimeoutError:
-            reason = f"There was no answer within {limits.seconds} seconds."
-            raise HTTPException(504, reason) from None
+            raise HTTPException(504, f"No answer within {limits.seconds} seconds.") from None
         except ClientDisconnect:
             raise HTTPException(400, "The client has closed the connection.") from None
         except RequestValidationError as error:
@@ -249,8 +259,14 @@ def build_app(
         return await labels(pair.image, pair.text, pair.top_k)
 
     @router.post("/classify-form")
-    async def classify_form(pair: Annotated[PairForm, Form(media_type=_FORM)]) -> Labels:
+    async def classify_form(request: Request, pair: _Form) -> Labels:
         """Classify an image-text pair of a form (multipart/form-data)."""
+        form = await request.form()
+        if repeated := [name for name in form if len(form.getlist(name)) > 1]:
+            raise HTTPException(422, f"{repeated[0]}: given more than once")
+        # the parser takes bytes that are not UTF-8 for Latin-1
+        if (pair.text or "").encode() not in request.state.body:
+            raise HTTPException(422, "text: must be UTF-8")
         content = None if pair.image is None else await pair.image.read()
         return await labels(content, pair.text, pair.top_k)
 
