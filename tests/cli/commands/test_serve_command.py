@@ -28,7 +28,8 @@ def test_models_are_loaded_by_name_and_limits_passed_on(trained, told, port, mon
     monkeypatch.setenv("EPIC_PL_API_KEY", "a secret")
     options = ["--max-waiting=3", "--timeout=4", "--max-megabytes=5", "--max-megapixels=6"]
     code, out, _ = told(
-        "serve", "runs", "again=runs", port, *options, "--max-characters=7", "--max-batch=8"
+        *("serve", "runs", "again=runs", port, *options, "--max-characters=7", "--max-batch=8"),
+        "--cors=https://a.example,http://localhost:3000",
     )
     assert code == 0
     ((model, limits, max_batch, key, listener, thread),) = given
@@ -36,7 +37,9 @@ def test_models_are_loaded_by_name_and_limits_passed_on(trained, told, port, mon
     loaded, classifies = loads[0], thread.submit(threading.get_ident).result()
     assert loaded == classifies != threading.get_ident()
     assert list(model.tasks) == ["runs", "again"]
-    assert limits == server.Limits(3, 4, 5_000_000, 6_000_000, 7)
+    assert limits == server.Limits(
+        *(3, 4, 5_000_000, 6_000_000, 7), ("https://a.example", "http://localhost:3000")
+    )
     assert (max_batch, key) == (8, "a secret")
     assert "Serving runs, again with an API key: http://127.0.0.1:" in out
 
@@ -53,3 +56,10 @@ def test_a_taken_port_is_refused_before_models_are_loaded(told):
     assert code == 1
     assert "Choose another --port." in error
     assert "Loading" not in out
+
+
+@pytest.mark.parametrize("cors", ["a.example", "https://a.example/", "https://a.example,", "null"])
+def test_an_origin_that_no_browser_sends_is_refused(cors, told, port):
+    code, _, error = told("serve", "nowhere", port, f"--cors={cors}")
+    assert code == 1
+    assert f"--cors is {cors}: give origins as https://example.org, without a path." in error

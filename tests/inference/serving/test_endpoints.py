@@ -235,6 +235,50 @@ def test_the_key_is_checked_before_the_body_is_read(key, started, fake_model):
         assert schema == {"APIKeyHeader": {"type": "apiKey", "in": "header", "name": "X-API-Key"}}
 
 
+PAGE = "https://page.example"
+
+
+def _preflight(client, origin=PAGE):
+    asks = {"Method": "POST", "Headers": "x-api-key,content-type"}
+    headers = {f"Access-Control-Request-{name}": value for name, value in asks.items()}
+    return client.options("/classify", headers={"Origin": origin, **headers})
+
+
+def test_pages_of_other_origins_may_ask_if_they_are_named(held, started):
+    key = {"X-API-Key": "a secret"}
+    limits = {"seconds": 1, "waiting": 1, "origins": (PAGE, "http://localhost:3000")}
+    with started(held, key="a secret", **limits) as client, ThreadPoolExecutor(1) as pool:
+        preflight = _preflight(client)
+        assert preflight.status_code == 200
+        allowed = preflight.headers["Access-Control-Allow-Headers"].lower().split(", ")
+        assert {"x-api-key", "content-type"} <= {*allowed}
+        assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+        assert _preflight(client, "https://other.example").status_code == 400
+        client.headers["Origin"] = PAGE
+        responses = [client.post("/classify", json={"text": "a"})]
+        client.headers.update(key)
+        slow = pool.submit(_ask, client, "hold")
+        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 1)
+        responses += [_ask(client, "a"), slow.result()]
+        held.free.set()
+        responses += [client.post(**HOSTILE["large"][2]()), _ask(client, 1), _ask(client, "a")]
+        responses += [_ask(client, "bad"), client.post("/classify", content="a"), client.get("/")]
+        statuses = [401, 503, 504, 413, 422, 200, 500, 415, 404]
+        assert [response.status_code for response in responses] == statuses
+        origins = {each.headers["Access-Control-Allow-Origin"] for each in (preflight, *responses)}
+        assert origins == {PAGE}
+        assert responses[1].headers["Access-Control-Expose-Headers"] == "Retry-After"
+        client.headers["Origin"] = "https://other.example"
+        assert "Access-Control-Allow-Origin" not in _ask(client, "a").headers
+
+
+def test_pages_of_other_origins_may_not_ask_by_default(client):
+    client.headers["Origin"] = PAGE
+    for response in (_preflight(client), _ask(client, "a")):
+        assert not [name for name in response.headers if name.startswith("access-control")]
+    assert _preflight(client).status_code == 405
+
+
 def _wait_until(condition, seconds=10):
     end = time.monotonic() + seconds
     while not condition():

@@ -1,6 +1,7 @@
 """``epic-pl serve``."""
 
 import os
+import re
 import socket
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,7 @@ def serve(
     max_megapixels: PositiveInt = 25,
     max_characters: PositiveInt = 20_000,
     timeout: PositiveInt = 30,
+    cors: str = "",
     programs: bool = False,
 ) -> None:
     """Answer requests over HTTP until SIGTERM or Ctrl-C (extra `serve`).
@@ -45,6 +47,8 @@ def serve(
         max_megapixels: maximum size of an image.
         max_characters: maximum length of a text.
         timeout: time limit of a request in seconds; after that it gets status 504.
+        cors: origins of web pages that may send requests, such as https://example.org, separated by
+            commas; * admits all pages.
         programs: allow exported models that can run code (model.pt2).
 
     Raises:
@@ -59,12 +63,14 @@ def serve(
         from epic_pl.inference.serving.server import Limits, run_server
     if not 1024 <= port <= 65535:
         raise ConfigError(f"--port is {port}: give one from 1024 to 65535.")
+    origins = tuple(cors.split(",")) if cors else ()
+    if not all(re.fullmatch(r"\*|https?://[a-z0-9.:[\]-]+", origin) for origin in origins):
+        raise ConfigError(f"--cors is {cors}: give origins as https://example.org, without a path.")
     _listen(host, port).close()  # check the port before models are loaded
     paths = {name: str(find_model(path)) for name, path in _named(models).items()}
     key = os.environ.get(_KEY)
-    limits = Limits(
-        max_waiting, timeout, max_megabytes * 10**6, max_megapixels * 10**6, max_characters
-    )
+    sizes = max_megabytes * 10**6, max_megapixels * 10**6, max_characters
+    limits = Limits(max_waiting, timeout, *sizes, origins)
     names, access = ", ".join(paths), "with an API key" if key else "without an API key"
     address = f"[{host}]" if ":" in host else host
     print(f"Loading {names} ...", flush=True)

@@ -25,6 +25,7 @@ from fastapi.security import APIKeyHeader
 from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field, PositiveInt
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
@@ -53,6 +54,7 @@ class Limits:
     payload: int = 10_000_000  # maximum bytes of a request
     pixels: int = 25_000_000  # maximum pixels of an image
     characters: int = 20_000  # maximum characters of a text
+    origins: tuple[str, ...] = ()  # origins of the pages that may send requests, all with "*"
 
 
 class _ImageEncoder(Base64Encoder):
@@ -277,6 +279,9 @@ def build_app(
         form_limits={"max_files": 3, "max_fields": 10, "max_part_size": limits.payload},
     )
     app.include_router(router)
+    if limits.origins:
+        cors = partial(CORSMiddleware, allow_methods=["GET", "POST"], allow_headers=["X-API-Key"])
+        app.add_middleware(cors, allow_origins=limits.origins, expose_headers=[*RETRY])
 
     @app.get("/health")
     async def health() -> Response:
