@@ -28,7 +28,6 @@ def serve(
     max_characters: PositiveInt = 20_000,
     timeout: PositiveInt = 30,
     cors: str = "",
-    programs: bool = False,
 ) -> None:
     """Answer requests over HTTP until SIGTERM or Ctrl-C (extra `serve`).
 
@@ -49,7 +48,6 @@ def serve(
         timeout: time limit of a request in seconds; after that it gets status 504.
         cors: origins of web pages that may send requests, such as https://example.org, separated by
             commas; * admits all pages.
-        programs: allow exported models that can run code (model.pt2).
 
     Raises:
         EpicError: if a model cannot be loaded, or the server cannot listen.
@@ -77,7 +75,7 @@ def serve(
     thread = ThreadPoolExecutor(1)
     load: Any = MultiTaskClassifier.load if len(paths) > 1 else Classifier.load
     given = [paths] if len(paths) > 1 else paths.values()
-    model = thread.submit(load, *given, programs=programs).result()
+    model = thread.submit(load, *given).result()
     listener = _listen(host, port)
     print(f"Serving {names} {access}: http://{address}:{port}/docs", flush=True)
     run_server(model, limits, max_batch, key, listener, thread)
