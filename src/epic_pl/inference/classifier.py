@@ -226,8 +226,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
 
         Args:
             table: a file that :class:`~epic_pl.data.tables.datamodule.TableDataModule` reads.
-            image: column of image paths, or a template. Columns that are not named are guessed; if
-                only one of ``image`` and ``text`` is named, the other modality is not used.
+            image: column of image paths, or a template; ``none`` for no images. Columns that are
+                not named are guessed.
             text: column of texts, several columns, or a template; ``none`` for no texts.
             label: column of classes.
             split: column of train, val and test; ``none`` to draw validation and test rows.
