@@ -40,7 +40,8 @@ def find_checkpoint(path: Path) -> Path:
     raise CheckpointError(
         f"There is no run or checkpoint at {path}: give the folder of a run (runs/NAME or "
         "runs/NAME/fit/version_0) or a checkpoint. A folder that save_pretrained or epic-pl export "
-        "has written is taken only by Classifier.load and epic-pl export, embed, serve and app."
+        "has written is taken only by Classifier.load and epic-pl embed, serve, app, and export "
+        "without --config."
     )
 
 

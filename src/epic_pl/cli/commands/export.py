@@ -22,8 +22,8 @@ def export(
 
     Args:
         fit_options: options of epic-pl fit, needed for --ckpt_path best or last, and for --int8.
-        ckpt_path: a run, a checkpoint, a saved model (not for --int8), a hub's user/name, or with
-            --config best or last.
+        ckpt_path: a run or a checkpoint; without --config also a saved model or a hub's user/name,
+            with it also best or last.
         output: folder to write.
         int8: also write a model whose encoders have weights in 8 bits, and compare the scores of
             both on the validation split of --config.
@@ -45,7 +45,7 @@ def export(
         raise ConfigError(f"{option} needs the config of the run: add --config.")
     require_onnx()
     check_output(output, overwrite)
-    if ckpt_path in ("best", "last"):
+    if fit_options:
         checkpoint = checkpoint_of([*fit_options, f"--ckpt_path={ckpt_path}"])
     else:
         checkpoint = find_model(ckpt_path)
