@@ -761,7 +761,7 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
         ('fit --model.method={"class_path":"LoRA","init_args":{"rnk":2}}', "model.method.rank"),
         ("fit --data.help TabelDataModule", "TableDataModule"),
         ("explain --ouput x", "output"),
-        ("serve x --host 0.0.0.1", "0.0.0.0"),
+        ("explain --split tset", "test"),
         ("export --ckpt_path x --ouput x", "output"),
         ("data init x --labl x", "label"),
     ],

@@ -22,7 +22,7 @@ _DOTTED = re.compile(rf"(?<![\w./-])(?:--)?((?:{'|'.join(_SECTIONS)})(?:\.[a-z_]
 # names of files, of submodules, and of options of a logger and of classes outside look alike
 _OTHER = re.compile(
     r"\.(csv|html|json|md|onnx|parquet|png|safetensors)$|_tower"
-    r"|^trainer\.logger\.init_args|^data\.inspection$"
+    r"|^trainer\.(logger\.init_args|callback_metrics)|^model\.init_args\.encoders|^data\.inspection$"
     r"|^model\.(method\.width|loss\.margin)$|^data\.(rows|unseen|scene_seed)$"
 )
 _ADVICE = re.compile(r"\b[Ss]et ([a-z]+(?:[._][a-z_]+)+)(?: |=)")

@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from inspect import signature
 from pathlib import Path
@@ -46,7 +46,7 @@ from epic_pl.module.estimate import estimate
 from epic_pl.nn.encoders import Encoder
 from epic_pl.report.writer import ReportWriter
 from epic_pl.utils.config_files import packaged, read_yaml, resolve_configs
-from epic_pl.utils.errors import CheckpointError, ConfigError, did_you_mean
+from epic_pl.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from epic_pl.utils.plugins import find_class, load_plugins
 
 __all__ = ["EPICCLI", "Built", "build", "run"]
@@ -542,7 +542,8 @@ def run(args: Sequence[str]) -> EPICCLI:
     cli = parse(args)
     built = cli.build()
     if cli.command == "fit" and built.trainer.is_global_zero:
-        rank_zero_info(f"Training takes {estimate(*built)}")
+        with suppress(DataError):  # training itself tells of it, if it reads the images at all
+            rank_zero_info(f"Training takes {estimate(*built)}")
     cli.execute()
     return cli
 

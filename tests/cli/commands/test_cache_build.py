@@ -14,7 +14,7 @@ from epic_pl.cli.main import main
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.features.items import Items
 from epic_pl.module.callbacks import feature_cache
-from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.errors import ConfigError, DataError
 
 OPTIONS = ["--model.method.prompt_attention", "read_only", "--cache.level", "layers"]
 DDP = ["--config", "ddp.yaml", "--trainer.devices", "2"]
@@ -99,6 +99,10 @@ def test_a_test_split_that_is_not_there_is_left_out_and_told(project, build, tol
     assert told("cache", "info", "--folder", project / "features")[0] == 0
 
 
+def gone(*_):
+    raise DataError("the images are gone")
+
+
 def test_what_the_command_stored_is_all_that_later_runs_need(project, build, monkeypatch, capsys):
     given = options(project)
     code, said, progress = build()
@@ -112,7 +116,7 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, build, mon
         return encode(items, inputs, layer)
 
     monkeypatch.setattr(Items, "encode", encode_blank)
-    monkeypatch.setattr(ImageTextDataset, "read", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr(ImageTextDataset, "read", gone)
     main(["fit", *given, "--trainer.max_epochs", "1"])
     (best,) = project.glob("runs/fit/*/checkpoints/best.ckpt")
     main(["test", *given, "--ckpt_path", str(best)])
