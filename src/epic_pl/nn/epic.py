@@ -14,23 +14,15 @@ Shape legend: B batch, d_v and d_t widths, n prompts, K steps, C classes.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from epic_pl.nn.base import DualEncoder, Method, Output, Recording, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, where_parts_fit
-from epic_pl.nn.interaction import (
-    BottleneckHub,
-    Exchange,
-    Hub,
-    InteractionHub,
-    ParameterFreeHub,
-    ScaledCosine,
-)
+from epic_pl.nn.interaction import Exchange, Hub, ScaledCosine, build_hubs
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import FirstPrompt, Generation, TemporalPrompts
 from epic_pl.nn.recording import prompt_attention
@@ -39,8 +31,6 @@ from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_choices, check_positive, check_probabilities
 
 PromptAttention = Literal["joint", "read_only"]
-
-_ROWS = 4  # samples at a time in the first exchange, with activation checkpointing
 
 
 class EPICModel(DualEncoder):
@@ -89,111 +79,90 @@ class EPICModel(DualEncoder):
             method.generation,
             method.prompt_init_std,
         )
-        self.hubs = nn.ModuleList(self._build_hubs())
+        # the head takes the last step's prompts as they are, so no hub follows it
+        exchanges = self.num_steps - 1 + self.from_tokens
+        bottleneck = method.hub_width, method.dropout
+        self.hubs = build_hubs(method.hub, exchanges, self.widths, *bottleneck)
         self.head = ClassificationHead(
             self.widths,
             num_classes,
             head,
             prompts=True,
-            num_part_features=3 * n if self.hubs and self.from_tokens else 0,
+            num_part_features=3 * n if method.hub != "none" and self.from_tokens else 0,
         )
-
-    def _build_hubs(self) -> list[InteractionHub]:
-        # the head takes the last step's prompts as they are, so no hub follows it
-        exchanges = range(self.num_steps - 1 + self.from_tokens)
-        if self.method.hub == "none":
-            return []
-        if self.method.hub == "parameter_free":
-            return [ParameterFreeHub(self.widths)] if exchanges else []  # one for all steps
-        return [
-            BottleneckHub(self.widths, self.method.hub_width, self.method.dropout)
-            for _ in exchanges
-        ]
 
     def forward(self, batch: Batch) -> Output:
         """Logits and features of a batch, as in the equations of docs/method.md."""
         present = self.presence(batch)
-        image, text = self.extract(batch, present)
-        prompts, exchange = self.first_prompts(image, text, present)
-        part_features = None if exchange is None else where_parts_fit(exchange.similarities)
+        image, text = self.extract(batch, present)  # U at the first interaction layers
+        first = self.compare_tokens(image, text, present)
+        prompts = self.prompts.first(len(text.mask), first)  # P^1
         for step in range(self.num_steps):
             if step:
-                prompts, following = self.next_prompts(step, prompts, present)
-                exchange = exchange or following
-            image, text, prompts = self.acquire(step, image, text, prompts)
-        compared = None if exchange is None else exchange.compared
-        return self.classify(self.pool(image, text), prompts, present, part_features, compared)
+                exchange = self.consolidate(step, prompts, present)  # C^k
+                first = first or exchange
+                prompts = self.prompts.activate(step, exchange.prompts)  # P^{k+1}
+            image, text, prompts = self.acquire(step, image, text, prompts)  # Z^k
+        return self.classify(self.pool(image, text), prompts, present, *self.read(first))
+
+    def compare_tokens(self, image: Any, text: Any, present: Presence) -> Exchange | None:
+        """The exchange of image patches and parts of the text before step 1.
+
+        The first prompts start from it, so those of the image depend on the text. None if the first
+        prompts are learned vectors alone.
+        """
+        if not self.from_tokens:
+            return None
+        tokens = image.boundary_tokens, text.boundary_tokens, text.mask
+        return self.image_encoder.checkpointed_by_rows(self._compare, *tokens, *present)
+
+    def _compare(
+        self, image: Tensor, text: Tensor, mask: Tensor, *present: Tensor | None
+    ) -> Exchange:
+        patches = self.image_tower.content_tokens(image)
+        parts = self.prompts.parts(self.text_tower.content_tokens(text), mask)
+        exchange: Exchange = self.hub(0).exchange_parts(Pair(patches, parts), Pair(*present))
+        return exchange
 
     def acquire(
         self, step: int, image: Any, text: Any, prompts: Pair[Tensor]
     ) -> tuple[Any, Any, Pair[Tensor]]:
-        """States of both towers after the step's layer, and the outputs of the prompts."""
+        """States of both towers after the step's layer, and what the prompts acquired there."""
         image, acquired_image = self.image_tower.acquire(step, image, prompts.image)
         text, acquired_text = self.text_tower.acquire(step, text, prompts.text)
         return image, text, Pair(acquired_image, acquired_text)
 
-    def first_prompts(
-        self, image: Any, text: Any, present: Presence
-    ) -> tuple[Pair[Tensor], Exchange | None]:
-        """The prompts of step 1, and the exchange before that step, with ``S (B, P, n)``.
+    def consolidate(self, step: int, acquired: Pair[Tensor], present: Presence) -> Exchange:
+        """The exchange of the prompts between the layers of the step before and of ``step``."""
+        exchange: Exchange = self.image_encoder.checkpointed(self.hub(step), acquired, present)
+        return exchange
 
-        With "tokens", all patches and the parts of the text exchange information before the first
-        step, so that image prompts depend on the text. Without hubs they start from image cells.
+    def hub(self, step: int) -> Any:
+        """The hub before a step, which is the same for all steps if it has no parameters."""
+        return self.hubs[(step - (not self.from_tokens)) % len(self.hubs)]
+
+    def read(self, first: Exchange | None) -> tuple[Tensor | None, Pair[Tensor] | None]:
+        """What the head and the matching loss read of the first exchange.
+
+        They are the locations of the text's parts in the image, ``(B, 3 n)``, if tokens were
+        compared, and the vectors that were compared.
         """
-        if not self.from_tokens:
-            return self.prompts.first(len(text.mask)), None
-        learned = self.prompts.first_image
-        if not self.hubs:
-            patches, parts = self._patches_and_parts(image, text, slice(None))
-            return Pair(segment_means(patches, len(learned)) + learned, parts), None
-        exchange = self._first_exchange(image, text, present)
-        matched, parts = exchange.prompts
-        return Pair(matched + learned, parts), exchange
-
-    def _patches_and_parts(self, image: Any, text: Any, rows: slice) -> Pair[Tensor]:
-        patches = self.image_tower.content_tokens(image.boundary_tokens[rows])
-        words, mask = self.text_tower.content_tokens(text.boundary_tokens[rows]), text.mask[rows]
-        return Pair(patches, self.prompts.parts(words, mask))
-
-    def _first_exchange(self, image: Any, text: Any, present: Presence) -> Exchange:
-        """The exchange of patches and parts.
-
-        With activation checkpointing a few samples are computed at a time, to save memory.
-        """
-
-        def exchange(rows: slice) -> Exchange:
-            there = Pair(*(None if side is None else side[rows] for side in present))
-            prompts = self._patches_and_parts(image, text, rows)
-            return cast(InteractionHub, self.hubs[0]).exchange_parts(prompts, there)
-
-        if not self.image_encoder.recomputes:
-            return exchange(slice(None))
-        starts = range(0, len(text.mask), _ROWS)
-        runs = [self.image_encoder.checkpointed(exchange, slice(i, i + _ROWS)) for i in starts]
-        prompts, similarities, compared = zip(*runs, strict=True)
-        joined = [Pair(*map(torch.cat, zip(*pairs, strict=True))) for pairs in (prompts, compared)]
-        return Exchange(joined[0], torch.cat(similarities), joined[1])
-
-    def next_prompts(
-        self, step: int, acquired: Pair[Tensor], present: Presence
-    ) -> tuple[Pair[Tensor], Exchange | None]:
-        """The prompts of a later step, and the exchange from which they are generated."""
-        if not self.hubs:
-            return self.prompts.activate(step, acquired), None
-        hub = self.hubs[(step - 1 + self.from_tokens) % len(self.hubs)]
-        exchange: Exchange = self.image_encoder.checkpointed(hub, acquired, present)
-        return self.prompts.activate(step, exchange.prompts), exchange
+        if first is None or first.similarities is None:
+            return None, None
+        return where_parts_fit(first.similarities) if self.from_tokens else None, first.compared
 
     @torch.no_grad()
     def record(self, batch: Batch) -> Recording:
         """Attention of the prompts and similarities of the hubs, computed in a forward pass."""
         recording, present = Recording([], [], []), self.presence(batch)
         image, text = self.extract(batch, present)
-        prompts, exchange = self.first_prompts(image, text, present)
+        exchange = self.compare_tokens(image, text, present)
+        prompts = self.prompts.first(len(text.mask), exchange)
         for step in range(self.num_steps):
             if step:
-                prompts, exchange = self.next_prompts(step, prompts, present)
-            if exchange is not None:
+                exchange = self.consolidate(step, prompts, present)
+                prompts = self.prompts.activate(step, exchange.prompts)
+            if exchange is not None and exchange.similarities is not None:
                 recording.similarities.append(exchange.similarities)
             recording.image.append(prompt_attention(self.image_tower, step, image, prompts.image))
             recording.text.append(prompt_attention(self.text_tower, step, text, prompts.text))
@@ -202,8 +171,9 @@ class EPICModel(DualEncoder):
 
     @property
     def matcher(self) -> ScaledCosine | None:
-        """The similarity of the first exchange."""
-        return self.hubs[0].similarity if self.hubs else super().matcher  # type: ignore[return-value]  # of a ModuleList
+        """The similarity of the first exchange, without hubs that of the head."""
+        own: ScaledCosine | None = self.hubs[0].similarity if self.hubs else None  # type: ignore[assignment]  # of a ModuleList
+        return own or super().matcher
 
 
 @dataclass(frozen=True)
@@ -254,8 +224,10 @@ class NoInteraction(EPIC):
     """EPIC whose prompts stay in their modality: without hubs; options as in :class:`EPIC`.
 
     Example:
-        >>> len(NoInteraction().build(encoders, num_classes=3).hubs)
-        0
+        >>> NoInteraction().build(encoders, num_classes=3).hubs
+        ModuleList(
+          (0): NoHub()
+        )
     """
 
     hub: Hub = field(default="none", init=False)

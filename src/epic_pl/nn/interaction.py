@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.pair import Pair, Presence, where_present
 
 Hub = Literal["bottleneck", "parameter_free", "none"]
@@ -42,13 +43,13 @@ class ScaledCosine(nn.Module):
 
 
 class Exchange(NamedTuple):
-    """The consolidated prompts of an exchange, and what it compared."""
+    """The consolidated prompts of an exchange, and what it compared, None without a hub."""
 
     prompts: Pair[Tensor]
     """Consolidated prompts ``C_m (B, n, d_m)``."""
-    similarities: Tensor
+    similarities: Tensor | None
     """Similarities ``S (B, n, n)``."""
-    compared: Pair[Tensor]
+    compared: Pair[Tensor] | None
     """Projected prompts ``A_m (B, n, r)``, zero where the modality is missing."""
 
 
@@ -179,3 +180,28 @@ class ParameterFreeHub(InteractionHub):
         if self.shared is not None:
             text = F.linear(text, self.shared.weight.T)
         return Pair(prompts.image + messages.image, prompts.text + text)
+
+
+class NoHub(nn.Module):
+    """No exchange: ``C_m = Z_m``, the control without interaction."""
+
+    similarity = None
+
+    def forward(self, prompts: Pair[Tensor], present: Presence) -> Exchange:
+        """The prompts as they are."""
+        return Exchange(prompts, None, None)
+
+    def exchange_parts(self, tokens: Pair[Tensor], present: Presence) -> Exchange:
+        """Means ``(B, n, d_v)`` of the cells of a grid of patches, and the parts as they are."""
+        cells = segment_means(tokens.image, tokens.text.shape[1])
+        return Exchange(Pair(cells, tokens.text), None, None)
+
+
+def build_hubs(
+    kind: Hub, exchanges: int, widths: Pair[int], hub_width: int, dropout: float
+) -> nn.ModuleList:
+    """The hubs of a number of exchanges: one for each, or one for all if it has no parameters."""
+    if kind == "bottleneck":
+        return nn.ModuleList(BottleneckHub(widths, hub_width, dropout) for _ in range(exchanges))
+    shared = NoHub() if kind == "none" else ParameterFreeHub(widths)
+    return nn.ModuleList([shared] if exchanges else [])

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from epic_pl.nn.interaction import Exchange
 from epic_pl.nn.pair import Pair
 
 FirstPrompt = Literal["tokens", "independent", "from_text"]
@@ -109,11 +110,15 @@ class TemporalPrompts(nn.Module):
                 gaussian(num_steps - 1, num_prompts, width) for width in widths
             )
 
-    def first(self, size: int) -> Pair[Tensor]:
-        """Learned prompts of step 1 for B = ``size`` samples, ``(B, n, d_v)`` and ``(B, n, d_t)``.
+    def first(self, size: int, exchange: Exchange | None = None) -> Pair[Tensor]:
+        """Prompts of step 1 for B = ``size`` samples, ``(B, n, d_v)`` and ``(B, n, d_t)``.
 
-        With ``first_prompt`` "tokens" they are not used.
+        With ``first_prompt`` "tokens" they start from the ``exchange`` of tokens, else they are
+        learned.
         """
+        if exchange is not None:
+            image, text = exchange.prompts
+            return Pair(image + self.first_image, text)
         text = self.first_text
         image = self.coupling(text) if self.first_prompt == "from_text" else self.first_image
         return Pair(image.expand(size, -1, -1), text.expand(size, -1, -1))

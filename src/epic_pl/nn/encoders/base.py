@@ -6,8 +6,8 @@ Shape legend: B batch, N tokens, n extra positions (prompts), d width, h heads.
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, Literal, Self, TypeVar, overload
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from epic_pl.nn.encoders.reading import Memory
 from epic_pl.utils.errors import EncoderError
 
 T = TypeVar("T")
+_ROWS = 4  # rows at a time of what activation checkpointing divides
 Pooling = Literal["auto", "cls", "mean"]
 
 
@@ -173,6 +174,22 @@ class Encoder(nn.Module, ABC):
         output: T = checkpoint(layer, *arguments, use_reentrant=False)
         return output
 
+    def checkpointed_by_rows(self, function: Callable[..., T], *inputs: Any) -> T:
+        """Call ``function``; with ``checkpoint_layers`` on a few rows at a time, to save memory.
+
+        Args:
+            function: returns tensors ``(B, ...)``, or None, in nested named tuples.
+            *inputs: tensors ``(B, ...)``, lists of B items, or None.
+        """
+        if not self.recomputes:
+            return function(*inputs)
+        runs = []
+        for start in range(0, len(inputs[0]), _ROWS):
+            rows = slice(start, start + _ROWS)
+            some = [None if given is None else given[rows] for given in inputs]
+            runs.append(self.checkpointed(function, *some))
+        return cast(T, _concatenated(runs))
+
     def can_trim_last_layer(self, index: int) -> bool:
         """Whether the last layer, ``index``, can be run for the first token alone."""
         return False
@@ -254,6 +271,13 @@ class Encoder(nn.Module, ABC):
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
+
+
+def _concatenated(parts: Sequence[Any]) -> Any:
+    """Join tensors of some rows each, also inside named tuples."""
+    if isinstance(parts[0], Tensor):
+        return torch.cat(list(parts))
+    return parts[0] and type(parts[0])(*map(_concatenated, zip(*parts, strict=True)))
 
 
 def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
