@@ -3,8 +3,10 @@ from copy import deepcopy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_models import batch
 from tiny_models import make as make_model
+from torch import nn
 
 import tiny_runs
 from epic_pl.module import EPICModule
@@ -180,6 +182,47 @@ def test_the_loss_joins_the_training_loss_alone(make, tmp_path):
     assert "train/matching_loss" not in plain
     both = plain["train/loss"] + matching["train/matching_loss"]
     torch.testing.assert_close(matching["train/loss"], both)
+
+
+class Recorded(EPICModule):
+    """Keeps what its loss is called with, and what it gives."""
+
+    def compute_loss(self, logits, labels, batch):
+        loss = super().compute_loss(logits, labels, batch)
+        self.calls.append((logits.detach(), float(loss)))
+        return loss
+
+
+@pytest.mark.parametrize("network", ["none", "wide"])
+def test_what_is_trained_is_what_is_logged(network, make, tmp_path, monkeypatch):
+    """Each classifier of the head has one loss; their sum with the matching loss is optimised."""
+    monkeypatch.setattr(tiny_runs, "EPICModule", Recorded)
+    names = {"num_classes": 2, "class_names": ["no", "yes"], "loss": {"matched_classes": ["yes"]}}
+    model = make(head={"network": network, "dropout": 0.0}, options={"dropout": 0.0}, **names)
+    model.calls = []
+    rows = tiny_runs.batch(8, classes=2)
+    trainer = tiny_runs.trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
+    optimised = []
+    model.on_before_backward = lambda loss: optimised.append(float(loss))
+    with torch.no_grad():
+        for part in model.model.head.modules():  # so that the parts' logits differ
+            if isinstance(part, nn.Linear):
+                nn.init.normal_(part.weight)
+    trained = []
+    model.model.register_forward_hook(lambda _, __, output: trained.append(output.trained))
+    trainer.fit(model, tiny_runs.loader(tiny_runs.samples(8, classes=2), 8))
+    parts = {
+        name: float(F.cross_entropy(z, rows["labels"], label_smoothing=0.05))
+        for name, z in trained[0].items()
+    }
+    assert list(parts) == (["joint"] if network == "none" else ["joint", "image", "text"])
+    assert [loss for _, loss in model.calls] == pytest.approx([*parts.values()])
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    for name, value in parts.items():
+        assert logged[f"train/{name}_loss"] == pytest.approx(value)
+    total = sum(parts.values()) + logged["train/matching_loss"]
+    assert [logged["train/loss"]] == optimised == pytest.approx([total])
+    assert len({round(value, 4) for value in parts.values()}) == len(parts)
 
 
 class SecondPass(EPICModule):

@@ -6,7 +6,6 @@ import torch
 import tiny_runs
 from epic_pl.module import outputs as module_outputs
 from epic_pl.module.outputs import OutputCollector, SplitOutputs, merge_ranks
-from epic_pl.nn.heads.experts import ExpertLogits
 from epic_pl.utils.errors import DataError
 
 
@@ -18,9 +17,7 @@ def _of(ids, labels=True):
     if labels:
         batch["labels"] = 2 * codes.long()
     logits = codes[:, None].repeat(1, 3)
-    return SplitOutputs.of_batch(
-        batch, logits, ExpertLogits(logits, -logits, logits, torch.zeros(3))
-    )
+    return SplitOutputs.of_batch(batch, logits, torch.stack([logits, -logits], dim=1))
 
 
 @pytest.mark.parametrize("labels", [True, False])

@@ -19,6 +19,8 @@ from slow_encoders import (
 )
 from torch import Tensor
 
+from epic_pl.nn.encoders import segments
+
 
 @torch.no_grad()
 def logits(model, batch) -> Tensor:
@@ -58,7 +60,7 @@ def first_prompts(model, both, here):
     for stream in both:
         stream.run_to(stream.layers[0])
     nothing = [torch.zeros(width).double() for width in model.widths]
-    patches = both[0].tokens[both[0].encoder.num_prefix :] or [nothing[0]]
+    patches = both[0].read()[both[0].encoder.num_prefix :] or [nothing[0]]
     words = both[1].tokens or [nothing[1]]
     means, learned = text_parts(own.parts, words), list(own.parts.offsets)
     parts = [part + offset for part, offset in zip(means, learned, strict=True)]
@@ -104,10 +106,31 @@ class Stream:
         self.run_to(layer)
         self.entering.append(self.tokens[self.encoder.num_prefix :])
         if not self.joint:
-            return self.encoder.read(layer, self.tokens, prompts)
+            return self.encoder.read(layer, self.read(), prompts)
         self.tokens, z = self.encoder.layer(layer, self.tokens, prompts)
         self.at = layer + 1
         return z
+
+    def read(self) -> list[Tensor]:
+        """What read-only prompts see: means of neighbouring patches, if there are many."""
+        prefix = self.encoder.num_prefix
+        side = math.isqrt(len(self.tokens) - prefix) if self.tokens else 0
+        if self.joint or not prefix or side <= segments._MAX_SIDE:
+            return self.tokens
+        length = math.ceil(side / segments._MAX_SIDE)
+        patches = self.tokens[prefix:]
+        starts = range(0, side, length)
+        return self.tokens[:prefix] + [
+            mean(
+                [
+                    patches[side * row + column]
+                    for row in range(top, min(top + length, side))
+                    for column in range(left, min(left + length, side))
+                ]
+            )
+            for top in starts
+            for left in starts
+        ]
 
     def pooled(self) -> Tensor | None:
         self.run_to(self.encoder.depth)
@@ -146,10 +169,10 @@ def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
             features = part.missing
         else:
             vectors = [output, entering[0]] if part.boundary else [output]
-            features = standardised_over_samples(torch.cat(vectors), part.encoder)
+            features = standardised_over_samples(torch.cat(vectors), part.standardize_encoder)
         alone.append(features)
-        if part.prompts is not None:
-            seen = standardised_over_samples(mean(z), part.prompts)
+        if part.standardize_prompts is not None:
+            seen = standardised_over_samples(mean(z), part.standardize_prompts)
             complete = None not in pooled
             features = torch.cat([features, seen if complete else torch.zeros_like(seen)])
         h.append(features)

@@ -57,7 +57,7 @@ def test_gradients_are_the_same_where_dropout_wakes_inside_an_encoder():
 def test_gradients_are_the_same_if_the_first_exchange_takes_some_rows_at_a_time(
     attention, missing, monkeypatch
 ):
-    monkeypatch.setattr("epic_pl.nn.epic._ROWS", 3)
+    monkeypatch.setattr("epic_pl.nn.encoders.base._ROWS", 3)
     # dropout draws other numbers for other shapes
     model = _model(prompt_attention=attention, dropout=0.0)
     _assert_the_same_gradients(model, 1e-6, missing=missing)

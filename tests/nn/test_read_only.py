@@ -30,7 +30,7 @@ def test_frozen_stream_is_the_encoders_own_whatever_the_prompts(encoders):
         (model.image_tower, whole["pixel_values"], None),
         (model.text_tower, whole["input_ids"], mask),
     ):
-        encoder, state = tower.encoder, tower.extract(inputs, seen, None)
+        encoder, state = tower.encoder, tower.extract(inputs, seen)
         for step in range(2):
             prompts = torch.randn(3, 2, encoder.width, dtype=torch.float64)
             state, _ = tower.acquire(step, state, prompts)
@@ -52,7 +52,7 @@ def test_no_graph_runs_through_the_tokens(encoders):
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x) or x, lambda x: x):
         out = model(whole).logits
-    state = model.text_tower.extract(whole["input_ids"], whole["attention_mask"].bool(), None)
+    state = model.text_tower.extract(whole["input_ids"], whole["attention_mask"].bool())
     assert out.requires_grad
     assert not any(x.requires_grad for memory in state.memories for x in memory)
     width = model.text_encoder.width

@@ -48,6 +48,8 @@ def test_agrees_with_the_slow_reference(encoders, attention):
                 stream = streams[side]
                 stream.run_to(step)
                 expected = slow_weights(stream.encoder, step, stream.tokens, prompts[side])
+                if not here[side]:  # nothing uses its prompts
+                    expected = torch.zeros_like(expected)
                 # pads and an absent modality are never in the slow sequence
                 tokens, pads = weights.tokens[i].tensor_split([len(stream.tokens)], dim=-1)
                 assert not pads.any()
@@ -74,7 +76,7 @@ def slow_weights(slow, layer, tokens, stream):
 def test_similarities_are_those_of_each_exchange(kind, count):
     model = build(VIT_BERT, hub=kind)
     inputs = []
-    for hub in model.hubs:
+    for hub in model.hubs if count else ():
         hub.similarity.register_forward_hook(lambda cosine, args, _: inputs.append((cosine, args)))
     recording = model.record(batch([5, 3]))
     assert len(recording.similarities) == count

@@ -6,6 +6,7 @@ Shape legend: B batch, C classes.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -31,12 +32,11 @@ from epic_pl.module.config import (
 from epic_pl.module.losses import CrossEntropy, Loss, build_matching_loss
 from epic_pl.module.metrics import build_metrics, compute_metrics, metric_inputs
 from epic_pl.module.optim import build_optimizer, warmup_cosine
-from epic_pl.module.outputs import OutputCollector, SplitOutputs, warn_of_absence
+from epic_pl.module.outputs import OutputCollector, warn_of_absence
 from epic_pl.module.parameters import parameter_table
 from epic_pl.module.postprocess import (
     Postprocessor,
     calibration_error,
-    gain_likelihood,
     reliability_bins,
 )
 from epic_pl.nn.base import Method, Output
@@ -217,7 +217,8 @@ class EPICModule(CheckpointedModule):
     def compute_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """Mean loss of a batch in any stage; override it for a loss that needs the whole batch.
 
-        If the head has experts, training also calls it with the logits of each.
+        Validation and test call it once, with the logits of the answer. Training calls it once for
+        each of the model's :attr:`~epic_pl.nn.base.Output.trained` logits, and adds the results.
 
         Args:
             logits: ``(B, C)``.
@@ -238,19 +239,18 @@ class EPICModule(CheckpointedModule):
             check_batch(batch, self.task, self.num_classes, size)
         labels, output = batch["labels"], self(batch)
         logits = output.logits
-        loss = logged_loss = self.compute_loss(logits, labels, batch)
-        if stage == "train" and output.experts is not None:  # each has a loss of its own
-            image, text, joint, _ = output.experts
-            losses = (self.compute_loss(each, labels, batch) for each in (joint, image, text))
-            loss = sum(losses, start=torch.zeros_like(loss))
-        if stage == "train" and self._matching and self.model.matcher and output.compared:
-            matching = self._matching(self.model.matcher, output.compared, labels)
-            self.log("train/matching_loss", matching, on_step=True, batch_size=len(labels))
-            loss, logged_loss = loss + matching, logged_loss + matching
-        logged: Tensor | Metric = logged_loss.detach()
+        if stage == "train":
+            losses = self._training_losses(output, batch)
+            loss = reduce(torch.add, losses.values())
+            if len(losses) > 1:
+                parts = {f"train/{name}_loss": part.detach() for name, part in losses.items()}
+                self.log_dict(parts, on_step=True, batch_size=len(labels))
+        else:
+            loss = self.compute_loss(logits, labels, batch)
+        logged: Tensor | Metric = loss.detach()
         if stage != "train":  # Lightning's mean over ranks does not weight them by rows
             logged = cast(MeanMetric, self.mean_losses[stage])
-            logged.update(logged_loss.detach(), len(labels))
+            logged.update(loss.detach(), len(labels))
         self.log(
             f"{stage}/loss",
             logged,
@@ -264,8 +264,16 @@ class EPICModule(CheckpointedModule):
             self.train_metrics.update(metric_inputs(self.task, probabilities), labels.int())
             self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=len(labels))
         else:
-            self.outputs.add(batch, logits, output.experts if stage == "val" else None)
+            self.outputs.add(batch, logits, output.candidates if stage == "val" else None)
         return loss
+
+    def _training_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the training loss by name: of the trained logits, and the matching loss."""
+        labels, trained = batch["labels"], output.trained or {"joint": output.logits}
+        losses = {name: self.compute_loss(part, labels, batch) for name, part in trained.items()}
+        if self._matching and self.model.matcher and output.compared:
+            losses["matching"] = self._matching(self.model.matcher, output.compared, labels)
+        return losses
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one training batch.
@@ -297,15 +305,19 @@ class EPICModule(CheckpointedModule):
             self.outputs.clear()  # training needs the memory
         if not len(outputs.logits):  # a subclass's own steps keep no outputs
             return
-        if fits and len(outputs.candidates):
-            outputs = self._choose_experts(outputs)
+        fits = fits and not self.trainer.sanity_checking
+        if fits and (experts := self.model.head.experts) and len(outputs.candidates):
+            chosen = experts.choose(outputs.candidates, outputs.labels, self.task)
+            outputs = outputs._replace(logits=chosen)
         probabilities = self.postprocessor.uncalibrated(outputs.logits)
         self._log_scores("val", compute_metrics(self.task, probabilities, outputs.labels))
-        if fits and not self.trainer.sanity_checking:
+        if fits:
             self.postprocessor.fit(outputs.logits, outputs.labels)
             self.calibration_rows = len(outputs.logits)
             for average in self._averages():
                 average.postprocessor.load_state_dict(self.postprocessor.state_dict())
+                if (experts := self.model.head.experts) is not None:
+                    average.model.head.experts.used.copy_(experts.used)
 
     def _averages(self) -> Iterator[Any]:
         """The modules with averaged weights, which callbacks show nowhere else."""
@@ -313,13 +325,6 @@ class EPICModule(CheckpointedModule):
             if isinstance(callback, WeightAveraging):
                 average: Any = callback._average_model
                 yield average.module
-
-    def _choose_experts(self, outputs: SplitOutputs) -> SplitOutputs:
-        """Use the experts of the head if the validation rows are more likely with them."""
-        used = gain_likelihood(outputs.candidates, outputs.labels, self.task)
-        for module in (self, *self._averages()):
-            module.model.head.experts.used.fill_(used)
-        return outputs._replace(logits=outputs.candidates[:, int(used)])
 
     def on_test_start(self) -> None:
         """Reset the state of an earlier test."""
@@ -401,8 +406,8 @@ class EPICModule(CheckpointedModule):
         if self.trainer.ckpt_path is None:  # a warm start loads a calibration
             self.postprocessor.reset()
             self.calibration_rows = None
-            if self.model.head.experts is not None:
-                self.model.head.experts.used.fill_(True)
+            if (experts := self.model.head.experts) is not None:
+                experts.reset()
         rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:

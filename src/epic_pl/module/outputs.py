@@ -12,7 +12,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from epic_pl.module.ranks import gather_objects
-from epic_pl.nn.heads.experts import ExpertLogits
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.types import Batch
 
@@ -35,11 +34,11 @@ class SplitOutputs(NamedTuple):
     image_path: Sequence[str | None] = ()
     """N names of images, None for a sample without one; empty if batches have none."""
     candidates: Tensor = _NONE
-    """``(N, 2, C)``: logits without and with the experts of the head; ``(0,)`` if it has none."""
+    """``(N, 2, C)``: logits between which the head chooses; ``(0,)`` if it has no choice."""
 
     @classmethod
     def of_batch(
-        cls, batch: Batch, logits: Tensor, experts: ExpertLogits | None = None
+        cls, batch: Batch, logits: Tensor, candidates: Tensor | None = None
     ) -> "SplitOutputs":
         """Outputs of a batch, as copies, since a tensor of a loader's worker keeps a file open."""
         labels, image, text = (
@@ -47,11 +46,11 @@ class SplitOutputs(NamedTuple):
             for tensor in (batch.get("labels", _NONE), *presence_masks(batch))
         )
         names = [name or None for name in batch.get("image_path", ())]
-        scores = logits.detach().to("cpu", torch.float32)
-        candidates = _NONE
-        if experts is not None:
-            candidates = experts.candidates.detach().to("cpu", torch.float32)
-        return cls(scores, labels, image, text, batch.get("sample_id", ()), names, candidates)
+        scores, choice = (
+            given.detach().to("cpu", torch.float32)
+            for given in (logits, _NONE if candidates is None else candidates)
+        )
+        return cls(scores, labels, image, text, batch.get("sample_id", ()), names, choice)
 
     @classmethod
     def concatenate(cls, parts: Sequence["SplitOutputs"]) -> "SplitOutputs":
@@ -148,10 +147,10 @@ class OutputCollector:
         """Drop all outputs, and keep none until the next start."""
         self._parts = self._merged = None
 
-    def add(self, batch: Batch, logits: Tensor, experts: ExpertLogits | None = None) -> None:
+    def add(self, batch: Batch, logits: Tensor, candidates: Tensor | None = None) -> None:
         """Keep the logits ``(B, C)`` of a batch, if outputs are kept."""
         if self._parts is not None:
-            self._parts.append(SplitOutputs.of_batch(batch, logits, experts))
+            self._parts.append(SplitOutputs.of_batch(batch, logits, candidates))
 
     def merged(self, even: bool = False) -> SplitOutputs:
         """Outputs of all ranks, each sample once. All ranks must call this after the last batch.

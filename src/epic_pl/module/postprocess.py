@@ -9,23 +9,17 @@ from typing import Any, TypeVar
 
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics.functional.classification import multilabel_f1_score
 
+from epic_pl.nn.temperature import fit_temperature
 from epic_pl.utils.types import Task
 
-# bounds of the temperature; validation rows cannot determine more extreme values
-HIGHEST = 10.0
-LOWEST = 1 / HIGHEST
 BINS = 15
-# bisection steps over log(HIGHEST / LOWEST), enough for the precision of float32
-_HALVINGS = 30
 # 0, 0.005, ... 1; finer steps would fit the noise of a few thousand validation rows
 _THRESHOLDS = 201
 ENOUGH_ROWS = 100
 """Fewer validation rows are too few to calibrate: the temperature varies by more than an eighth."""
-_ENOUGH_TO_CHOOSE = 30
 Array = TypeVar("Array", Tensor, npt.NDArray[Any])
 
 
@@ -99,75 +93,6 @@ class Postprocessor(nn.Module):
         self.temperature.fill_(fit_temperature(logits, labels, self.task))
         if self.thresholds is not None and len(logits):
             self.thresholds.copy_(fit_thresholds(self.on_cpu()(logits), labels))
-
-
-def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
-    """The temperature T for which the labels are most likely under ``logits / T``.
-
-    Guo et al., *On Calibration of Modern Neural Networks*, arXiv 1706.04599. The mean negative
-    log-likelihood (multilabel: binary cross-entropy over all labels) is convex in 1 / T, so the
-    zero of its slope is found by bisection over log T, in float64. Uninformative logits (empty, all
-    equal, or not finite) give 1.
-
-    Without errors on validation the maximum likelihood is at T = 0. So targets are smoothed as in
-    Platt's scaling (*Probabilistic Outputs for Support Vector Machines*, 1999). This acts like two
-    additional samples (multilabel: pairs of sample and label), one of them wrong.
-
-    Args:
-        logits: ``(N, C)``.
-        labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
-        task: "multiclass" (categorical likelihood) or "multilabel" (a Bernoulli for each label).
-
-    Returns:
-        T, between :data:`LOWEST` and :data:`HIGHEST`.
-    """
-    logits = logits.cpu().double()
-    if not len(logits) or not bool(torch.isfinite(logits).all()):
-        return 1.0
-    truth = _targets(labels.cpu(), logits, task)
-    high = math.log(HIGHEST)
-    low = -high
-    for _ in range(_HALVINGS):
-        middle = (low + high) / 2
-        scaled = logits / math.exp(middle)
-        given = scaled.sigmoid() if task == "multilabel" else scaled.softmax(dim=-1)
-        slope = float(((given - truth) * logits).sum())  # of the loss in 1 / T
-        if slope == 0:
-            break
-        low, high = (middle, high) if slope > 0 else (low, middle)
-    return math.exp((low + high) / 2)
-
-
-def gain_likelihood(candidates: Tensor, labels: Tensor, task: Task) -> bool:
-    """Whether labels are more likely under the second of two logits, each at its own temperature.
-
-    Args:
-        candidates: ``(N, 2, C)``.
-        labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
-        task: "multiclass" (categorical likelihood) or "multilabel" (a Bernoulli for each label).
-
-    Returns:
-        True with fewer than 30 samples, which are too few to tell.
-    """
-    if len(candidates) < _ENOUGH_TO_CHOOSE:
-        return True
-    losses = []
-    for logits in candidates.cpu().double().unbind(dim=1):
-        scaled = logits / fit_temperature(logits, labels, task)
-        if task == "multilabel":
-            losses.append(F.binary_cross_entropy_with_logits(scaled, labels.cpu().double()))
-        else:
-            losses.append(F.cross_entropy(scaled, labels.cpu()))
-    return bool(losses[1] <= losses[0])
-
-
-def _targets(labels: Tensor, logits: Tensor, task: Task) -> Tensor:
-    """Smoothed targets ``(N, C)``."""
-    wrong = 1 / ((logits.numel() if task == "multilabel" else len(logits)) + 2)
-    if task == "multilabel":
-        return labels.double() * (1 - 2 * wrong) + wrong
-    others = torch.full_like(logits, wrong / (logits.shape[1] - 1))
-    return others.scatter_(1, labels.long()[:, None], 1 - wrong)
 
 
 def fit_thresholds(probabilities: Tensor, labels: Tensor) -> Tensor:

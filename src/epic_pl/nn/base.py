@@ -4,7 +4,7 @@ Shape legend: B batch, N tokens, P patches, n prompts, K steps, C classes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
-from epic_pl.nn.heads.experts import ExpertLogits
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
 from epic_pl.nn.towers import FeatureLevel, Tower
@@ -141,17 +140,19 @@ class Recording(NamedTuple):
 
 
 class Output(NamedTuple):
-    """The logits of a batch, and the features behind them."""
+    """The logits of a batch, what is trained, and the features behind them."""
 
     logits: Tensor
-    """``(B, C)``."""
+    """The answer ``(B, C)``."""
     pooled: Pair[Pooled]
     """Pooled features of both modalities, the input of the head."""
     compared: Pair[Tensor] | None
     """Vectors of the image ``(B, n_v, r)`` and the text ``(B, n_t, r)`` that the model compares
     before either depends on the other, zero where missing; None if the model compares nothing."""
-    experts: ExpertLogits | None = None
-    """What the logits are made of, if the head has an expert on each modality."""
+    trained: Mapping[str, Tensor] | None = None
+    """Logits ``(B, C)`` by name, each of which gets a loss in training; None trains the answer."""
+    candidates: Tensor | None = None
+    """Logits ``(B, 2, C)`` between which the head chooses on validation samples, if it does."""
 
 
 class DualEncoder(nn.Module, ABC):
@@ -226,20 +227,21 @@ class DualEncoder(nn.Module, ABC):
     def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
         """States of both towers before step 1, computed or restored from stored features.
 
-        Inputs of a missing modality are ignored, even NaN.
+        Inputs of a missing modality are replaced by zeros, since they may be NaN. What follows from
+        them stays within the modality: hub and head use nothing of it.
         """
         mask = batch["attention_mask"].bool()  # (B, N)
         if "image_features" in batch:
             image_features = _only_present(batch["image_features"], present.image)
-            image = self.image_tower.restore(image_features, None, present.image)
+            image = self.image_tower.restore(image_features, None)
         else:
             pixels = where_present(batch["pixel_values"], present.image)
-            image = self.image_tower.extract(pixels, None, present.image)
+            image = self.image_tower.extract(pixels, None)
         if "text_features" in batch:
             text_features = _only_present(batch["text_features"], present.text)
-            text = self.text_tower.restore(text_features, mask, present.text)
+            text = self.text_tower.restore(text_features, mask)
         else:
-            text = self.text_tower.extract(batch["input_ids"], mask, present.text)
+            text = self.text_tower.extract(batch["input_ids"], mask)
         return Pair(image, text)
 
     def presence(self, batch: Batch) -> Presence:
@@ -264,8 +266,10 @@ class DualEncoder(nn.Module, ABC):
         compared: Pair[Tensor] | None = None,
     ) -> Output:
         """The head's output; without ``compared``, its similarity term's vectors are compared."""
-        logits, projected, experts = self.head(pooled, prompts, present, part_features)
-        return Output(logits, pooled, projected if compared is None else compared, experts)
+        made = self.head(pooled, prompts, present, part_features)
+        return Output(
+            made.logits, pooled, compared or made.projected, made.trained, made.candidates
+        )
 
     def pool(self, image: Any, text: Any) -> Pair[Pooled]:
         """Pooled features of both towers' last states."""

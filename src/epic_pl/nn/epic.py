@@ -164,8 +164,12 @@ class EPICModel(DualEncoder):
                 prompts = self.prompts.activate(step, exchange.prompts)
             if exchange is not None and exchange.similarities is not None:
                 recording.similarities.append(exchange.similarities)
-            recording.image.append(prompt_attention(self.image_tower, step, image, prompts.image))
-            recording.text.append(prompt_attention(self.text_tower, step, text, prompts.text))
+            recording.image.append(
+                prompt_attention(self.image_tower, step, image, prompts.image, present.image)
+            )
+            recording.text.append(
+                prompt_attention(self.text_tower, step, text, prompts.text, present.text)
+            )
             image, text, prompts = self.acquire(step, image, text, prompts)
         return recording
 

@@ -75,7 +75,7 @@ class InteractionHub(nn.Module, ABC):
         """Project ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)`` to ``A_v`` and ``A_t (B, n, r)``."""
 
     @abstractmethod
-    def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+    def receive(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """Add messages ``(B, n, r)`` to prompts: ``C_v (B, n, d_v)`` and ``C_t (B, n, d_t)``."""
 
     def forward(self, prompts: Pair[Tensor], present: Presence) -> Exchange:
@@ -86,7 +86,7 @@ class InteractionHub(nn.Module, ABC):
         image, text = self._compared(prompts, present)  # (B, n, r)
         similarities = self.similarity(image, text)  # (B, n, n)
         messages = Pair(similarities.softmax(dim=2) @ text, similarities.softmax(dim=1).mT @ image)
-        return Exchange(self.consolidate(prompts, messages), similarities, Pair(image, text))
+        return Exchange(self.receive(prompts, messages), similarities, Pair(image, text))
 
     def exchange_parts(self, tokens: Pair[Tensor], present: Presence) -> Exchange:
         """Exchange messages between patches ``(B, P, d_v)`` and parts of the text ``(B, n, d_t)``.
@@ -99,7 +99,7 @@ class InteractionHub(nn.Module, ABC):
         weights = similarities.softmax(dim=1).mT  # of each part over the patches
         messages = Pair(weights @ (similarities.softmax(dim=2) @ text), weights @ image)
         prompts = Pair(weights @ tokens.image, tokens.text)
-        return Exchange(self.consolidate(prompts, messages), similarities, Pair(image, text))
+        return Exchange(self.receive(prompts, messages), similarities, Pair(image, text))
 
     def _compared(self, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
         """``A_v`` and ``A_t``, zero for a missing modality, so that its message is zero, too."""
@@ -144,7 +144,7 @@ class BottleneckHub(InteractionHub):
         length = image.shape[-1] ** 0.5
         return Pair(*(F.normalize(part, dim=-1) * length for part in (image, text)))
 
-    def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+    def receive(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``C_m = Z_m + GELU(M_m) V_m``."""
         image, text = (self.dropout(F.gelu(message)) for message in messages)
         return Pair(prompts.image + self.up_image(image), prompts.text + self.up_text(text))
@@ -174,7 +174,7 @@ class ParameterFreeHub(InteractionHub):
         text = prompts.text if self.shared is None else self.shared(prompts.text)
         return Pair(prompts.image, text)
 
-    def consolidate(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
+    def receive(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``C_v = Z_v + M_v`` and ``C_t = Z_t + M_t W``, or without W if both widths are equal."""
         text = messages.text
         if self.shared is not None:

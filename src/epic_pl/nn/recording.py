@@ -10,13 +10,21 @@ from torch import Tensor
 
 from epic_pl.nn.base import Attention
 from epic_pl.nn.encoders.base import read_mask
+from epic_pl.nn.pair import where_present
 from epic_pl.nn.towers import JointTower, ReadOnlyTower
 
 
 def prompt_attention(
-    tower: JointTower | ReadOnlyTower, step: int, state: Any, prompts: Tensor
+    tower: JointTower | ReadOnlyTower,
+    step: int,
+    state: Any,
+    prompts: Tensor,
+    present: Tensor | None,
 ) -> Attention:
-    """Attention of prompts ``(B, n, d)`` to tokens and prompts in the layer of ``step``."""
+    """Attention of prompts ``(B, n, d)`` to tokens and prompts in the layer of ``step``.
+
+    It is zero where the modality is missing by ``present (B,)``, since nothing uses its prompts.
+    """
     encoder, layer = tower.encoder, tower.layers[step]
     memory, mask = tower.memory(step, state)
     queries = encoder.queries(layer, prompts)  # (B, h, n, d / h)
@@ -26,5 +34,6 @@ def prompt_attention(
     seen = read_mask(mask, scores.shape[-1])
     if seen is not None:
         scores = scores.masked_fill(~seen, float("-inf"))
-    weights = scores.softmax(dim=-1).mean(dim=1)  # (B, n, N + n)
-    return Attention(*weights.split([memory.length(), prompts.shape[1]], dim=-1))
+    weights = where_present(scores.softmax(dim=-1).mean(dim=1), present)  # (B, n, N + n)
+    tokens = memory.length()
+    return Attention(weights[..., :tokens], weights[..., tokens:])

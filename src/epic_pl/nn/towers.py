@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.reading import Memory
 from epic_pl.nn.heads import Pooled
-from epic_pl.nn.pair import where_present
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Features
 
@@ -51,15 +50,14 @@ class Tower(nn.Module, ABC, Generic[State]):
         self.layers = list(layers)
         self.keeps_tokens = keeps_tokens
 
-    def extract(self, inputs: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
+    def extract(self, inputs: Tensor, mask: Tensor | None) -> State:
         """Run the frozen layers that depend on the sample alone, without gradient.
 
         Args:
             inputs: pixels ``(B, 3, H, W)`` or token ids ``(B, N)``.
             mask: ``(B, N)`` bool, False on padding; None without padding.
-            present: ``(B,)`` bool, False where the modality is missing and its tokens are masked.
         """
-        return self.start(self.boundary(inputs, mask), mask, present)
+        return self.start(self.boundary(inputs, mask), mask)
 
     @torch.no_grad()
     def boundary(self, inputs: Tensor, mask: Tensor | None, layer: int | None = None) -> Tensor:
@@ -73,7 +71,7 @@ class Tower(nn.Module, ABC, Generic[State]):
         return self.cast(tokens)
 
     @abstractmethod
-    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> State:
+    def start(self, tokens: Tensor, mask: Tensor | None) -> State:
         """The state before step 1, from the tokens that enter the first layer."""
 
     def features(
@@ -94,17 +92,13 @@ class Tower(nn.Module, ABC, Generic[State]):
             )
         return {"tokens": self.boundary(inputs, mask, layer)}
 
-    def restore(self, features: Features, mask: Tensor | None, present: Tensor | None) -> State:
+    def restore(self, features: Features, mask: Tensor | None) -> State:
         """The state before step 1, from the output of :meth:`features`."""
-        return self.start(features["tokens"].to(self.dtype), mask, present)
+        return self.start(features["tokens"].to(self.dtype), mask)
 
     @abstractmethod
     def pool(self, state: State) -> Pooled:
         """The modality's pooled output after the last step, and its boundary features."""
-
-    def keep_tokens(self, tokens: Tensor, present: Tensor | None) -> Tensor | None:
-        """Tokens ``(B, N, d)`` that the state keeps, zero for a missing modality; or None."""
-        return where_present(tokens, present) if self.keeps_tokens else None
 
     def content_tokens(self, tokens: Tensor | list[Tensor]) -> Tensor:
         """The words or patches among boundary tokens ``(B, N, d)``, in the weights' precision."""
@@ -158,11 +152,11 @@ class JointTower(Tower[JointState]):
     trims_last_layer = True
     """Whether the encoder's last layer computes only the outputs in use."""
 
-    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> JointState:
+    def start(self, tokens: Tensor, mask: Tensor | None) -> JointState:
         """The state before step 1, from the tokens that enter the first layer."""
-        seen = visible(mask, present, tokens.shape[1])
         mean = self.encoder.mean(tokens, mask)
-        return JointState(tokens, seen, self.layers[0], mean, self.keep_tokens(tokens, present))
+        kept = tokens if self.keeps_tokens else None
+        return JointState(tokens, mask, self.layers[0], mean, kept)
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with ``P (B, n, d)``."""
@@ -219,26 +213,22 @@ class FrozenTower(Tower[FrozenState]):
     """Whether the state has keys and values of :attr:`layers`."""
 
     @torch.no_grad()
-    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> FrozenState:
+    def start(self, tokens: Tensor, mask: Tensor | None) -> FrozenState:
         """Run the rest of the encoder."""
-        return self.run_through(tokens, mask, present)
+        return self.run_through(tokens, mask)
 
-    def run_through(
-        self, tokens: Tensor, mask: Tensor | None, present: Tensor | None
-    ) -> FrozenState:
+    def run_through(self, tokens: Tensor, mask: Tensor | None) -> FrozenState:
         """Run the encoder on tokens ``(B, N, d)`` that enter the first layer; return the state."""
-        return self.state(_run_encoder([self], tokens, mask), mask, present)
+        return self.state(_run_encoder([self], tokens, mask), mask)
 
-    def state(self, run: "_EncoderRun", mask: Tensor | None, present: Tensor | None) -> FrozenState:
+    def state(self, run: "_EncoderRun", mask: Tensor | None) -> FrozenState:
         """The state of this tower, from a run of the encoder."""
         tokens = run.boundary_tokens[self.layers[0]]
         with self.autocast():
             mean = self.encoder.mean(tokens, mask)
         memories = [run.memories[layer] for layer in self.layers] if self.reads_memory else []
-        if memories:
-            mask = visible(mask, present, memories[0].length())
         pooled = Pooled(self.cast(run.output), self.cast(mean))
-        kept = self.keep_tokens(self.encoder.merge(tokens), present)
+        kept = self.encoder.merge(tokens) if self.keeps_tokens else None
         return FrozenState(pooled, mask, kept, memories)
 
     def features(
@@ -247,31 +237,26 @@ class FrozenTower(Tower[FrozenState]):
         """The features of level "boundary" are the tokens that enter the first of ``layers``.
 
         Those of level "layers" are ``output (B, d)`` and ``boundary (B, d)`` and, if the method
-        uses them, ``memory (B, K, 2, h, M, d / h)`` and ``tokens (B, M, d)``, which are called
-        ``cells`` if they are merged, so that no later layer is computed from them.
+        uses them, ``memory (B, K, 2, h, M, d / h)`` and ``tokens (B, M, d)``. Merged tokens have
+        the name ``cells``, since no later layer can be computed from them.
         """
         stored = super().features(inputs, mask, level, layer)
         if level == "boundary":
             return stored
-        fields, entering = _fields(self.start(stored["tokens"], mask, None)), stored["tokens"]
+        fields, entering = _fields(self.start(stored["tokens"], mask)), stored["tokens"]
         if "tokens" in fields and fields["tokens"].shape != entering.shape:
             fields["cells"] = fields.pop("tokens")
         return fields
 
-    def restore(
-        self, features: Features, mask: Tensor | None, present: Tensor | None
-    ) -> FrozenState:
+    def restore(self, features: Features, mask: Tensor | None) -> FrozenState:
         """The state from stored features; only level "boundary" still runs frozen layers."""
         if "output" not in features:
-            return super().restore(features, mask, present)
+            return super().restore(features, mask)
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
         named = "cells" if "cells" in features else "tokens"
         tokens, memories = features[named] if self.keeps_tokens else None, []
-        if isinstance(tokens, Tensor):  # stored lists are finite
-            tokens = self.keep_tokens(tokens, present)
         if self.reads_memory:
             memories = [_layer(features["memory"], k) for k in range(len(self.layers))]
-            mask = visible(mask, present, memories[0].length())
         return FrozenState(pooled, mask, tokens, memories)
 
     def pool(self, state: FrozenState) -> Pooled:
@@ -313,9 +298,9 @@ class TrainedTower(FrozenTower):
         """An empty context, since the encoder's precision is for frozen layers."""
         return nullcontext()
 
-    def start(self, tokens: Tensor, mask: Tensor | None, present: Tensor | None) -> FrozenState:
+    def start(self, tokens: Tensor, mask: Tensor | None) -> FrozenState:
         """Run the rest of the encoder."""
-        return self.run_through(tokens, mask, present)
+        return self.run_through(tokens, mask)
 
 
 @torch.no_grad()
@@ -330,7 +315,7 @@ def shared_features(
     run = _run_encoder(towers, lowest.boundary(inputs, mask), mask)
     keys = [(*tower.layers, tower.reads_memory, tower.keeps_tokens) for tower in towers]
     distinct = dict(zip(keys, towers, strict=True))
-    stored = {key: _fields(tower.state(run, mask, None)) for key, tower in distinct.items()}
+    stored = {key: _fields(tower.state(run, mask)) for key, tower in distinct.items()}
     return [stored[key] for key in keys]
 
 
@@ -379,11 +364,3 @@ def _layer(memory: Tensor | list[Tensor], k: int) -> Memory:
     if isinstance(memory, Tensor):
         return Memory(memory[:, k, 0], memory[:, k, 1])
     return Memory([sample[k, 0] for sample in memory], [sample[k, 1] for sample in memory])
-
-
-def visible(mask: Tensor | None, present: Tensor | None, num_tokens: int) -> Tensor | None:
-    """Mask ``(B, N)`` of tokens that prompts may attend to: none if the modality is missing."""
-    if present is None:
-        return mask
-    seen = present[:, None].expand(-1, num_tokens)
-    return seen if mask is None else seen & mask

@@ -5,7 +5,7 @@ from torch import nn
 from epic_pl.nn import ClassificationHead, HeadConfig, Pair
 from epic_pl.nn.heads import Pooled, where_parts_fit
 from epic_pl.nn.heads.classification import SimilarityHead
-from epic_pl.nn.heads.experts import ExpertLogits, ModalityExperts
+from epic_pl.nn.heads.experts import ModalityExperts
 from epic_pl.nn.standardization import Standardization
 from epic_pl.utils.errors import ConfigError
 
@@ -106,25 +106,57 @@ def test_experts_join_as_a_product_until_they_are_not_used():
     """Where modalities are independent given the class, the product is Bayes' rule."""
     experts = ModalityExperts(Pair(2, 2), 3)
     of_image, of_text = (torch.randn(4, 3).softmax(dim=1) for _ in range(2))
-    prior = torch.tensor([0.5, 0.3, 0.2])
-    made = ExpertLogits(of_image.log(), of_text.log(), torch.zeros(4, 3), prior.log())
+    prior, joint = torch.tensor([0.5, 0.3, 0.2]), torch.zeros(4, 3)
+    experts.prior.copy_(prior.log())
+    candidates = experts.candidates(joint, Pair(of_image.log(), of_text.log()))
     product = of_image * of_text / prior
     expected = product / product.sum(dim=1, keepdim=True)
-    torch.testing.assert_close((2 * experts.choose(made)).softmax(dim=1), expected)
-    assert torch.equal(made.candidates[:, 1], experts.choose(made))
+    torch.testing.assert_close((2 * experts.answer(candidates)).softmax(dim=1), expected)
     experts.used.fill_(False)
-    assert torch.equal(experts.choose(made), made.joint)
-    assert torch.equal(made.candidates[:, 0], made.joint)
+    assert torch.equal(experts.answer(candidates), joint)
+
+
+@pytest.mark.parametrize("better", [0, 1], ids=["with experts", "without"])
+def test_experts_are_used_if_30_samples_are_more_likely_with_them(better):
+    experts, labels = ModalityExperts(Pair(2, 2), 3), torch.arange(30) % 3
+    good = torch.eye(3)[labels] + torch.randn(30, 3) / 2
+    candidates = torch.stack([good if side == better else torch.randn(30, 3) for side in (0, 1)], 1)
+    chosen = experts.choose(candidates, labels, "multiclass")
+    assert torch.equal(chosen, good)
+    assert torch.equal(experts.answer(candidates), good)
+    assert torch.equal(
+        experts.choose(candidates[:29], labels[:29], "multiclass"), candidates[:29, 0]
+    )
+    assert experts.used
 
 
 def test_an_expert_starts_at_the_prior_and_stays_there_for_a_missing_modality():
     experts, prior = ModalityExperts(Pair(2, 2), 3), torch.tensor([1.0, 0.0, -1.0])
     experts.start_at(prior)
     features, joint = Pair(torch.randn(2, 2), torch.randn(2, 2)), torch.randn(2, 3)
-    made = experts(features, NONE, joint)
+    made = experts(features, NONE)
     assert torch.equal(made.image, prior.repeat(2, 1))
-    torch.testing.assert_close(made.averaged, (joint + prior) / 2)
+    torch.testing.assert_close(experts.candidates(joint, made)[:, 0], (joint + prior) / 2)
     torch.nn.init.ones_(experts.image.weight)
-    made = experts(features, masks([1, 0], [1, 1]), joint)
+    made = experts(features, masks([1, 0], [1, 1]))
     assert not torch.equal(made.image[0], prior)
     assert torch.equal(made.image[1], prior)
+
+
+def test_each_classifier_gets_a_loss_of_its_own_logits():
+    """The joint one sees both modalities, each expert the encoder's features of one."""
+    head = ClassificationHead(WIDTHS, 3, HeadConfig(), prompts=True).eval()
+    for part in head.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight)
+    pooled = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    prompts = Pair(*(torch.randn(4, 2, w) for w in WIDTHS))
+    made = head(pooled, prompts, NONE)
+    assert list(made.trained) == ["joint", "image", "text"]
+    for side in ("image", "text"):
+        encoder = torch.cat(getattr(pooled, side), dim=1)
+        expected = getattr(head.experts, side)(encoder)
+        torch.testing.assert_close(made.trained[side], expected, rtol=1e-4, atol=1e-4)
+    head.experts.used.fill_(False)
+    assert torch.equal(head(pooled, prompts, NONE).logits, made.trained["joint"])
+    assert not torch.equal(made.logits, made.trained["joint"])

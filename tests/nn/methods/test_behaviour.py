@@ -25,7 +25,9 @@ from epic_pl.module.config import OptimConfig
 from epic_pl.module.optim import build_optimizer, parameter_groups
 from epic_pl.module.parameters import count_parameters
 from epic_pl.nn import EPIC, HeadConfig, Pair
+from epic_pl.nn.interaction import NoHub
 from epic_pl.nn.methods import LinearProbe, Method, NoInteraction
+from epic_pl.nn.towers import shared_features
 from epic_pl.utils.errors import CheckpointError, ConfigError
 
 # what a method draws once and does not train, outside of the encoders
@@ -241,6 +243,47 @@ def test_features_of_every_level_give_the_same_logits(name, attention, level, he
         torch.testing.assert_close(logits(model, stored), logits(model, made), rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize(("name", "attention"), [("EPIC", "read_only"), ("Parts", "joint")])
+def test_features_of_merged_patches_give_the_same_logits(name, attention, monkeypatch):
+    """Merged tokens are stored as cells, from which no later layer is computed."""
+    monkeypatch.setattr("epic_pl.nn.encoders.segments._MAX_SIDE", 2)
+    model = make(name, image_encoder(patch_size=4), head=ALL_PARTS, prompt_attention=attention)
+    for level in model.cache_levels:
+        made = batch([4, 2, 3], [1, 0, 1], [1, 1, 0])
+        stored = cached(model, made, level)
+        fields = stored["image_features"]
+        assert ("cells" in fields) is (level == "layers") is not ("tokens" in fields)
+        torch.testing.assert_close(logits(model, stored), logits(model, made), rtol=0, atol=1e-9)
+
+
+def test_models_of_one_pass_share_what_they_read_alike():
+    """Towers differ in the layers they read, whether they keep tokens, and read memory."""
+    encoders = image_encoder(), text_encoder()
+    models = [
+        make("EPIC", *encoders, prompt_attention="read_only", head=ALL_PARTS),
+        make("EPIC", *encoders, prompt_attention="read_only", first_prompt="independent"),
+        make("Parts", *encoders),
+        make("NoPrompts", *encoders),
+        make("NoPrompts", *encoders, interaction_layers=1),
+    ]
+    made = batch([4, 2, 3])
+    mask = made["attention_mask"].bool()
+    features = {
+        "image_features": shared_features(
+            [model.image_tower for model in models], made["pixel_values"], None
+        ),
+        "text_features": shared_features(
+            [model.text_tower for model in models], made["input_ids"], mask
+        ),
+    }
+    for at, model in enumerate(models):
+        own = {name: towers[at] for name, towers in features.items()}
+        expected = model.image_tower.features(made["pixel_values"], None, "layers")
+        assert own["image_features"].keys() == expected.keys()
+        found = logits(model, {"attention_mask": made["attention_mask"], **own})
+        torch.testing.assert_close(found, logits(model, made), rtol=0, atol=1e-9)
+
+
 @methods
 def test_a_level_that_stores_too_little_is_refused(name):
     model, made = make(name), batch([4, 2])
@@ -271,7 +314,7 @@ def test_what_makes_a_method_cannot_be_changed():
     with pytest.raises(TypeError, match="hub"):
         NoInteraction(hub="bottleneck")
     encoders = Pair(image_encoder(), text_encoder())
-    assert not NoInteraction().build(encoders, 5).hubs
+    assert isinstance(NoInteraction().build(encoders, 5).hub(1), NoHub)
     assert LinearProbe().build(encoders, 5, ALL_PARTS).head.similarity is None
 
 

@@ -126,8 +126,9 @@ class Encoder(nn.Module, ABC):
     ) -> Tensor:
         """Run layer ``index`` on a stream ``(B, n, d)`` that attends to itself and a memory.
 
-        ``mask (B, N)`` bool is True on visible tokens of the memory; None if all are visible. If it
-        is longer than the memory, its last entries mask the first positions of the stream.
+        ``mask (B, N + m)`` bool is True on what the stream sees: the N tokens of the memory, then
+        the first m positions of the stream, 0 or more. Further positions, or without a mask all,
+        are visible.
         """
 
     @overload

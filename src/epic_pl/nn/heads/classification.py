@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.heads.experts import ExpertLogits, ModalityExperts
+from epic_pl.nn.heads.experts import ModalityExperts
 from epic_pl.nn.heads.network import Network, NetworkHead
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
@@ -65,6 +65,19 @@ class Pooled(NamedTuple):
     boundary: Tensor
 
 
+class HeadOutput(NamedTuple):
+    """The logits of a batch, and what they are made of."""
+
+    logits: Tensor
+    """The answer ``(B, C)``."""
+    projected: Pair[Tensor] | None
+    """Projections ``(B, 1, r)`` of the similarity term, if the head has one."""
+    trained: dict[str, Tensor]
+    """Logits ``(B, C)`` that each get a loss in training, by name."""
+    candidates: Tensor | None
+    """Logits ``(B, 2, C)`` with and without the experts, if the head has these."""
+
+
 class ModalityFeatures(nn.Module):
     """Features ``h_m (B, D)``: standardised pooled output, boundary features and mean prompt.
 
@@ -82,9 +95,9 @@ class ModalityFeatures(nn.Module):
         super().__init__()
         encoder_width = width * (1 + boundary)
         self.boundary = boundary
-        self.encoder = Standardization(encoder_width)
+        self.standardize_encoder = Standardization(encoder_width)
         self.missing = nn.Parameter(torch.zeros(encoder_width))
-        self.prompts = Standardization(width) if prompts else None
+        self.standardize_prompts = Standardization(width) if prompts else None
         self.encoder_width = encoder_width
         self.width = encoder_width + width * prompts
 
@@ -102,15 +115,15 @@ class ModalityFeatures(nn.Module):
         output = pooled.output
         if self.boundary:
             output = torch.cat([output, pooled.boundary], dim=-1)
-        features = self.encoder(output, present)
+        features = self.standardize_encoder(output, present)
         # use the embedding in every step, since DDP waits for its gradient
         mask = torch.ones_like(output[:, 0], dtype=torch.bool) if present is None else present
         features = torch.where(mask[:, None], features, self.missing.to(features.dtype))
-        if self.prompts is None or prompts is None:
+        if self.standardize_prompts is None or prompts is None:
             return features
         # prompts of unimodal samples would be outliers for the statistics of complete samples
-        mean = where_present(self.prompts(prompts.mean(dim=1), both), both)
-        return torch.cat([features, mean], dim=-1)
+        mean = self.standardize_prompts(prompts.mean(dim=1), both)
+        return torch.cat([features, where_present(mean, both)], dim=-1)
 
 
 class SimilarityHead(nn.Module):
@@ -158,9 +171,9 @@ class ClassificationHead(nn.Module):
     Example:
         >>> head = ClassificationHead(Pair(384, 256), num_classes=3, config=HeadConfig())
         >>> image, text = (Pooled(torch.randn(4, d), torch.randn(4, d)) for d in (384, 256))
-        >>> logits, projected, _ = head(Pair(image, text), prompts=None, present=Pair(None, None))
-        >>> logits.shape, projected.image.shape
-        (torch.Size([4, 3]), torch.Size([4, 1, 128]))
+        >>> output = head(Pair(image, text), prompts=None, present=Pair(None, None))
+        >>> output.logits.shape, list(output.trained)
+        (torch.Size([4, 3]), ['joint', 'image', 'text'])
     """
 
     def __init__(
@@ -213,13 +226,8 @@ class ClassificationHead(nn.Module):
         prompts: Pair[Tensor] | None,
         present: Presence,
         part_features: Tensor | None = None,
-    ) -> tuple[Tensor, Pair[Tensor] | None, ExpertLogits | None]:
-        """Logits ``(B, C)``, and where the head has these parts, what they are made of.
-
-        The parts are the projections ``(B, 1, r)`` of the similarity term, and the experts.
-
-        Inputs are pooled features, the last prompts ``(B, n, d)``, and the exchange's features s.
-        """
+    ) -> HeadOutput:
+        """The output for pooled features, the last prompts ``(B, n, d)``, and part features s."""
         both = both_present(present)
         features = Pair(
             self.image(pooled.image, prompts and prompts.image, present.image, both),
@@ -235,9 +243,11 @@ class ClassificationHead(nn.Module):
             projected = self.similarity.project(features, present)
             logits = logits + self.similarity(projected)
         if self.experts is None:
-            return logits, projected, None
+            return HeadOutput(logits, projected, {"joint": logits}, None)
         alone = Pair(
             dropped.image[:, : self.image.encoder_width], dropped.text[:, : self.text.encoder_width]
         )
-        experts = self.experts(alone, present, logits)
-        return self.experts.choose(experts), projected, experts
+        experts = self.experts(alone, present)
+        candidates = self.experts.candidates(logits, experts)
+        trained = {"joint": logits, **experts._asdict()}
+        return HeadOutput(self.experts.answer(candidates), projected, trained, candidates)

@@ -3,35 +3,15 @@
 Shape legend: B batch, C classes, D features of a modality.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor, nn
 
 from epic_pl.nn.pair import Pair, Presence
+from epic_pl.nn.temperature import most_likely
+from epic_pl.utils.types import Task
 
-
-class ExpertLogits(NamedTuple):
-    """Logits ``(B, C)`` of each expert and of the joint classifier, and the prior ``(C,)``."""
-
-    image: Tensor
-    text: Tensor
-    joint: Tensor
-    prior: Tensor
-
-    @property
-    def averaged(self) -> Tensor:
-        """Mean of the joint logits and of the experts' product, ``(B, C)``.
-
-        If image and text are independent given the class, then ``p(c | image, text)`` is
-        proportional to ``p(c | image) p(c | text) / p(c)``.
-        """
-        return (self.joint + self.image + self.text - self.prior) / 2
-
-    @property
-    def candidates(self) -> Tensor:
-        """Logits ``(B, 2, C)`` without and with the experts."""
-        return torch.stack([self.joint, self.averaged], dim=1)
+# fewer validation rows are too few to tell whether experts help
+_ENOUGH_TO_CHOOSE = 30
 
 
 class ModalityExperts(nn.Module):
@@ -71,16 +51,46 @@ class ModalityExperts(nn.Module):
             expert.bias.add_(prior.to(self.prior) - self.prior)
         self.prior.copy_(prior)
 
-    def forward(self, features: Pair[Tensor], present: Presence, joint: Tensor) -> ExpertLogits:
-        """Logits of both experts on ``features (B, D)``, the prior where one is missing."""
-        image, text = (
-            logits if mask is None else torch.where(mask[:, None], logits, self.prior)
-            for logits, mask in zip(
-                (self.image(features.image), self.text(features.text)), present, strict=True
-            )
-        )
-        return ExpertLogits(image, text, joint, self.prior)
+    def reset(self) -> None:
+        """Use the experts, as before validation."""
+        self.used.fill_(True)
 
-    def choose(self, logits: ExpertLogits) -> Tensor:
-        """The logits ``(B, C)`` of the model: the averaged ones, or the joint ones alone."""
-        return torch.where(self.used, logits.averaged, logits.joint)
+    def forward(self, features: Pair[Tensor], present: Presence) -> Pair[Tensor]:
+        """Logits ``(B, C)`` of both on ``features (B, D)``; the prior for a missing modality."""
+
+        def logits(expert: nn.Module, given: Tensor, mask: Tensor | None) -> Tensor:
+            made: Tensor = expert(given)
+            return made if mask is None else torch.where(mask[:, None], made, self.prior)
+
+        image = logits(self.image, features.image, present.image)
+        return Pair(image, logits(self.text, features.text, present.text))
+
+    def candidates(self, joint: Tensor, experts: Pair[Tensor]) -> Tensor:
+        """Logits ``(B, 2, C)`` with and without the experts.
+
+        With them it is the mean of the joint logits and of the experts' product. If image and text
+        are independent given the class, then ``p(c | image, text)`` is proportional to
+        ``p(c | image) p(c | text) / p(c)``.
+        """
+        averaged = (joint + experts.image + experts.text - self.prior) / 2
+        return torch.stack([averaged, joint], dim=1)
+
+    def answer(self, candidates: Tensor) -> Tensor:
+        """The model's logits ``(B, C)`` among the candidates."""
+        return torch.where(self.used, candidates[:, 0], candidates[:, 1])
+
+    def choose(self, candidates: Tensor, labels: Tensor, task: Task) -> Tensor:
+        """Use the experts if labels are more likely with them, at 30 or more samples.
+
+        Args:
+            candidates: logits ``(N, 2, C)`` of validation samples.
+            labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
+            task: "multiclass" or "multilabel".
+
+        Returns:
+            The chosen logits ``(N, C)``.
+        """
+        enough = len(candidates) >= _ENOUGH_TO_CHOOSE
+        chosen = most_likely(candidates, labels, task) if enough else 0
+        self.used.fill_(chosen == 0)
+        return candidates[:, chosen]

@@ -139,7 +139,7 @@ def _used_parameters(tower: Tower[Any]) -> set[str]:
     example = tower.encoder.example(1, 2, torch.Generator().manual_seed(0))
     names, parameters = zip(*model.named_parameters(), strict=True)
     model.requires_grad_(True)
-    state = tower.extract(example.to(parameters[0].device), None, None)
+    state = tower.extract(example.to(parameters[0].device), None)
     output = tower.pool(state).output
     gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
     model.requires_grad_(False)

@@ -55,8 +55,8 @@ class NoPrompts(Method):
     """The classification head on frozen features.
 
     Attributes:
-        interaction_layers: as in :class:`~epic_pl.nn.epic.EPIC`; only the first of them counts,
-            whose entering tokens are the boundary features.
+        interaction_layers: layers as in :class:`~epic_pl.nn.epic.EPIC`, of which the first pair
+            alone is used: the boundary features are the mean of the tokens that enter it.
 
     Example:
         >>> NoPrompts().build(encoders, num_classes=3).cache_levels
@@ -71,7 +71,7 @@ class NoPrompts(Method):
 
 @dataclass(frozen=True)
 class LinearProbe(NoPrompts):
-    """One linear layer on both pooled features; options as in :class:`NoPrompts`.
+    """One linear layer on both pooled features, with the option of :class:`NoPrompts`.
 
     Example:
         >>> LinearProbe().build(encoders, num_classes=3).head.num_features  # d_v + d_t

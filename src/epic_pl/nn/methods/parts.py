@@ -121,8 +121,8 @@ class Parts(Method):
     """Locates 8 parts of the text among the image patches.
 
     Attributes:
-        interaction_layers: as in :class:`~epic_pl.nn.epic.EPIC`; only the first of them counts,
-            whose entering tokens are compared.
+        interaction_layers: layers as in :class:`~epic_pl.nn.epic.EPIC`, of which the first pair
+            alone is used: the tokens that enter it are compared.
 
     Example:
         >>> Parts().build(encoders, num_classes=3)(batch).logits.shape

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from epic_pl.nn.temperature import HIGHEST, fit_temperature, most_likely
+
+TASKS = ("multiclass", "multilabel")
+
+
+def _drawn(task, sharpness, count=400, classes=5, seed=0):
+    """Logits whose labels are drawn from the probabilities at ``logits / sharpness``."""
+    generator = torch.Generator().manual_seed(seed)
+    true = 2 * torch.randn(count, classes, generator=generator)
+    if task == "multilabel":
+        labels = torch.bernoulli(true.sigmoid(), generator=generator).int()
+    else:
+        labels = torch.multinomial(true.softmax(dim=1), 1, generator=generator)[:, 0]
+    return true * sharpness, labels
+
+
+def _loss(logits, labels, task):
+    """Mean negative log-likelihood, one pseudo-sample of two being wrong."""
+    count, classes = logits.shape
+    wrong = 1 / ((count * classes if task == "multilabel" else count) + 2)
+    if task == "multilabel":
+        targets = torch.where(labels > 0, 1 - wrong, wrong)
+        return F.binary_cross_entropy_with_logits(logits.double(), targets.double())
+    # torch spreads the smoothing over all classes, the right one too
+    smoothing = wrong * classes / (classes - 1)
+    return F.cross_entropy(logits.double(), labels, label_smoothing=smoothing)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
+def test_the_temperature_is_where_a_dense_search_finds_the_lowest_loss(task, sharpness):
+    logits, labels = _drawn(task, sharpness)
+    tried = torch.logspace(-1, 1, 20_001, dtype=torch.float64)
+    losses = [float(_loss(logits / t, labels, task)) for t in tried[::100]]
+    near = 100 * int(np.argmin(losses))
+    window = tried[max(near - 100, 0) : near + 101]
+    best = window[int(np.argmin([float(_loss(logits / t, labels, task)) for t in window]))]
+    fitted = fit_temperature(logits, labels, task)
+    assert fitted == pytest.approx(float(best), rel=3e-4)
+    assert fitted == pytest.approx(sharpness, rel=0.2)  # what the labels were drawn with
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_uninformative_logits_leave_it_and_those_that_are_all_wrong_meet_the_bound(task):
+    logits, labels = _drawn(task, 1.0)
+    broken = logits.clone()
+    broken[3, 1] = float("nan")
+    for uninformative in (logits[:0], torch.zeros_like(logits), broken):
+        assert fit_temperature(uninformative, labels[: len(uninformative)], task) == 1.0
+    wrong = (logits < 0).int() if task == "multilabel" else logits.argmin(dim=1)
+    assert fit_temperature(logits, wrong, task) == pytest.approx(HIGHEST)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_without_a_mistake_it_is_as_sure_as_the_number_of_samples_allows(task):
+    for count in (8, 80):
+        logits = torch.randn(count, 5).sign() * 2
+        if task == "multiclass":
+            logits = F.one_hot(torch.randint(5, (count,)), 5) * 2.0
+        labels = (logits > 0).int() if task == "multilabel" else logits.argmax(dim=1)
+        scaled = logits / fit_temperature(logits, labels, task)
+        given = scaled.sigmoid() if task == "multilabel" else scaled.softmax(dim=1)
+        answers = logits.numel() if task == "multilabel" else count
+        assert given.max() == pytest.approx((answers + 1) / (answers + 2), abs=1e-4)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_logits_under_which_labels_are_most_likely_at_any_confidence(task):
+    generator = torch.Generator().manual_seed(0)
+    good = torch.randn(60, 3, generator=generator)
+    labels = good.argmax(dim=1) if task == "multiclass" else (good > 0).float()
+    labels[::6] = (labels[::6] + 1) % (3 if task == "multiclass" else 2)
+    bad = 0.1 * torch.randn(60, 3, generator=generator)
+    for first, second, expected in ((bad, good, 1), (good, bad, 0), (bad, 9 * good, 1)):
+        assert most_likely(torch.stack([first, second], dim=1), labels, task) == expected
+    assert most_likely(torch.stack([good, 9 * good], dim=1), labels, task) == 0  # equally likely
