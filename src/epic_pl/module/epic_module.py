@@ -229,10 +229,7 @@ class EPICModule(CheckpointedModule):
         return loss
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
-        """Log and return the loss of a batch; update training metrics, or keep the outputs.
-
-        With experts, the returned sum of losses is optimised; the logged loss is of their average.
-        """
+        """Log and return the loss of a batch; update training metrics, or keep the outputs."""
         if stage not in self._checked or self.device.type == "cpu":  # other devices would wait
             self._checked.add(stage)
             size = self.model.image_encoder.required_size
