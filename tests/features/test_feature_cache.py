@@ -15,8 +15,7 @@ from epic_pl.data.datasets.openmoji import EntailmentPairs
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.tables.datamodule import TableDataModule
 from epic_pl.features.store.reader import FeatureStore
-from epic_pl.module import EPICModule
-from epic_pl.module.callbacks import FeatureCache
+from epic_pl.module.callbacks import FeatureCache, feature_cache
 from epic_pl.nn.encoders import Encoder
 from epic_pl.nn.towers import ReadOnlyTower
 from epic_pl.utils.errors import ConfigError
@@ -413,14 +412,14 @@ def test_a_fit_in_place_learns_what_one_from_gathered_tensors_does(workshop, see
         runs.append(fit(workshop, "read_only", cache, modality_dropout=0.5))
         assert seen == ({list} if name == "in_place" else {torch.Tensor})
         seen.clear()
-        monkeypatch.setattr(EPICModule, "reads_in_place", False)
+        monkeypatch.setattr(feature_cache, "_reads_in_place", lambda _: False)
     (one, metrics), (other, expected) = runs
     assert metrics == pytest.approx(expected, abs=1e-5)
     assert_same_weights(one, other, 1e-5)
 
 
 def test_what_cannot_read_in_place_is_given_tensors(workshop, seen):
-    assert not workshop.module(compile=True).reads_in_place
+    assert not feature_cache._reads_in_place(workshop.module(compile=True))
     module = workshop.module()
     logits_of(workshop, module, workshop.cache(), workshop.data(num_workers=1))
     assert seen == {torch.Tensor}

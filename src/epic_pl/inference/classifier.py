@@ -25,6 +25,7 @@ from epic_pl.inference.models import TrainedModel
 from epic_pl.inference.sharing import WEIGHTS, find_model, load_trained, push_model, write_model
 from epic_pl.module import EPICModule, Loss, Method
 from epic_pl.module.config import plain
+from epic_pl.module.outputs import warn_of_absence
 from epic_pl.module.postprocess import assign_labels
 from epic_pl.module.prediction_table import prediction_table
 from epic_pl.nn.pair import Pair
@@ -73,6 +74,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         self, model: EPICModule | ExportedModel, device: str | torch.device | None = None
     ) -> None:
         self._model = TrainedModel(model, device) if isinstance(model, EPICModule) else model
+        self._warned: set[str] = set()
         self.class_names, self.task = self._model.class_names, self._model.task
         self.processor = self._model.processor()
 
@@ -397,5 +399,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         ]
 
     def _score(self, batches: Iterable[Batch]) -> Floats:
-        empty = np.zeros((0, len(self.class_names)), np.float32)
-        return np.concatenate([empty, *map(self._model.probabilities, batches)])
+        scores = [np.zeros((0, len(self.class_names)), np.float32)]
+        for batch in batches:
+            warn_of_absence(batch, self.class_names, lambda: self.never_missing, self._warned)
+            scores.append(self._model.probabilities(batch))
+        return np.concatenate(scores)

@@ -16,7 +16,6 @@ from torch import Tensor
 from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
 from epic_pl.data.processor import Processor
 from epic_pl.inference.description import DESCRIPTION, INPUTS, TOKENIZER, Description
-from epic_pl.module.outputs import warn_of_absence
 from epic_pl.utils.errors import CheckpointError, ConfigError, first_line
 from epic_pl.utils.types import Batch
 
@@ -89,11 +88,11 @@ class ExportedModel:
         self.thresholds = None if least is None else np.asarray(least, np.float32)
         file = folder / ONNX if (folder / ONNX).is_file() else folder / ONNX_INT8
         self._file, self._program = file, load_program(file)
-        self._warned_of: set[str] = set()
         _, channels, height, width = about.inputs["pixel_values"]["shape"]
         token = torch.ones(1, 2, dtype=torch.long)
         pixels = torch.zeros(1, channels, height, width)
-        shape = self._run(Batch(pixel_values=pixels, input_ids=token, attention_mask=token)).shape
+        batch = Batch(pixel_values=pixels, input_ids=token, attention_mask=token)
+        shape = self.probabilities(batch).shape
         if shape != (1, len(self.class_names)):
             raise CheckpointError(
                 f"{folder / DESCRIPTION}: class_names has {len(self.class_names)} entries, but "
@@ -117,14 +116,9 @@ class ExportedModel:
         tokenizer = load_tokenizer(str(self.folder / TOKENIZER))
         return Processor(image, text, tokenizer, self.task, len(self.class_names))
 
-    def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
-        """Probabilities ``(B, C)`` of a batch; a warning says if a modality was never missing."""
-        warned, never = self._warned_of, self.never_missing
-        warned |= warn_of_absence(batch, self.class_names, lambda: never, warned)
-        return self._run(batch)
-
     @torch.inference_mode()
-    def _run(self, batch: Batch) -> npt.NDArray[np.float32]:
+    def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
+        """Probabilities ``(B, C)`` of a batch."""
         try:
             probabilities: npt.NDArray[np.float32] = run_batch(self._program, batch).numpy()
         except Exception as error:  # a damaged graph causes errors of any class

@@ -4,22 +4,23 @@ Shape legend: B batch, C classes.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import torch
-from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelPruning
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, Metric
 
 from epic_pl.module.checkpoint import CheckpointedModule
+from epic_pl.module.companions import AbsenceWarning, AveragedDecisions, ParameterTable
 from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
 from epic_pl.module.config import (
     EncoderConfig,
@@ -32,8 +33,7 @@ from epic_pl.module.config import (
 from epic_pl.module.losses import CrossEntropy, Loss, build_matching_loss
 from epic_pl.module.metrics import build_metrics, compute_metrics, metric_inputs
 from epic_pl.module.optim import build_optimizer, warmup_cosine
-from epic_pl.module.outputs import OutputCollector, warn_of_absence
-from epic_pl.module.parameters import parameter_table
+from epic_pl.module.outputs import OutputCollector
 from epic_pl.module.postprocess import (
     Postprocessor,
     calibration_error,
@@ -147,7 +147,6 @@ class EPICModule(CheckpointedModule):
         self._compile = compile
         self._total_steps: float | None = None
         self._checked: set[str] = set()
-        self._warned_of: set[str] = set()
         if warm_start is not None:
             self.load_weights(warm_start, new_training=True)
             if self.model.head.experts is not None:  # the checkpoint's prior is of other data
@@ -200,15 +199,7 @@ class EPICModule(CheckpointedModule):
     # -- steps
 
     def forward(self, batch: Batch) -> Output:
-        """The model's output for a batch, with logits ``(B, C)``.
-
-        It warns once of each missing modality that every training sample had.
-        """
-        # before the first training sample nothing is known
-        sanity = (trainer := self.attached_trainer) is not None and trainer.sanity_checking
-        if not self.training and not sanity:
-            head, names, warned = self.model.head, self.class_names, self._warned_of
-            warned |= warn_of_absence(batch, names, lambda: head.never_missing, warned)
+        """The model's output for a batch, with logits ``(B, C)``."""
         if is_compiled(self.model):
             mark_lengths(batch)
         output: Output = self.model(batch)
@@ -311,17 +302,6 @@ class EPICModule(CheckpointedModule):
         if fits:
             self.postprocessor.fit(outputs.logits, outputs.labels)
             self.calibration_rows = len(outputs.logits)
-            for average in self._averages():
-                average.postprocessor.load_state_dict(self.postprocessor.state_dict())
-                if (experts := self.model.head.experts) is not None:
-                    average.model.head.experts.used.copy_(experts.used)
-
-    def _averages(self) -> Iterator[Any]:
-        """The modules with averaged weights, which callbacks show nowhere else."""
-        for callback in cast(Any, self.trainer).callbacks:
-            if isinstance(callback, WeightAveraging):
-                average: Any = callback._average_model
-                yield average.module
 
     def on_test_start(self) -> None:
         """Reset the state of an earlier test."""
@@ -398,14 +378,13 @@ class EPICModule(CheckpointedModule):
         return warmup_cosine(step, self._total_steps, self.optim.warmup)
 
     def on_fit_start(self) -> None:
-        """Print the numbers of parameters; a new training also resets the calibration."""
+        """Reset what an earlier validation decided, unless the run resumes."""
         super().on_fit_start()
         if self.trainer.ckpt_path is None:  # a warm start loads a calibration
             self.postprocessor.reset()
             self.calibration_rows = None
             if (experts := self.model.head.experts) is not None:
                 experts.reset()
-        rank_zero_only(parameter_table)(self.model)
 
     def on_train_start(self) -> None:
         """Set the train mode and the schedule's number of steps.
@@ -422,12 +401,11 @@ class EPICModule(CheckpointedModule):
                 for group, rate, factor in zip(groups, rates, scheduler.lr_lambdas, strict=True):
                     group["lr"] = rate * factor(scheduler.last_epoch)
 
-    # -- devices
+    def configure_callbacks(self) -> list[Callback]:
+        """Callbacks that print the parameters, warn of missing modalities, and serve averages."""
+        return [ParameterTable(), AbsenceWarning(), AveragedDecisions()]
 
-    @property
-    def reads_in_place(self) -> bool:
-        """Whether the model can read lists of memory-mapped tensors of a feature cache."""
-        return self.device.type == "cpu" and not self._compile
+    # -- devices
 
     def check_device(self, device: torch.device) -> None:
         """Set the encoders' precision on a device.

@@ -3,7 +3,7 @@
 Shape legend: B batch, N samples, C classes.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -76,28 +76,25 @@ def warn_of_absence(
     batch: Batch,
     class_names: Sequence[str],
     never_missing: Callable[[], Sequence[str]],
-    warned: Collection[str] = (),
-) -> set[str]:
-    """Warn of each missing modality that every training sample had, unless it is in ``warned``.
+    warned: set[str],
+) -> None:
+    """Warn of each missing modality that every training sample had, and add it to ``warned``.
 
-    Returns:
-        The modalities that were warned of.
+    Those that are in ``warned`` already are left out.
     """
-    found = set()
     classes = ", ".join(class_names[:3]) + ", ..." * (len(class_names) > 3)
     masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
     for name, mask in masks.items():
         if mask is None or name in warned or mask.all():
             continue
         if name in never_missing():
-            found.add(name)
+            warned.add(name)
             rank_zero_warn(
                 f"Samples lack the {name}, but every training sample had it: the model has not "
                 f"learned to predict {classes} without it. Train with model.modality_dropout, or "
                 "on such samples.",
                 stacklevel=10**6,  # hides the line of code, which would be one of this package
             )
-    return found
 
 
 def merge_ranks(parts: Sequence[SplitOutputs]) -> SplitOutputs:

@@ -129,7 +129,7 @@ class FeatureCache(Callback):
         if not complete:
             return
         image_store, text_store = stores
-        in_place = ("memory", "tokens", "cells") if module.reads_in_place else ()
+        in_place = ("memory", "tokens", "cells") if _reads_in_place(module) else ()
         both = (
             StoredItems(image_store, images.keys, requests[0].hashes, in_place),
             # texts have different numbers of tokens, which the model reads as one tensor
@@ -227,3 +227,8 @@ class FeatureCache(Callback):
             progress=trainer.is_global_zero,
             barrier=barrier,
         )
+
+
+def _reads_in_place(module: EPICModule) -> bool:
+    """Whether the model can read lists of memory-mapped tensors."""
+    return module.device.type == "cpu" and not module.hparams["compile"]
