@@ -11,7 +11,7 @@ ALLOWED = {
     "module/callbacks/checkpoints.py": ["_data_fetcher", "_should_check_val_fx"],
     "module/checkpoint.py": ["_trainer"],
     "module/compilation.py": ["_compiled_call_impl", "_dynamo"],
-    "module/epic_module.py": ["_average_model"],
+    "module/companions.py": ["_average_model"],
     "module/metrics.py": ["_update_state"],
     "nn/encoders/base.py": ["_apply", "_apply"],
     "nn/encoders/build.py": ["_attn_implementation"],

@@ -199,12 +199,13 @@ def test_experts_of_a_warm_start_have_the_prior_of_its_own_data(names, make, tmp
     # what they know of a sample stays: its likelihood in each class, as a ratio to the prior
     batch = tiny_runs.batch()
     with torch.no_grad():
-        gave, gives = (module.eval().model(batch).experts for module in (old, warm))
-    for one, other in ((gave.image, gives.image), (gave.text, gives.text)):
-        torch.testing.assert_close((other - gives.prior)[:, :3], one - gave.prior)
+        gave, gives = (module.eval().model(batch).trained for module in (old, warm))
+    prior = old.model.head.experts.prior
+    for side in ("image", "text"):
+        torch.testing.assert_close((gives[side] - experts.prior)[:, :3], gave[side] - prior)
     # a resumed run keeps its prior, whatever data it is given
     resumed = EPICModule.load_from_checkpoint(path, class_frequencies=[0.3, 0.3, 0.4])
-    torch.testing.assert_close(resumed.model.head.experts.prior, gave.prior)
+    torch.testing.assert_close(resumed.model.head.experts.prior, prior)
 
 
 @pytest.mark.parametrize("network", ["none", "wide", "squeezed"])
@@ -228,7 +229,7 @@ def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(network, task
     with torch.no_grad():
         outputs = [module.eval().model(batch) for module in (old, warm)]
     # experts have the prior of the new data
-    logits = [given.experts.joint if given.experts else given.logits for given in outputs]
+    logits = [given.trained["joint"] for given in outputs]
     torch.testing.assert_close(logits[1][:, [3, 1, 2]], logits[0])
     known, fresh = trained(warm), trained(anew)
     for key in (key for key in known if known[key].shape[:1] == (5,) and "head" in key):

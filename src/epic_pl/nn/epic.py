@@ -96,7 +96,7 @@ class EPICModel(DualEncoder):
         present = self.presence(batch)
         image, text = self.extract(batch, present)  # U at the first interaction layers
         first = self.compare_tokens(image, text, present)
-        prompts = self.prompts.first(len(text.mask), first)  # P^1
+        prompts = self.prompts.first(text.mask.shape[0], first)  # P^1
         for step in range(self.num_steps):
             if step:
                 exchange = self.consolidate(step, prompts, present)  # C^k
@@ -157,7 +157,7 @@ class EPICModel(DualEncoder):
         recording, present = Recording([], [], []), self.presence(batch)
         image, text = self.extract(batch, present)
         exchange = self.compare_tokens(image, text, present)
-        prompts = self.prompts.first(len(text.mask), exchange)
+        prompts = self.prompts.first(text.mask.shape[0], exchange)
         for step in range(self.num_steps):
             if step:
                 exchange = self.consolidate(step, prompts, present)
