@@ -61,7 +61,7 @@ def test_bad_labels(labels, multilabel, match):
     [
         (["a"], ["x", "y"], ["t"], "one length"),
         ([1], ["x"], ["t"], "'sample_id'"),
-        (["a", None], ["x", "x"], ["t", "t"], "none in row 1"),
+        (["a", None], ["x", "x"], ["t", "t"], "no sample id in row 1"),
         (["a", "b"], ["x", "x"], ["t", "cut \ud83d"], "'text' must hold string"),
         ([*"abacba"], ["x"] * 6, ["t"] * 6, r"not unique: rows 0 \('a'\), 1 \('b'\), 2 \('a'\), 4"),
     ],
@@ -83,9 +83,13 @@ def test_rows_of_each_class_are_counted_and_unknown_ones_not(labels):
 @pytest.mark.parametrize(
     ("labels", "task", "said"),
     [
-        ([0, -1], "multiclass", r"sample 'b' has label -1 \(1 such\).*a class index in 0\.\.2"),
+        (
+            [0, -1],
+            "multiclass",
+            r"sample 'b' has label -1 \(1 such\).*takes class indices in 0\.\.2",
+        ),
         ([3, 5], "multiclass", r"sample 'a' has label 3 \(2 such\)"),
-        ([[0, 1], [2, -5]], "multilabel", "'b' has label -5 .*a list of class indices"),
+        ([[0, 1], [2, -5]], "multilabel", "'b' has label -5 .*takes lists of class indices"),
         ([[0], [None]], "multilabel", "'b' has label None"),
         ([0, None], "multilabel", "'a' has label 0"),
         ([[0], None], "multiclass", "'a' has label 0"),

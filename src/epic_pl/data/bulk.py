@@ -176,8 +176,8 @@ class BulkPass:
                 if not same or rows != self._digests.get(path, rows):
                     raise DataError(
                         f"{path} was written with other rows or image files, another model, or "
-                        "other options (among them the batch size, the precision and the feature "
-                        f"cache): give another folder, or remove {self.folder}."
+                        "other options such as the batch size: give another folder, or remove "
+                        f"{self.folder}."
                     )
                 done.add(path)
         return done

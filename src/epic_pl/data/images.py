@@ -13,7 +13,7 @@ from PIL import Image
 from epic_pl.data.decoding import BROKEN, MAX_PIXELS, decode
 from epic_pl.data.row_cache import ImageRecord, image_states
 from epic_pl.data.rows import Rows, empty_rows
-from epic_pl.utils.errors import DataError
+from epic_pl.utils.errors import DataError, first_line, raised_as
 from epic_pl.utils.untrusted import OutsideError, open_below, open_regular
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
@@ -60,18 +60,15 @@ def read_image(
         raise DataError(f"Image {name} does not exist. Correct its path.") from error
     except OutsideError as error:
         raise DataError(
-            f"Image {error}, the image root. Move the image, or choose a root that holds them all "
-            "(the target, where a symbolic link leads out)."
+            f"Image {error}, the image root. Move it, or choose a root that holds all link targets."
         ) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
-            f"Image {name} is too large: {error}; the limit is {max_pixels:,} pixels. "
-            "Shrink it, or leave it out."
+            f"Image {name} is too large: {error}; the limit is {max_pixels:,} pixels. Shrink it."
         ) from error
     except BROKEN as error:
         raise DataError(
-            f"Image {name} cannot be read: {str(error) or type(error).__name__}. Fetch or export "
-            "the file again, or leave the image out."
+            f"Image {name} cannot be read: {first_line(error)}. Fetch it again, or leave it out."
         ) from error
 
 
@@ -148,21 +145,17 @@ def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
     if outside:
         raise DataError(
             f"{source}: image paths lead out of the image root {root} ({len(outside):,} of "
-            f"{len(paths):,}), for example {outside[0]!r}. Move these images into it and correct "
-            "the paths; for a table of your own set image_root to a folder that holds them all."
+            f"{len(paths):,}), such as {outside[0]!r}. Move them, or set image_root above them all."
         )
 
 
 def image_file(root: Path, path: str) -> Path:
     """The file that an image's path leads to, after following links."""
-    try:
-        return (root / path).resolve()
     # a NUL character, or a circle of links, whose error depends on the version of Python
-    except (ValueError, RuntimeError, OSError) as error:
-        raise DataError(
-            f"Image {path!r} below {root} leads to no file: {error}. Correct the path or the "
-            "link, or leave the image out of the table."
-        ) from error
+    errors = (ValueError, RuntimeError, OSError)
+    problem = f"Image {path!r} below {root} leads to no file"
+    with raised_as(DataError, problem, "Correct the path or the link, or drop it.", *errors):
+        return (root / path).resolve()
 
 
 def missing_hint(path: str) -> str:

@@ -131,10 +131,7 @@ class ResumableDataLoader(DataLoader[Any]):
         self, *args: Any, processed: Callable[[], int] | None = None, **kwargs: Any
     ) -> None:
         if kwargs.get("persistent_workers"):
-            raise ConfigError(
-                "ResumableDataLoader needs persistent_workers=False: workers that outlive an epoch "
-                "do not see the dataset's set_epoch. Leave the option out."
-            )
+            raise ConfigError("ResumableDataLoader needs persistent_workers=False: leave it out.")
         kwargs["worker_init_fn"] = kwargs.get("worker_init_fn") or init_worker
         kwargs["generator"] = kwargs.get("generator") or torch.Generator()
         super().__init__(*args, **kwargs)
@@ -184,9 +181,9 @@ class ResumableDataLoader(DataLoader[Any]):
         if batches and shape != here:
             raise ConfigError(
                 f"The checkpoint is in the middle of an epoch with {shape['ranks']} ranks of "
-                f"{shape['batch_size']} samples a batch, and here are {here['ranks']} of "
-                f"{here['batch_size']}: resume with as many, or from a checkpoint at the end of an "
-                "epoch, or start anew from its weights with --model.warm_start."
+                f"{shape['batch_size']} samples, not {here['ranks']} of {here['batch_size']}: "
+                "resume with as many, or from the end of an epoch, or start anew with "
+                "--model.warm_start."
             )
         if isinstance(self.sampler, TrainSampler):
             self.sampler.set_epoch(epoch)

@@ -18,7 +18,7 @@ from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from epic_pl.data.readers import read_json
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
 from epic_pl.utils.assets.encoders import require_hub
-from epic_pl.utils.errors import ConfigError, EncoderError
+from epic_pl.utils.errors import ConfigError, EncoderError, first_line
 from epic_pl.utils.validate import check_at_least, check_types
 
 Resize = Literal["crop", "pad", "squash"]
@@ -54,14 +54,11 @@ class ImagePreprocessing:
     def __post_init__(self) -> None:
         check_types(self)
         if not len(self.mean) == len(self.std) == 3 or min(self.std) <= 0:
-            raise ConfigError(
-                f"mean is {self.mean} and std is {self.std}, but each must be three numbers, those "
-                "of std above 0."
-            )
+            raise ConfigError(f"mean is {self.mean}, std {self.std}: need 3 numbers each, std > 0.")
         if not (0 < self.size <= _LARGEST and self.crop_pct > 0 and 0 < self.resized <= _LARGEST):
             raise ConfigError(
-                f"size is {self.size} and crop_pct {self.crop_pct}, but images are made of 1 to "
-                f"{_LARGEST} pixels a side."
+                f"size is {self.size}, crop_pct {self.crop_pct}: sides must be 1 to {_LARGEST} "
+                "pixels."
             )
 
     @property
@@ -120,9 +117,9 @@ class Preprocessing(NamedTuple):
             return cls(made[0], TextPreprocessing(**made[1]))
         except (ConfigError, LookupError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f"This model does not say how its images and texts are prepared (preprocessing: "
-                f"{str(error).rstrip('.')}). If another pipeline made its batches, classify such "
-                "batches with Trainer.predict(module, loader)."
+                f"This model does not say how its inputs are prepared ({first_line(error)}). If "
+                "another pipeline made its batches, classify them with Trainer.predict(module, "
+                "loader)."
             ) from error
 
 
@@ -168,9 +165,8 @@ def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
         config = timm.get_pretrained_cfg(name)
     if config is None:
         raise EncoderError(
-            f"Image encoder {encoder!r} is no timm model, no local folder and no hub repository. "
-            "timm.list_models('vit*') lists the names; a folder is given by its path, offline "
-            "assets as pypi:NAME."
+            f"Image encoder {encoder!r} is no timm model, no local folder and no hub repository: "
+            "timm.list_models('vit*') lists the names, and offline assets are called pypi:NAME."
         )
     return _from_timm_config(vars(config))
 
@@ -237,9 +233,8 @@ def _of_folder(folder: Path) -> ImagePreprocessing:
         size = int(config.get("vision_config", config).get("image_size", 224))
         return ImagePreprocessing(size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     raise EncoderError(
-        f"Folder {folder} holds no image preprocessing: neither "
-        "timm's config.json (with architecture and pretrained_cfg) nor a CLIP "
-        "preprocessor_config.json. Copy that file from where the weights came from."
+        f"Folder {folder} holds no image preprocessing: copy timm's config.json or CLIP's "
+        "preprocessor_config.json from where the weights came from."
     )
 
 
@@ -269,13 +264,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
             raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
     # if files are missing, transformers makes a tokenizer without a vocabulary
     if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
-        raise EncoderError(
-            f"Text encoder {encoder!r} comes without a vocabulary: put the tokenizer's files "
-            "(tokenizer.json, or vocab.txt and the like) beside its weights."
-        )
+        raise EncoderError(f"Encoder {encoder!r} is without a vocabulary: add its tokenizer.json.")
     if tokenizer.pad_token is None:
-        raise EncoderError(
-            f"The tokenizer of text encoder {encoder!r} has no padding token, so it cannot make "
-            "batches. Take a BERT-like or CLIP text encoder."
-        )
+        raise EncoderError(f"Text encoder {encoder!r} has no padding token: use one like BERT.")
     return tokenizer

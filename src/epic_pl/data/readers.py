@@ -27,9 +27,8 @@ def find_path(data_dir: str | Path, names: Sequence[str], how_to_get: str) -> Pa
             if path.exists():
                 return path
     raise DataError(
-        f"{root.absolute()} has no {' or '.join(names)}, nor has a folder in it. If the dataset "
-        f"lies elsewhere, name its folder with --data.init_args.data_dir. How to get it: "
-        f"{how_to_get}"
+        f"{root.absolute()} has no {' or '.join(names)}, nor has a folder in it. Name the "
+        f"dataset's folder with --data.init_args.data_dir, or get it: {how_to_get}"
     )
 
 
@@ -41,10 +40,7 @@ def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -
     except (OSError, ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise DataError(f"{path} cannot be read as JSON: {error}. Fetch it again.") from error
     if not isinstance(value, kind):
-        raise DataError(
-            f"{path} must hold a JSON {'object' if kind is dict else 'array'} at its top level, "
-            f"but holds a {type(value).__name__}. Fetch the dataset's own file."
-        )
+        raise DataError(f"{path} must hold a JSON {kind.__name__}, not a {type(value).__name__}.")
     return value
 
 
@@ -75,10 +71,7 @@ def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 row = _parsed(line) if line else None
             except (ValueError, RecursionError) as error:
-                raise DataError(
-                    f"{path}, line {number} is no JSON: {error}. Correct the line, or fetch the "
-                    "file again."
-                ) from error
+                raise DataError(f"{path}, line {number} is no JSON: {error}.") from error
             if isinstance(row, dict):
                 yield number, row
             elif line:
@@ -90,18 +83,13 @@ def _string(value: Any, name: str, path: Path, number: int) -> str | None:
         return value
     if isinstance(value, int | float):
         return str(int(value)) if value == value // 1 else str(value)
-    raise DataError(
-        f"{path}, line {number}: {name!r} must be a string or a number, but is {value!r}."
-    )
+    raise DataError(f"{path}, line {number}: {name!r} must be a string or number, not {value!r}.")
 
 
 def string_list(value: Any, what: str, path: Path) -> list[str]:
     """Check that ``value`` is a list of strings; the message calls it ``what``."""
     if not fits(value, list[str]):
-        raise DataError(
-            f"{path}: {what} must be a list of strings, but is {value!r:.60}. Correct it, or fetch "
-            "the file again."
-        )
+        raise DataError(f"{path}: {what} must be a list of strings, not {value!r:.60}.")
     return list(value)
 
 
@@ -123,8 +111,8 @@ def label_codes(table: pa.Table, column: str, classes: Sequence[str], ids: str, 
     if count := pc.sum(wrong).as_py():
         row = pc.index(wrong, True).as_py()
         raise DataError(
-            f"{path}: {count:,} of {table.num_rows:,} rows have a {column} that is none of "
-            f"{', '.join(classes[:9])}, for example {table[column][row].as_py()!r} of {ids} "
-            f"{table[ids][row].as_py()!r}. Fetch the file again."
+            f"{path}: {count:,} of {len(table):,} rows have a {column} not in {classes[:9]}, such "
+            f"as {table[column][row].as_py()!r} of {ids} {table[ids][row].as_py()!r}. Fetch it "
+            "again."
         )
     return codes

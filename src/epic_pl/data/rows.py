@@ -125,23 +125,17 @@ def _column(field: pa.Field, values: Any) -> pa.Array:
         return array.cast(field.type)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
         raise DataError(
-            f"Column {field.name!r} must hold {field.type}, but a value does not fit: {error}. "
-            "Correct that value, or use None for one that is absent."
+            f"Column {field.name!r} must hold {field.type} or None, but does not: {error}."
         ) from error
 
 
 def _check_ids(ids: pa.Array) -> None:
     if ids.null_count:
-        raise DataError(
-            f"Every row needs a sample id, but there is none in {describe_rows(pc.is_null(ids))}."
-        )
+        raise DataError(f"There is no sample id in {describe_rows(pc.is_null(ids))}.")
     codes = ids.dictionary_encode().indices.to_numpy()
     doubled = np.bincount(codes)[codes] > 1
     if doubled.any():
-        raise DataError(
-            f"Sample ids are not unique: {describe_rows(doubled, ids)}. Give each row its own id, "
-            "or drop the repeated rows."
-        )
+        raise DataError(f"Sample ids are not unique: {describe_rows(doubled, ids)}. Change them.")
 
 
 def check_labels(rows: Rows, num_classes: int, task: Task) -> None:
@@ -163,9 +157,8 @@ def check_labels(rows: Rows, num_classes: int, task: Task) -> None:
         row = int(at[0])
         raise DataError(
             f"{rows.source}: sample {ids[row].as_py()!r} has label {values[row].as_py()} "
-            f"({at.size:,} such); a {task} task takes "
-            f"{'a list of class indices' if task == 'multilabel' else 'a class index'} in "
-            f"0..{num_classes - 1}."
+            f"({at.size:,} such); {task} takes {'lists of ' * (task == 'multilabel')}class indices "
+            f"in 0..{num_classes - 1}."
         )
 
 

@@ -55,10 +55,7 @@ def _part_sizes(sizes: Sizes, total: int) -> dict[str, int]:
         else:
             counts[name] = int(size)
     if min(sizes.values(), default=0) < 0 or sum(counts.values()) > total:
-        raise DataError(
-            f"The splits {dict(sizes)} are negative or ask for more than the {total} rows that "
-            "there are. Whole numbers are rows, fractions are shares of them."
-        )
+        raise DataError(f"The splits {dict(sizes)} are negative or more than the {total} rows.")
     return counts
 
 
@@ -74,19 +71,15 @@ def grouped_split(
     total = len(labels)
     shares = {k: float(v) if isinstance(v, float) else v / total for k, v in sizes.items()}
     if min(shares.values(), default=0) < 0 or sum(shares.values()) >= 1:
-        raise DataError(
-            f"The sizes {dict(sizes)} leave none of {total} rows for training, or are negative. "
-            "Whole numbers are rows, fractions are shares of them."
-        )
+        raise DataError(f"Sizes {dict(sizes)} leave none of {total} rows, or are negative.")
     codes, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     asked = sizes
     if len(codes) < total:
         asked = {name: max(round(share * len(codes)), 1) for name, share in shares.items() if share}
         if sum(asked.values()) >= len(codes):
             raise DataError(
-                f"{total:,} rows show only {len(codes):,} different images (or texts without "
-                f"one), and rows of one stay together: too few to cut {dict(sizes)} off. Name the "
-                "splits in a column (split_column)."
+                f"{total:,} rows show only {len(codes):,} different images (or texts without one), "
+                f"too few to cut {dict(sizes)} off. Name the splits in a column (split_column)."
             )
     of_group = np.zeros(len(codes), dtype=np.int64)
     parts = stratified_split(_strata([labels[row] for row in first]), asked, seed)

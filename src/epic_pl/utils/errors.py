@@ -67,6 +67,23 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def raised_as(
+    kind: type[EpicError], problem: str, way_out: str = "", *errors: type[Exception]
+) -> Iterator[None]:
+    """Turn errors, by default all, into "PROBLEM: ERROR. WAY OUT."; an EpicError stays itself.
+
+    Raises:
+        EpicError: of class ``kind``.
+    """
+    try:
+        yield
+    except EpicError:
+        raise
+    except errors or Exception as error:  # noqa: B030
+        raise kind(f"{problem}: {first_line(error)}. {way_out}".rstrip()) from error
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion, such as " Did you mean ...?", for a misspelt word; empty without a close one.
 

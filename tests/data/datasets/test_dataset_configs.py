@@ -117,5 +117,5 @@ def test_without_data_fit_says_how_to_get_it_before_any_encoder_is_touched(
     assert caught.value.code == 1
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("epic-pl: DataError:")
-    for part in (str(tmp_path / "data" / name), "How to get it:", *MISSING[name]):
+    for part in (str(tmp_path / "data" / name), "or get it: ", *MISSING[name]):
         assert part in message

@@ -63,7 +63,7 @@ CASES = {
     "label unseen in training": (_rows(label={9: "c"}), SPLIT, r"'c' occur in validation.*row 9"),
     "one class only": (_rows(label="a"), {}, r"one class only \(a\)"),
     "ids repeated": (_rows(id={4: "id1"}), {"id_column": "id"}, r"not unique: rows 1 \('id1'\), 4"),
-    "id absent": (_rows(id={4: None}), {"id_column": "id"}, r"none in row 4"),
+    "id absent": (_rows(id={4: None}), {"id_column": "id"}, r"no sample id in row 4"),
     "unknown split": (_rows(split={4: "aside"}), SPLIT, r"row 4 \('aside'\)"),
     "no training rows": (_rows(split="val"), SPLIT, r"no training rows"),
     "sizes too large": (_rows(), {"val_size": 0.6, "test_size": 0.5}, r"leave none of 12 rows"),

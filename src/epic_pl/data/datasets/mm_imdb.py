@@ -75,9 +75,7 @@ def _read(lists: Path, films: Path, posters: Path, split: str) -> Rows:
     notes: Counter[str] = Counter()
     names = read_json(lists)
     if split not in names:
-        raise DataError(
-            f"{lists} has no list {split}, only {', '.join(names)}. Fetch the dataset's own file."
-        )
+        raise DataError(f"{lists} has no list {split}, only {', '.join(names)}. Fetch it again.")
     for film in string_list(names[split], f"list {split!r}", lists):
         path = films / f"{film}.json"
         about = read_json(path)
@@ -95,8 +93,5 @@ def _read(lists: Path, films: Path, posters: Path, split: str) -> Rows:
 def _genre_codes(about: dict[str, Any], path: Path) -> list[int]:
     genres = set(string_list(about.get("genres"), "genres", path))
     if unknown := genres - set(GENRES) - IGNORED_GENRES:
-        raise DataError(
-            f"{path} names a genre that MM-IMDB does not have: {', '.join(sorted(unknown))}. "
-            "Unpack it again, or correct it."
-        )
+        raise DataError(f"{path} names a genre unknown to MM-IMDB: {', '.join(sorted(unknown))}.")
     return sorted(GENRES.index(genre) for genre in genres - IGNORED_GENRES)

@@ -249,8 +249,5 @@ def _other_row(names: Sequence[str], own: int, rng: np.random.Generator) -> int:
 
 
 def _check_names(names: Sequence[str]) -> None:
-    if len(set(names)) < 2:
-        raise DataError(
-            f"False statements are names of other images, but {len(names)} images have "
-            f"{len(set(names))} different names. Give the split more images."
-        )
+    if (count := len(set(names))) < 2:
+        raise DataError(f"False statements need more than {count} different names: add images.")

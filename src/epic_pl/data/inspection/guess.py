@@ -127,10 +127,7 @@ def guess_columns(
         at_once = f" All at once: `epic-pl data init ... {answers}`." if len(problems) > 1 else ""
         raise DataError(told + at_once)
     if image is None and not texts:
-        raise DataError(
-            f"No column looks like images or text; there are {names}. Name one, as in `epic-pl "
-            "data init ... --text title`."
-        )
+        raise DataError(f"No column looks like images or text: name one of {names} by --text.")
     return Guess(
         image_column=image,
         text_columns=texts[0] if len(texts) == 1 else texts or None,
@@ -275,10 +272,9 @@ def _split(table: pa.Table, names: Sequence[str]) -> str | None:
     counts = _counts(table[called[0]])
     held = [f"{cell!r} ({rows:,} rows)" for cell, rows in counts.most_common(_SHOWN)]
     raise DataError(
-        f"Column {called[0]!r} is called like the splits of rows, but holds {', '.join(held)}"
-        f"{', ...' * (len(counts) > _SHOWN)}. Name the column of the splits by --split; its cells "
-        "are train (some at least), val and test. Or have validation and test rows drawn, as in "
-        "`epic-pl data init ... --split none`."
+        f"Column {called[0]!r} is called like the splits, but holds {', '.join(held)}"
+        f"{', ...' * (len(counts) > _SHOWN)}. Name a column of train (some at least), val and "
+        "test by --split, or have rows drawn, as in `epic-pl data init ... --split none`."
     )
 
 
@@ -319,13 +315,12 @@ def _examine_label(column: pa.Array, label: str) -> tuple[str | None, bool]:
     if missing := sorted(parts & {*MISSING}):
         raise DataError(
             f"{about} the cells {', '.join(map(repr, missing))}. If the label is missing there, "
-            "leave them empty and name their split predict, or drop the rows; if it is a class, "
-            "give it a name that no program writes for a missing value."
+            "leave them empty and name their split predict; if it is a class, rename it."
         )
     if lists is None and len(parts) > len(column) / 2:
         raise DataError(
-            f"{about} {len(parts):,} different values in {len(column):,} rows: hardly any class "
-            f"can be learned. {_QUANTITY}"
+            f"{about} {len(parts):,} different values in {len(column):,} rows: too many. "
+            f"{_QUANTITY}"
         )
     return separator, lists is not None or separator is not None
 

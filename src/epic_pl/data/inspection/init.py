@@ -118,9 +118,8 @@ def find_table(source: Path) -> Path:
     if len(tables) != 1:
         names = ", ".join(f.name for f in tables) or "none"
         raise DataError(
-            f"{source} should hold one table ({', '.join(SUFFIXES)}) or a folder of images for "
-            f"each class; found: {names}. Name the table itself; several for one task belong "
-            "into one, told apart by a split column."
+            f"{source} must hold one table ({', '.join(SUFFIXES)}) or a folder for each class; "
+            f"found: {names}. Name the table, or merge several into one with a split column."
         )
     return tables[0]
 

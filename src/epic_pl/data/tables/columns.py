@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.rows import describe_rows
-from epic_pl.utils.errors import ConfigError, DataError, did_you_mean
+from epic_pl.utils.errors import ConfigError, DataError, did_you_mean, raised_as
 
 _SPLITS = {
     "train": ("train", "training"),
@@ -49,15 +49,10 @@ class RowOptions:
 
     def __post_init__(self) -> None:
         if self.image_column is None and not self.text_columns:
-            raise ConfigError(
-                "No column of images or texts is named (image_column, text_columns): name one."
-            )
+            raise ConfigError("No column of images or texts is named (image_column, text_columns).")
         names = self.classes
         if names is not None and (not names or len(set(names)) < len(names)):
-            raise ConfigError(
-                f"classes is empty or names one twice: {', '.join(names)}. Name each class once, "
-                "or leave classes out for alphabetical order."
-            )
+            raise ConfigError(f"classes is empty or names one twice: {', '.join(names)}.")
 
 
 class Columns(NamedTuple):
@@ -81,14 +76,11 @@ def read_columns(table: pa.Table, options: RowOptions) -> Columns:
 
 def _column(table: pa.Table, name: str, option: str) -> pa.Array:
     """A column as one array; ``option`` is the argument that names it."""
-    if name not in table.column_names:
+    if name not in (own := table.column_names):
         without = {"image_column": "images", "text_columns": "texts"}.get(option, "")
-        meant = did_you_mean(name, table.column_names)
+        meant = did_you_mean(name, own)
         null = without and f" Rename one, or for a table without {without} set {option} to null."
-        raise DataError(
-            f"The table has no column {name!r} ({option}); it has "
-            f"{', '.join(map(repr, table.column_names))}.{meant}{null}"
-        )
+        raise DataError(f"The table has no column {name!r} ({option}); it has {own}.{meant}{null}")
     array = pa.concat_arrays(table[name].chunks)
     return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
 
@@ -97,8 +89,7 @@ def _require_scalars(kind: pa.DataType, name: str) -> None:
     """Refuse a column of lists, structs or bytes."""
     if pa.types.is_nested(kind) or is_bytes(kind):
         raise DataError(
-            f"Column {name!r} holds {kind}, but strings or numbers are needed. Flatten it, or "
-            "name another column."
+            f"Column {name!r} holds {kind}, but strings or numbers are needed: name another column."
         )
 
 
@@ -134,10 +125,7 @@ def read_image_paths(table: pa.Table, name: str | None) -> pa.Array:
     if may_embed(paths.type) and not is_bytes(paths.type):
         paths = pc.struct_field(paths, "path")  # unpack_images has replaced the bytes by null
     if not (pa.types.is_null(paths.type) or "string" in str(paths.type)):
-        raise DataError(
-            f"Column {name!r} holds {paths.type}, not paths of images. Name another column as "
-            "image_column, or save the images as files and put their paths or bytes into it."
-        )
+        raise DataError(f"Column {name!r} holds {paths.type}, not paths of images: name another.")
     return _trimmed(paths.cast(pa.string()))
 
 
@@ -206,14 +194,9 @@ def _fill_template(table: pa.Table, parts: list[tuple[str, str | None]], option:
 
 def _template(spec: str, option: str) -> list[tuple[str, str | None]]:
     """Parse a template into pairs of a literal and the column that follows it."""
-    try:
+    with raised_as(ConfigError, f"{option} {spec!r} is no template", "", ValueError):
         parsed = list(string.Formatter().parse(spec))
-    except ValueError as error:
-        raise ConfigError(f"{option} {spec!r} is no template: {error}.") from error
     names = [name for _, name, _, _ in parsed if name is not None]
     if not names or any(form or conversion or name == "" for _, name, form, conversion in parsed):
-        raise ConfigError(
-            f"{option} {spec!r}: braces hold the name of a column and nothing else, as in "
-            '"{title}. {description}".'
-        )
+        raise ConfigError(f"{option} {spec!r}: braces hold a column's name alone, as in {{title}}.")
     return [(literal, name) for literal, name, _, _ in parsed]

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from epic_pl.data.rows import describe_rows
 from epic_pl.data.tables.columns import is_bytes, may_embed
 from epic_pl.utils.assets.cache import cache_dir
-from epic_pl.utils.errors import DataError
+from epic_pl.utils.errors import DataError, raised_as
 
 
 def embedded_folder() -> Path:
@@ -39,16 +39,11 @@ def unpack_images(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | N
         if pc.any(elsewhere).as_py():
             raise DataError(
                 f"Column {name!r} holds the bytes of images, but only a path in "
-                f"{describe_rows(elsewhere)}. Put the bytes into these rows too, or save "
-                "all images as files and put their paths into the column."
+                f"{describe_rows(elsewhere)}. Put the bytes there too, or use paths in all rows."
             )
-    try:
+    problem = f"Images of column {name!r} cannot be written to {embedded_folder()}"
+    with raised_as(DataError, problem, "Free some space, or set EPIC_PL_CACHE.", OSError):
         paths = [_unpacked(cell) for chunk in content.chunks for cell in chunk]
-    except OSError as error:
-        raise DataError(
-            f"The images in column {name!r} cannot be written to {embedded_folder()} ({error}). "
-            "Free some space, or set EPIC_PL_CACHE to a folder that can be written."
-        ) from error
     at = table.column_names.index(name)
     return table.set_column(at, name, pa.array(paths, pa.string())), embedded_folder()
 

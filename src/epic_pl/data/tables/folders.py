@@ -34,9 +34,7 @@ def read_class_folders(path: Path, captions: Mapping[str, str | None] = {}) -> p
     """
     if not holds_classes(path):
         raise DataError(
-            f"{path} is a folder, but has no folder for each class, and is no Hugging Face dataset "
-            "saved with save_to_disk (those hold dataset_info.json or dataset_dict.json). Name the "
-            "table in it."
+            f"{path} has no folder per class, and is no Hugging Face dataset: name a table in it."
         )
     images = _images(path)
     with_splits = all(
@@ -44,10 +42,7 @@ def read_class_folders(path: Path, captions: Mapping[str, str | None] = {}) -> p
     )
     for image in images:
         if not with_splits and len(image.parts) != 2:
-            raise DataError(
-                f"{path} is read as CLASS/IMAGE, but has {image}: move it, or name the folder that "
-                "holds the classes."
-            )
+            raise DataError(f"{path} is read as CLASS/IMAGE, but has {image}: move it away.")
     table = _table(path, images, captions)
     if table["text"].null_count == len(table):
         table = table.drop_columns("text")
@@ -67,10 +62,7 @@ def read_image_folder(path: Path, captions: Mapping[str, str | None] = {}) -> pa
     """
     images = _images(path)
     if not images:
-        raise DataError(
-            f"There are no images ({', '.join(IMAGE_SUFFIXES)}) in {path} or its subfolders. Name "
-            "another folder, or a table."
-        )
+        raise DataError(f"No images ({', '.join(IMAGE_SUFFIXES)}) in {path} or its subfolders.")
     return _table(path, images, captions)
 
 

@@ -63,20 +63,18 @@ def read_labels(cells: pa.Array, split: npt.NDArray[np.str_], options: RowOption
         if here.any() and not is_named[here].any():
             raise DataError(
                 f"None of the {here.sum():,} rows of the {part} split names a class (column "
-                f"{column!r}): there is nothing to learn or to measure. Fill the labels in, or put "
-                "these rows into a split named predict."
+                f"{column!r}): label them, or put them into a split named predict."
             )
     classes = options.classes or _in_order(name for row in names for name in row or ())
     if len(classes) < 2 and not multilabel:
         raise DataError(
-            f"Column {column!r} holds one class only ({', '.join(classes)}): there is nothing to "
-            "classify. Name another column as label_column."
+            f"Column {column!r} holds one class only ({', '.join(classes)}): name another "
+            "label_column."
         )
     if multilabel and (barred := [name for name in classes if "|" in name]):
         raise DataError(
-            f"Predictions join labels by |, so that the class {barred[0]!r} of column {column!r} "
-            "could not be read back: write it with another character, or, if these are several "
-            "classes, set label_separator to |."
+            f"Predictions join labels by |: rename class {barred[0]!r} of column {column!r} or, if "
+            "it is several classes, set label_separator to |."
         )
     return Labels(_encode(names, classes), classes, multilabel)
 
@@ -101,8 +99,7 @@ def _class_names(cells: Any, column: str, separator: str | None) -> tuple[ClassN
     names = _names(pc.list_flatten(cells), column, row_of)
     if None in names:
         raise DataError(
-            f"A label list of column {column!r} holds a null (row {row_of[names.index(None)]}). "
-            "Take it out, or make the whole list null where labels are unknown."
+            f"A label list of {column!r} holds a null (row {row_of[names.index(None)]}): remove it."
         )
     rest = iter(names)
     return [None if row is None else [next(rest) or "" for _ in row] for row in lists], True
@@ -123,8 +120,7 @@ def written_lists(cells: Any) -> pa.Array | None:
     if broken:
         raise DataError(
             f"Labels are lists, but {written[broken[0]]!r:.60} cannot be read as one (row "
-            f"{broken[0]}; {len(broken):,} such). Write "
-            '["red", "round"], or red|round with label_separator.'
+            f'{broken[0]}; {len(broken):,} such). Write ["a", "b"], or a|b with label_separator.'
         )
     return pa.array(lists, pa.list_(pa.string()))
 
@@ -182,10 +178,7 @@ def _encode(names: ClassNames, classes: Sequence[str]) -> list[list[int] | None]
     ]
     if unknown:
         row, name = unknown[0]
-        raise DataError(
-            f"Label {name!r} (row {row}, the first of {len(unknown):,}) is none of the "
-            f"{len(classes)} classes, such as {classes[0]!r}. Correct it, or add it to classes."
-        )
+        raise DataError(f"Label {name!r} (row {row}, {len(unknown):,} such) is not in classes.")
     return [
         None if row is None else list(dict.fromkeys(index[name] for name in row)) for row in names
     ]

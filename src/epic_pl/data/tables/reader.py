@@ -17,7 +17,7 @@ import pyarrow.parquet
 from epic_pl.data.readers import json_objects, read_json
 from epic_pl.data.tables.columns import SPLIT_COLUMN, is_list
 from epic_pl.data.tables.folders import read_class_folders, visible_files
-from epic_pl.utils.errors import DataError
+from epic_pl.utils.errors import DataError, raised_as
 from epic_pl.utils.untrusted import FORMULA, QUOTED, require_flat, require_regular, unquoted
 
 _CAPTIONS = ("metadata.csv", "metadata.jsonl", "captions.csv")
@@ -38,29 +38,18 @@ def source_files(path: Path) -> list[Path]:
         return [path, *(file for file in inner if file.is_dir() or file.name in _CAPTIONS)]
     if not os.path.isfile(path):
         raise DataError(
-            f"Table {path} does not exist, or is no regular file (relative "
-            f"paths start from {Path.cwd()}). Give its path as data.init_args.table."
+            f"Table {path} does not exist, or is no regular file (paths start from {Path.cwd()})."
         )
     if path.suffix.lower() not in SUFFIXES:
-        raise DataError(
-            f"Table {path} ends in {path.suffix!r}; {', '.join(SUFFIXES)} can be read. Export it "
-            "in one of these."
-        )
+        raise DataError(f"Table {path} ends in {path.suffix!r}, not in {', '.join(SUFFIXES)}.")
     return [path]
 
 
 def read_table(path: Path) -> pa.Table:
     """Read all columns of a table; CSV cells are strings, empty ones null."""
     source_files(path)
-    try:
+    with raised_as(DataError, f"Table {path} cannot be read", "Correct it, or write it again."):
         table = _read(path)
-    except DataError:
-        raise
-    except Exception as error:  # a damaged file may cause any of them
-        way_out = "Check its permissions" if isinstance(error, OSError) else "Correct it"
-        raise DataError(
-            f"Table {path} cannot be read: {error}. {way_out}, or write it again."
-        ) from error
     if not table.num_rows:
         raise DataError(f"Table {path} has no rows. Check that it was exported whole.")
     return table
@@ -99,8 +88,7 @@ def read_captions(path: Path) -> dict[str, str | None]:
         texts = [name for name in others if name.lower() in ("text", "caption")] or others
         if len(texts) != 1 or len(others) == table.num_columns:
             raise DataError(
-                f"{path / file} has the columns {', '.join(table.column_names)}, but needs "
-                "file_name and one of text or caption. Rename them."
+                f"{path / file} has {table.column_names}, but needs file_name and text."
             )
         for name, text in zip(
             *(table[key].to_pylist() for key in ("file_name", *texts)), strict=True
@@ -142,14 +130,13 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path} is not UTF-8, at line {line} or soon after: {error}. Export it again as "
-                f"UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-"
-                f"{path.name} (if that is its encoding)."
+                f"UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > "
+                f"utf8-{path.name}."
             ) from error
         except csv.Error as error:
             raise DataError(
-                f"{path}, row at line {line}: {error}. A cell with a delimiter ({delimiter!r}), "
-                "quote or line break must stand in double quotes, and the quotes within it be "
-                'doubled, as Python\'s csv and pandas write it: """Open"", he said".'
+                f"{path}, row at line {line}: {error}. A cell with a {delimiter!r}, quote or line "
+                'break stands in double quotes, with quotes in it doubled: """Open"", he said".'
             ) from error
     if not names:
         raise DataError(f"{path} is empty. Check that it was exported whole.")

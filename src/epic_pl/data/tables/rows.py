@@ -130,8 +130,8 @@ def _assign(
         raise DataError(
             f"No row can be cut off for validation (val_size {options.val_size}): of "
             f"{train.size:,} rows each of {len(set().union(*labels)):,} classes keeps one for "
-            "training. Ask for more, merge rare classes, name another label_column, or name the "
-            "splits in a column (split_column)."
+            "training. Ask for more, merge rare classes, or name another label_column or a "
+            "split_column."
         )
     return split
 
