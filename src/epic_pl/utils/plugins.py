@@ -83,8 +83,7 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
         package = name.split(".")[0]
         raise UntrustedError(
             f"{file} needs the {base.__name__} {name!r}, which is not part of epic_pl. If you "
-            f"trust the package, name it: --import {package} on the command line, or "
-            f"trust=[{package!r}] in Python.{load_plugins()}"
+            f"trust it, give --import {package}, or in Python trust=[{package!r}].{load_plugins()}"
         )
     module, dot, attribute = name.rpartition(".")
     if not dot:
@@ -94,8 +93,7 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
         names = list(known_classes(base)) or [base.__name__]
         raise ConfigError(
             f"There is no {base.__name__} {name!r}; there are {', '.join(names)}."
-            f"{did_you_mean(name, names)} Name one of another package by its import path, such as "
-            f"my_package.{name}.{load_plugins()}"
+            f"{did_you_mean(name, names)} Another package's is my_package.{name}.{load_plugins()}"
         )
     imported = getattr(_import(module, name), attribute, None)
     if not (isinstance(imported, type) and issubclass(imported, base)):
@@ -113,7 +111,7 @@ def _import(module: str, name: str) -> object:
     except Exception as error:  # other packages may raise any error
         raise ConfigError(
             f"{name} cannot be imported: {type(error).__name__}: {first_line(error)}. Install its "
-            "package in this environment, or add its folder to PYTHONPATH."
+            "package, or add its folder to PYTHONPATH."
         ) from error
 
 

