@@ -155,9 +155,8 @@ def fill_stores(
             if str(root) not in failed and failed not in map(str, root.parents):
                 raise  # an error of `produce`, such as a missing image
             raise CacheError(
-                f"The feature store {folder} could not be written ({error}). Free some disk space, "
-                "correct the folder's permissions, or choose another folder by cache.folder or "
-                "EPIC_PL_CACHE, then start again: what is written is kept."
+                f"The feature store {folder} could not be written ({error}). Free some space, or "
+                "choose another cache.folder or EPIC_PL_CACHE, and go on: what is written is kept."
             ) from error
     barrier()
     if progress and not complete:
@@ -231,9 +230,9 @@ def _require_disk(
     if needed + _SLACK > free:
         raise CacheError(
             f"Caching {what} needs {decimal(needed)}, and {decimal(_SLACK)} must stay free, but "
-            f"only {decimal(free)} are free. Choose another level or cache.dtype (now "
-            f"{todo[0][0].spec.dtype}), choose another cache folder (or set EPIC_PL_CACHE to one), "
-            "or remove old stores: `epic-pl cache info` lists them."
+            f"only {decimal(free)} are. Choose another level, cache.dtype (now "
+            f"{todo[0][0].spec.dtype}), cache.folder or EPIC_PL_CACHE, or remove stores: `epic-pl "
+            "cache info` lists them."
         )
     if show:
         print(f"Caching {what}; {decimal(free)} are free", flush=True)

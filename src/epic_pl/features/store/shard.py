@@ -142,8 +142,7 @@ def encode(
             owners = items if axis is None else token_items
             name = names[int(owners[~finite][0])]
             raise CacheError(
-                f"The field {field.name!r} of the item {name} is not finite once stored as "
-                f"{spec.dtype}. Look at that item and the encoder's weights; if its numbers are "
-                "only too large for float16, store bfloat16 or float32."
+                f"The field {field.name!r} of the item {name} is not finite as {spec.dtype}. Look "
+                "at the item and the encoder's weights, or store bfloat16 or float32."
             )
     return stored

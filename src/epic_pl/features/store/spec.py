@@ -177,6 +177,5 @@ class StoreSpec:
             return spec
         except Exception as error:  # a damaged file causes errors of any class
             raise CacheError(
-                f"{path} does not describe a feature store ({error!r}). Remove its "
-                "folder and build it again with `epic-pl cache build`."
+                f"{path} does not describe a feature store ({error!r}): remove its folder."
             ) from error
