@@ -156,7 +156,7 @@ def test_embeddings_are_what_the_head_receives(classifier, rows):
         (lambda clf: clf.predict_table("none.csv", text="a"), DataError, "none.csv does not exist"),
         (lambda clf: clf.predict_table(TABLE, text="c"), DataError, r"no column 'c' \(text\)"),
         (lambda clf: clf.predict_table(TABLE, text="a", id="c"), DataError, r"'c' \(id\)"),
-        (lambda clf: clf.predict_table(TABLE), ConfigError, r"named \(image, text\): name one"),
+        (lambda clf: clf.predict_table(TABLE), ConfigError, r"is named \(image, text\)\."),
         (lambda clf: clf.predict_table(pa.table({"a": []}), text="a"), DataError, "no rows"),
         (
             lambda clf: clf.predict_table(TABLE, text="a", on_bad_sample="drop"),

@@ -117,9 +117,9 @@ class Preprocessing(NamedTuple):
             return cls(made[0], TextPreprocessing(**made[1]))
         except (ConfigError, LookupError, TypeError, AttributeError) as error:
             raise ConfigError(
-                f"This model does not say how its inputs are prepared ({first_line(error)}). If "
-                "another pipeline made its batches, classify them with Trainer.predict(module, "
-                "loader)."
+                "This model does not say how its inputs are prepared (preprocessing: "
+                f"{first_line(error)}). If another pipeline made its batches, use "
+                "Trainer.predict(module, loader)."
             ) from error
 
 

@@ -18,7 +18,7 @@ from epic_pl.data.rows import Rows
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.reader import is_image_folder
 from epic_pl.data.tables.rows import read_unlabelled, table_folder
-from epic_pl.utils.errors import DataError, EpicError
+from epic_pl.utils.errors import DataError, EpicError, raised_as
 from epic_pl.utils.share import ALL, Share
 from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_at_least, check_word
@@ -42,13 +42,9 @@ def read_source(
     index = getattr(frame, "index", None)
     if id is None and getattr(index, "is_unique", False):  # of pandas
         table, id = frame.assign(__id__=frame.index.map(str)), "__id__"
-    try:
+    way_out = "Give the cells of a column one type, as by df[NAME].astype('string')."
+    with raised_as(DataError, "The table cannot be read", way_out, pa.ArrowException):
         source = Path(table) if isinstance(table, str | Path) else pa.table(table)
-    except pa.ArrowException as error:
-        raise DataError(
-            f"The table cannot be read: {error}. Give the cells of a column one type, for "
-            "example df[NAME].astype('string')."
-        ) from error
     if isinstance(source, Path) and not source.exists():
         raise DataError(f"{source} does not exist: give a table or a folder of images.")
     if image_root is None:

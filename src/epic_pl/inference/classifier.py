@@ -110,8 +110,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         """
         if isinstance(self._model, ExportedModel):
             raise ConfigError(
-                f"{self._model.folder} is an exported model, which only classifies: load the run "
-                "or checkpoint that it was made of."
+                f"{self._model.folder} is an exported model, which only classifies: load its run."
             )
         return self._model.module
 

@@ -67,9 +67,9 @@ class Description:
         sound = sound and len(least or self.class_names) == count > 1
         if not sound or not all(0 <= value <= 1 for value in least or ()):
             raise ConfigError(
-                f"class_names has {count} entries and thresholds is {least!r:.60}, but there are "
-                "two classes or more, and a multilabel task has a probability for each of them as "
-                "threshold, a multiclass task null."
+                f"class_names has {count} entries and thresholds is {least!r:.60}; a multilabel "
+                "task has a probability for each of its two classes or more, a multiclass task "
+                "null."
             )
         check_classes(count, self.task, self.class_names)
         try:
@@ -85,9 +85,7 @@ class Description:
                 if name not in self.preprocessing["image"]:
                     raise ConfigError(f"preprocessing.image has no {name}.")
             if (size := image.size, image.size) != (height, width):
-                raise ConfigError(
-                    f"preprocessing.image.size is {size}, but inputs take {height} x {width}."
-                )
+                raise ConfigError(f"preprocessing.image.size is {size}, inputs {height} x {width}.")
 
     @classmethod
     def read(cls, folder: Path) -> Self:

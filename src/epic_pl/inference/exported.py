@@ -16,7 +16,7 @@ from torch import Tensor
 from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
 from epic_pl.data.processor import Processor
 from epic_pl.inference.description import DESCRIPTION, INPUTS, TOKENIZER, Description
-from epic_pl.utils.errors import CheckpointError, ConfigError, first_line
+from epic_pl.utils.errors import CheckpointError, ConfigError, needs_extra, raised_as
 from epic_pl.utils.types import Batch
 
 ONNX, ONNX_INT8 = "model.onnx", "model.int8.onnx"
@@ -32,16 +32,11 @@ def load_program(path: Path) -> Program:
         ConfigError: if onnxruntime is not installed, or too old to be safe.
         CheckpointError: if the file cannot be read.
     """
-    try:
+    with (
+        raised_as(CheckpointError, f"{path} is damaged", "Export the model again."),
+        needs_extra("onnx", str(path)),
+    ):
         return _load_onnx(path)
-    except ImportError as error:
-        raise ConfigError(
-            f"{path} is run by onnxruntime: pip install onnxruntime, or 'epic_pl[onnx]'."
-        ) from error
-    except ConfigError:
-        raise
-    except Exception as error:  # damaged files cause errors of any class
-        raise CheckpointError(f"{path} is damaged: {error}. Export the model again.") from error
 
 
 def _load_onnx(path: Path) -> Program:
@@ -49,8 +44,8 @@ def _load_onnx(path: Path) -> Program:
 
     if Version(onnxruntime.__version__) < Version(_SAFE):
         raise ConfigError(
-            f"onnxruntime {onnxruntime.__version__} reads any file that a model names as its "
-            f"weights, such as /etc/passwd: pip install 'onnxruntime>={_SAFE}'."
+            f"onnxruntime {onnxruntime.__version__} reads any file that a model names, such as "
+            f"/etc/passwd: pip install 'onnxruntime>={_SAFE}'."
         )
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
@@ -96,8 +91,7 @@ class ExportedModel:
         if shape != (1, len(self.class_names)):
             raise CheckpointError(
                 f"{folder / DESCRIPTION}: class_names has {len(self.class_names)} entries, but "
-                f"{file} gives probabilities of shape {shape} for one sample. Export the model "
-                "again."
+                f"{file} gives probabilities of shape {shape}. Export the model again."
             )
 
     @property
@@ -119,10 +113,6 @@ class ExportedModel:
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:
         """Probabilities ``(B, C)`` of a batch."""
-        try:
+        with raised_as(CheckpointError, f"{self._file} cannot be run", "Export the model again."):
             probabilities: npt.NDArray[np.float32] = run_batch(self._program, batch).numpy()
-        except Exception as error:  # a damaged graph causes errors of any class
-            raise CheckpointError(
-                f"{self._file} cannot be run: {first_line(error)}. Export the model again."
-            ) from error
         return probabilities

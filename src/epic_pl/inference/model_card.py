@@ -92,9 +92,7 @@ def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict
             if value is not None
         }
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(
-            f"{path} is no report ({error!r}). Write it again: epic-pl test --report."
-        ) from error
+        raise DataError(f"{path} is no report ({error!r}): run epic-pl test --report.") from error
     if weights != weights_digest(module):
         raise DataError(f"{report} is a report on another model: test this one with --report.")
     return measured, metrics

@@ -70,9 +70,7 @@ def relocated(options: Any, image_encoder: str | None, text_encoder: str | None)
         for side, name in (("image", image_encoder), ("text", text_encoder)):
             encoders[side]["name"] = name or encoders[side]["name"]
     except (LookupError, TypeError) as error:
-        raise CheckpointError(
-            "The options of this model name no encoders, so it is damaged: save it again."
-        ) from error
+        raise CheckpointError("This model is damaged: its options name no encoders.") from error
     return encoders
 
 

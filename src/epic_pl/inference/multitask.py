@@ -61,7 +61,7 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
             if differing := [key for key, value in shared.items() if settings[key] != value]:
                 values = f"{shared[differing[0]]} and {settings[differing[0]]}"
                 raise ConfigError(
-                    f"Tasks {lead!r} and {name!r} cannot share encoders, since they differ in "
+                    f"Tasks {lead!r} and {name!r} cannot share encoders: they differ in "
                     f"{differing[0]}: {values}. Train both with the same, or use two classifiers."
                 )
             towers = first.module.model.towers, classifier.module.model.towers

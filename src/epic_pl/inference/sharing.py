@@ -19,7 +19,14 @@ from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, require_info
 from epic_pl.module.checkpoint_io import check_options, local_path
 from epic_pl.utils.assets.encoders import cached_commit, repository
-from epic_pl.utils.errors import AssetError, CheckpointError, ConfigError, DataError, first_line
+from epic_pl.utils.errors import (
+    AssetError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    first_line,
+    raised_as,
+)
 from epic_pl.utils.files import write_bytes, write_json
 from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Modality
@@ -79,16 +86,15 @@ def read_model(
     if content.get("library_name") != "epic_pl" or content.get("format_version") != _FORMAT:
         raise CheckpointError(
             f"{path} describes a model of {content.get('library_name')!r}, format_version "
-            f"{content.get('format_version')!r}, but this version of epic_pl reads format_version "
-            f"{_FORMAT} only: use the version that saved it, or save the model again."
+            f"{content.get('format_version')!r}, but this version of epic_pl reads {_FORMAT} only: "
+            "use the version that saved it, or save it again."
         )
     try:
         require_regular(weights)
         written = weights.read_bytes()
         if content.get(_HASH) != hashlib.sha256(written).hexdigest():
             raise CheckpointError(
-                f"{weights} is not what {path} describes ({_HASH} differs): saving or fetching "
-                "them was interrupted, or one was changed. Save or fetch the model again."
+                f"{weights} is not what {path} describes ({_HASH} differs). Save or fetch it again."
             )
         state = load(written)
     except (OSError, SafetensorError) as error:
@@ -102,9 +108,7 @@ def read_model(
         Preprocessing.from_dict(options.get("preprocessing"))
         module = kind(**{**options, "encoders": encoders})
     except (AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"No model can be built from the options of {path}: {str(error).rstrip('.')}."
-        ) from error
+        raise CheckpointError(f"No model can be built of {path}: {first_line(error)}.") from error
     checkpoint["state_dict"] = state
     module.load_state_dict(module.checked_state(checkpoint), strict=True)
     return module.eval()
@@ -136,8 +140,7 @@ def load_trained(
     """
     if (place / DESCRIPTION).is_file() and not (place / WEIGHTS).is_file():
         raise CheckpointError(
-            f"{place} is an exported model, which only classifies: give the run or checkpoint that "
-            "it was made of."
+            f"{place} is an exported model, which only classifies: give its run or checkpoint."
         )
     read = load_module if place.is_file() else read_model
     return read(place, image_encoder, text_encoder)
@@ -150,7 +153,9 @@ def _fetch_model(name: str, revision: str | None, token: str | None, offline: bo
         AssetError: if it cannot be downloaded or, with ``offline``, is not on this machine.
     """
     repo, _, pinned = name.partition("@")
-    try:
+    problem = f"There is no folder {name!r}, and no such model can be fetched"
+    way_out = "Check the name and the network, or give the folder of a run."
+    with raised_as(AssetError, problem, way_out):
         return Path(
             snapshot_download(
                 repo,
@@ -160,11 +165,6 @@ def _fetch_model(name: str, revision: str | None, token: str | None, offline: bo
                 token=token,
             )
         )
-    except Exception as error:  # errors of any HTTP library
-        raise AssetError(
-            f"There is no folder {name!r}, and no model of that name can be fetched from a hub: "
-            f"{first_line(error)}. Check the name and the network, or give the folder of a run."
-        ) from error
 
 
 def push_model(

@@ -155,8 +155,8 @@ def _on_patches(attention: Attention, prefix: int) -> Tensor:
     side = math.isqrt(patches.shape[1])
     if side * side != patches.shape[1]:
         raise EncoderError(
-            f"This image encoder has {patches.shape[1]} patches, which form no square grid, so "
-            "attention on them cannot be drawn. Explain a model with square images."
+            f"Attention on {patches.shape[1]} patches, no square, cannot be drawn: use square "
+            "images."
         )
     return patches.view(-1, side, side)
 

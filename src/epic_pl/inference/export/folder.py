@@ -49,10 +49,7 @@ def check_output(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--output {folder} is a file: name a folder, which need not exist.")
     if not overwrite and folder.is_dir() and any(folder.iterdir()):
-        raise ConfigError(
-            f"--output {folder} is not empty: give another folder, or --overwrite to replace the "
-            "model in it."
-        )
+        raise ConfigError(f"--output {folder} is not empty: give another folder, or --overwrite.")
 
 
 def find_tokenizer(module: EPICModule) -> Any | None:
@@ -154,9 +151,8 @@ def write_folder(
         difference = largest_difference(run, module)
         if not difference <= TOLERANCE:  # also true for NaN
             raise ConfigError(
-                f"The exported model's probabilities differ from the checkpoint's by "
-                f"{difference:.1e}, more than {TOLERANCE:.0e}: nothing was written to {folder}. "
-                "Use the checkpoint in Python instead, with EPICModule.load_from_checkpoint."
+                f"The exported model's probabilities differ by {difference:.1e}, more than "
+                f"{TOLERANCE:.0e}: use the checkpoint, with EPICModule.load_from_checkpoint."
             )
         inputs = random_inputs(module.model, *_TIMED)
         written = Written(difference, *_seconds(inputs, run, eager))

@@ -12,7 +12,7 @@ from epic_pl.inference.description import INPUTS
 from epic_pl.inference.exported import ONNX, ONNX_INT8, load_program, run_batch
 from epic_pl.module import EPICModule
 from epic_pl.module.metrics import build_metrics
-from epic_pl.utils.errors import ConfigError, counted, first_line, needs_extra
+from epic_pl.utils.errors import ConfigError, counted, needs_extra, raised_as
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _ENCODERS = ("'model.image_tower.encoder'", "'model.text_tower.encoder'")
@@ -36,17 +36,13 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
         ConfigError: if the extra ``onnx`` is not installed, or an operation cannot be translated.
     """
     require_onnx()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they are about the translator's own code
-            translated = torch.onnx.export(
-                program, input_names=list(INPUTS), output_names=["probabilities"], verbose=False
-            )
-    except Exception as error:  # a custom model may cause any error
-        raise ConfigError(
-            f"This model cannot be translated to ONNX: {first_line(error)}. Use the checkpoint in "
-            "Python instead, with EPICModule.load_from_checkpoint."
-        ) from error
+    way_out = "Use the checkpoint instead, with EPICModule.load_from_checkpoint."
+    problem = "This model cannot be translated to ONNX"
+    with raised_as(ConfigError, problem, way_out), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # they are about the translator's own code
+        translated = torch.onnx.export(
+            program, input_names=list(INPUTS), output_names=["probabilities"], verbose=False
+        )
     assert translated is not None
     translated.save(str(path))
 

@@ -71,9 +71,8 @@ def export_program(module: Probabilities) -> ExportedProgram:
             type(encoder.model).__name__ for encoder in (model.image_encoder, model.text_encoder)
         )
         raise ConfigError(
-            f"A {type(model).__name__} on {encoders} cannot be exported: torch.export says "
-            f"{type(error).__name__}: {first_line(error)}. docs/export.md lists what can; the "
-            "others run in Python, with EPICModule.load_from_checkpoint."
+            f"A {type(model).__name__} on {encoders} cannot be exported ({type(error).__name__}: "
+            f"{first_line(error)}): use EPICModule.load_from_checkpoint, or see docs/export.md."
         ) from error
     for part in program.graph_module.modules():
         if isinstance(part, GraphModule):

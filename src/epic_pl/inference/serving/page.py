@@ -16,7 +16,7 @@ from epic_pl.data.processor import Item
 from epic_pl.inference.classifier import Classifier
 from epic_pl.inference.explain.figures import sample_svg
 from epic_pl.inference.explain.samples import explain_sample
-from epic_pl.utils.errors import ConfigError, DataError, EpicError, needs_extra
+from epic_pl.utils.errors import ConfigError, DataError, EpicError, needs_extra, raised_as
 from epic_pl.utils.types import Sample
 
 MAX_BYTES = 20 * 2**20
@@ -124,13 +124,10 @@ def open_page(page: Any, host: str, port: int) -> str:
     offline = {"share": False, "run_history": False, "enable_monitoring": False, "footer_links": []}
     checks = {"dependencies": [Depends(check)], "openapi_url": None}
     theme = Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
-    try:
+    way_out = "Choose another --port or --host."
+    errors = (OSError, OverflowError, ValueError, HTTPError, InvalidURL)
+    with raised_as(ConfigError, f"The page cannot listen on {host}, port {port}", way_out, *errors):
         page.launch(**place, **offline, theme=theme, max_file_size=MAX_BYTES, app_kwargs=checks)
-    except (OSError, OverflowError, ValueError, HTTPError, InvalidURL) as error:
-        raise ConfigError(
-            f"The page cannot listen on {host}, port {port}: the port is in use or invalid, or the "
-            "host is no address of this machine. Choose another --port or --host."
-        ) from error
     return str(page.local_url)
 
 
@@ -161,9 +158,7 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
     """
     text = str(text or "").strip()
     if len(text) > MAX_CHARACTERS:
-        raise DataError(
-            f"The text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}. Shorten it."
-        )
+        raise DataError(f"The text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}.")
     samples: dict[str, Sample] = {}
     if image:
         try:
