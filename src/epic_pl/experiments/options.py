@@ -33,10 +33,7 @@ def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None
     for option in options:
         name = option.removeprefix("--").split("=")[0]
         if option.startswith("--") and name in own:
-            raise ConfigError(
-                f"epic-pl {command} sets {name} itself in every run: leave it out. "
-                f"`epic-pl {command} --help` lists what to use instead."
-            )
+            raise ConfigError(f"epic-pl {command} sets {name} itself in every run: leave it out.")
 
 
 def feature_cache(trainer: Any) -> FeatureCache:

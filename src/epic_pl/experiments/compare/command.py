@@ -41,9 +41,7 @@ def compare(
         EpicError: if an option is wrong, before the first run.
     """
     if tune and splits:
-        raise ConfigError(
-            "With --splits, --tune would choose options on test rows of other seeds: leave one out."
-        )
+        raise ConfigError("--tune would choose on test rows of other --splits: leave one out.")
     if tune:
         import optuna  # noqa: F401 an extra that the searches need
 

@@ -68,14 +68,12 @@ def _variant(path: str, name: str, fields: Any) -> Variant:
     if not isinstance(method, str):
         raise ConfigError(
             f"Variant {name!r} of {path} has the method {method!r}: write {name}: {{method: EPIC, "
-            "model.method.hub_width: 32}, with any options of fit after it. Methods are "
-            f"{', '.join(methods)}."
+            f"model.method.hub_width: 32}}; methods are {', '.join(methods)}."
         )
     find_class(Method, method)
     if not _NAME.fullmatch(name) or name in (*methods, _ALL_VARIANTS):
         raise ConfigError(
-            f"Variant {name!r} of {path} needs another name: letters, digits, '_', '-' and '.', "
-            "but not the name of a method."
+            f"Variant {name!r} of {path} needs another name: letters, digits, _-. and no method's."
         )
     options = as_options({str(key): value for key, value in fields.items() if key != "method"})
     refuse_own("compare", _OWN_OPTIONS, options)
@@ -110,9 +108,7 @@ def add_alone(variants: Sequence[Variant], names: str) -> list[Variant]:
     """
     wanted, known = [name.strip() for name in names.split(",")], [each.name for each in variants]
     if unknown := [name for name in wanted if name not in known]:
-        raise ConfigError(
-            f"--alone names {unknown[0]!r}, but compared are {', '.join(known)}: name one of these."
-        )
+        raise ConfigError(f"--alone names {unknown[0]!r}, but compared are {', '.join(known)}.")
     return [
         each
         for variant in variants
@@ -181,8 +177,6 @@ def tuned(
         folder = output.resolve() / "tune" / f"{variant.name}-{key}"
         best = best_options(plan_search(options, read_space(space), folder), trials)
         if best is None:
-            raise ConfigError(
-                f"Options of {variant.name} could not be chosen: {folder}/trials.csv says why."
-            )
+            raise ConfigError(f"No options chosen for {variant.name}: see {folder}/trials.csv.")
         found.append(replace(variant, chosen=tuple(as_options(best))))
     return found

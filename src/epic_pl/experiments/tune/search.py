@@ -64,8 +64,7 @@ def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
     monitor, mode = parsed[section]["monitor"], parsed[section]["mode"]
     if not str(monitor).startswith("val/"):
         raise ConfigError(
-            f"{section}.monitor is {monitor!r}, but the search needs a metric of the validation "
-            f"split, such as val/accuracy: set it in the config or by --{section}.monitor."
+            f"{section}.monitor is {monitor!r}, no metric of the validation split (val/accuracy)."
         )
     return Search(tuple(shared), parsed, space, monitor, mode, keeps_best, output)
 
@@ -82,16 +81,13 @@ def read_space(path: str) -> Space:
     space = {}
     for name, fields in content.items():
         if str(name).split(".")[0] in _FIXED:
-            raise ConfigError(
-                f"{path} searches {name}, which has to be the same in all trials: leave it out."
-            )
+            raise ConfigError(f"{path} searches {name}, the same in all trials: leave it out.")
         try:
             space[str(name)] = _distribution(fields)
         except (TypeError, ValueError) as error:
             raise ConfigError(
-                f"{name} of {path} is {fields!r}: write {{low: 1.0e-4, high: 1.0e-2, log: true}} "
-                "with low below high, and above 0 where log is true; or a list of different words "
-                f"or numbers ({error})."
+                f"{name} of {path} is {fields!r} ({error}): write {{low: 1.0e-4, high: 1.0e-2, "
+                "log: true} with low < high (above 0 for log), or a list of words or numbers."
             ) from error
     return space
 

@@ -55,8 +55,7 @@ def best_options(search: Search, trials: int) -> dict[str, Any] | None:
             plot_history(study, search)
     except Timeout:
         raise ConfigError(
-            f"Another search is running in {search.output}: wait for it, or give --output another "
-            "folder."
+            f"Another search is running in {search.output}: wait, or give another --output."
         ) from None
     line = f"Best: {best}. Train with it: epic-pl fit --config X --config {best}"
     print(f"{line}\nAll trials: {search.output}/trials.csv, search.png", file=sys.stderr)
@@ -100,9 +99,8 @@ def open_study(search: Search) -> optuna.Study:
         raise ConfigError(f"{file}: {first_line(error)}; give --output another folder.") from error
     if not fits:
         raise ConfigError(
-            f"{search.output} has a search of other options, of another space, or of a table that "
-            "has changed since, whose trials cannot be compared with these: give --output another "
-            "folder, or remove that one."
+            f"{search.output} has a search of other options, another space or a table that has "
+            "changed since: give --output another folder, or remove that one."
         )
     study.set_user_attr("key", search.key)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
