@@ -47,7 +47,7 @@ def test_models_are_loaded_by_name_and_limits_passed_on(trained, told, port, mon
 def test_two_models_of_one_name_are_refused(told, port):
     code, _, error = told("serve", "x/a", "y/a", port)
     assert code == 1
-    assert "Two models are called a: x/a and y/a. Name them as NAME=PATH." in error
+    assert "x/a and y/a are both called a: give NAME=PATH." in error
 
 
 def test_a_taken_port_is_refused_before_models_are_loaded(told):

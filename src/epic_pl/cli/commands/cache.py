@@ -47,8 +47,7 @@ def info(folder: Path | None = None) -> None:
     stores = [path for path in (folder, *sorted(folder.glob("*"))) if (path / SPEC).is_file()]
     if not stores:
         raise CacheError(
-            f"There is no feature store in {folder}. `epic-pl cache build` writes one; the option "
-            "cache.folder names its folder, and EPIC_PL_CACHE changes the default."
+            f"There is no feature store in {folder}: name another, or run `epic-pl cache build`."
         )
     names = ("precision", "level", "dtype", "items", "size")
     columns = (Column(name, no_wrap=True) for name in ("store", *names))

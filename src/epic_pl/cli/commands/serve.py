@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from epic_pl.cli.commands.parser import PositiveInt
-from epic_pl.utils.errors import ConfigError, needs_extra
+from epic_pl.utils.errors import ConfigError, needs_extra, raised_as
 
 _KEY = "EPIC_PL_API_KEY"
 # threads of torch that wait for each other sleep after so many turns; by default they spin on, and
@@ -83,13 +83,10 @@ def serve(
 
 def _listen(host: str, port: int) -> socket.socket:
     """A socket that listens on a host and port."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    problem = f"The server cannot listen on {host}, port {port}"
+    with raised_as(ConfigError, problem, "Choose another --port.", OSError):
         return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ConfigError(
-            f"The server cannot listen on {host}, port {port}: {error}. Choose another --port."
-        ) from error
 
 
 def _named(models: Sequence[str]) -> dict[str, str]:
@@ -100,8 +97,6 @@ def _named(models: Sequence[str]) -> dict[str, str]:
         if not equals or Path(model).exists():
             name, path = Path(model).resolve().name, model
         if name in paths:
-            raise ConfigError(
-                f"Two models are called {name}: {paths[name]} and {path}. Name them as NAME=PATH."
-            )
+            raise ConfigError(f"{paths[name]} and {path} are both called {name}: give NAME=PATH.")
         paths[name] = path
     return paths
