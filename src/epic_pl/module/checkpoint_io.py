@@ -55,9 +55,8 @@ class DurableCheckpointIO(TorchCheckpointIO):
             write_bytes(Path(path), content.getbuffer())
         except OSError as error:
             raise CheckpointError(
-                f"{path} cannot be written: {error.strerror or error}. Checkpoints that were "
-                "written before are untouched: make room, or set another "
-                "trainer.default_root_dir, and resume with --ckpt_path."
+                f"{path} cannot be written: {error.strerror or error}. Make room, or set another "
+                "trainer.default_root_dir, and resume an earlier one with --ckpt_path."
             ) from error
 
 
@@ -101,7 +100,7 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     except Exception as error:  # torch.load raises errors of any class on damaged files
         raise CheckpointError(
             f"{path!r} cannot be read as a checkpoint of tensors and plain types: it is damaged, "
-            "not a checkpoint, or would need code to be run to load it, which is refused."
+            "no checkpoint, or would need code to be run."
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
@@ -127,8 +126,8 @@ def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
     files = [path for name in names for path in root.glob(f"{place}/{name}")]
     if not files:
         raise CheckpointError(
-            f"There is no {names[0]} in {root / place}: run `epic-pl fit` first, give --ckpt_path "
-            "the path of a checkpoint, or set trainer.default_root_dir to that of the run."
+            f"There is no {names[0]} in {root / place}: run `epic-pl fit` first, or set "
+            "--ckpt_path or trainer.default_root_dir."
         )
     newest = max(files, key=lambda path: path.stat().st_mtime).parent
     *others, final = [path for name in names if (path := newest / name) in files]
@@ -163,7 +162,7 @@ def check_options(options: Any, path: str | IO[bytes]) -> None:
             if not known or not isinstance(spec["class_path"], str):
                 raise CheckpointError(
                     f"The {name} in the hyperparameters of {path!r} is not as this version of "
-                    "epic_pl writes it: use the version that wrote the file, or train anew."
+                    "epic_pl writes it: use the version that wrote it."
                 )
             find_class(base, spec["class_path"], path)
             rest[name] = spec["init_args"]
@@ -205,8 +204,7 @@ def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
             if key in _SPECIAL_KEYS or "." in str(key):
                 raise CheckpointError(
                     f"The hyperparameters of {path!r} name a class to build ({key}: "
-                    f"{options[key]!r}), which would run code. epic_pl writes no such "
-                    "checkpoints: do not use it."
+                    f"{options[key]!r}), which would run code: do not use it."
                 )
         options = list(options.values())
     if isinstance(options, list | tuple):
@@ -214,6 +212,5 @@ def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
             refuse_classes(option, path)
     elif not isinstance(options, int | float | None):
         raise CheckpointError(
-            f"The hyperparameters of {path!r} hold a {type(options).__name__}, which is no option: "
-            "the file was changed since it was written."
+            f"The hyperparameters of {path!r} hold a {type(options).__name__}, which is no option."
         )

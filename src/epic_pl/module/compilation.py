@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from epic_pl.utils.errors import ConfigError, first_line
+from epic_pl.utils.errors import ConfigError, raised_as
 from epic_pl.utils.types import Batch
 
 # axis N of (B, N), and of stored features: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
@@ -27,14 +27,10 @@ def check_compiler(device: torch.device) -> None:
         ConfigError: if it does not, for example without a C++ compiler.
     """
     trivial = torch.compile(lambda tensor: tensor * 2 + 1)
-    try:
+    problem = "compile is on, but torch.compile does not work here"
+    way_out = "Install g++ (or set CXX) and on a GPU Triton, or set model.compile to false."
+    with raised_as(ConfigError, problem, way_out):
         trivial(torch.ones(8, device=device))
-    except Exception as error:  # torch's own exceptions for this are private
-        raise ConfigError(
-            f"compile is on, but torch.compile does not work here ({first_line(error)}). On the "
-            "CPU it needs a C++ compiler (g++ on Linux, or the one that CXX names), on a "
-            "GPU also Triton: install these, or set model.compile to false."
-        ) from error
 
 
 def mark_lengths(batch: Batch) -> None:

@@ -100,6 +100,5 @@ def require_data(trainer: L.Trainer, module: L.LightningModule, option: str) -> 
     if data is not None and isinstance(module, EPICModule):
         return data
     raise ConfigError(
-        f"{option} reads samples of an ImageTextDataModule with EPICModule: leave it out for "
-        "loaders of your own."
+        f"{option} needs ImageTextDataModule with EPICModule: leave it out for loaders of your own."
     )

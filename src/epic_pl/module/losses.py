@@ -95,9 +95,7 @@ class CrossEntropy(Loss):
         if task == "multilabel":
             own, other = other, own
         if getattr(self, other) is not None:
-            raise ConfigError(
-                f"{other} does not apply to {task} tasks such as this one: use {own} instead."
-            )
+            raise ConfigError(f"{other} does not apply to {task} tasks: use {own} instead.")
         weights = resolve_weights(own, getattr(self, own), task, class_frequencies)
         check_length(own, weights, num_classes)
         if weights is not None and not all(0 < weight < inf for weight in weights):
@@ -169,9 +167,8 @@ def resolve_weights(
         return weights
     if frequencies is None:
         raise ConfigError(
-            f"{name} is 'balanced', which needs class_frequencies, the share of training rows of "
-            "each class. epic-pl fit takes them from the data; in code of your own pass "
-            "class_frequencies=datamodule.class_frequencies, or give the weights as numbers."
+            f"{name} is 'balanced': pass class_frequencies=datamodule.class_frequencies, or "
+            "numbers."
         )
     if task == "multilabel":
         return [(1 - f) / f if 0 < f < 1 else 1.0 for f in frequencies]
@@ -253,8 +250,7 @@ def build_matching_loss(
     for name in matched or ():
         if name not in class_names:
             raise ConfigError(
-                f"model.loss.matched_classes names {name!r}, which is no class; the classes are "
-                f"{', '.join(class_names)}."
+                f"model.loss.matched_classes names {name!r}, not one of {', '.join(class_names)}."
             )
     if not matched or matcher is None:
         return None

@@ -161,10 +161,7 @@ class OutputCollector:
         """
         if self._merged is None:
             if self._parts is None:
-                raise RuntimeError(
-                    "No outputs are kept. Training drops those of a validation at its end: read "
-                    "them in on_validation_epoch_end."
-                )
+                raise RuntimeError("No outputs are kept: read them in on_validation_epoch_end.")
             joined = SplitOutputs.concatenate(self._parts)
             parts = gather_objects(joined) if self._ranks > 1 else [joined]
             rows = [len(part.logits) for part in parts]

@@ -16,7 +16,7 @@ from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
 from epic_pl.module.evaluator import own_data, require_data
-from epic_pl.utils.errors import CacheError, ConfigError, DataError
+from epic_pl.utils.errors import CacheError, ConfigError, DataError, raised_as
 from epic_pl.utils.share import ALL, Share
 from epic_pl.utils.validate import check_at_least
 
@@ -105,8 +105,7 @@ class FeatureCache(Callback):
         splits = dict.fromkeys(split for stage in stages for split in STAGES[stage])
         if "train" in splits and data.augment != "none":
             raise ConfigError(
-                f"data.augment is {data.augment!r}, but stored features cannot be augmented: "
-                "set data.augment to none, or cache.level to off."
+                f"data.augment is {data.augment!r}, but must be none unless cache.level is off."
             )
         datasets = [data.dataset(split) for split in splits]
         device, level, dtype, model = module.device, self.level, self.dtype, module.model
@@ -159,10 +158,7 @@ class FeatureCache(Callback):
             CacheError: the stores cannot be written.
         """
         if self.level == "off":
-            raise ConfigError(
-                "There is nothing to store while cache.level is off: set it to boundary or layers, "
-                "in the config or by --cache.level."
-            )
+            raise ConfigError("There is nothing to store: set cache.level to boundary or layers.")
         launcher: Any = trainer.strategy.launcher
         if launcher is None:
             self._build(trainer, module, data, shard)
@@ -206,13 +202,10 @@ class FeatureCache(Callback):
         shard: str | None = None,
     ) -> None:
         def barrier() -> None:
-            try:
+            problem = "Another process ended while the features were stored"
+            way_out = "See its own message, and run the command again to continue."
+            with raised_as(CacheError, problem, way_out, RuntimeError):
                 trainer.strategy.barrier("feature cache")
-            except RuntimeError as error:  # of the process group
-                raise CacheError(
-                    "Another process ended while the features were stored: its own message says "
-                    "why. Files that are written are kept; run the command again to continue."
-                ) from error
 
         # a trainer moves the module only after its setup hooks
         device = trainer.strategy.root_device

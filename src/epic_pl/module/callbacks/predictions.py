@@ -60,10 +60,7 @@ class PredictionWriter(Callback):
         shard: str | None = None,
     ) -> None:
         if (suffix := Path(output).suffix) not in ("", ".parquet", ".csv"):
-            raise DataError(
-                f"Predictions are written as .parquet or .csv, or without a suffix as a folder, "
-                f"not {output!r}."
-            )
+            raise DataError(f"Predictions are .parquet or .csv, or a folder, not {output!r}.")
         if Share.of(shard).count > 1 and suffix:
             raise ConfigError(f"Shards write a folder: name {output!r} without its {suffix}.")
         self.output = output
