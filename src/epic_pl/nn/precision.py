@@ -64,7 +64,6 @@ def check_precision(precision: EncoderPrecision, device: str) -> None:
     except RuntimeError as error:
         problem = first_line(error)
     raise ConfigError(
-        f"model.encoders.precision is {precision!r}, which torch {torch.__version__} does not "
-        f"support on this device ({device}): {problem}. Set it to same, or to "
-        f"{'bf16' if precision == 'fp16' else 'fp16'} if the device supports that."
+        f"model.encoders.precision is {precision!r}, which torch {torch.__version__} cannot run on "
+        f"{device}: {problem}. Set it to same, or to {'bf16' if precision == 'fp16' else 'fp16'}."
     )

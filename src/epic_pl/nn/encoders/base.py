@@ -87,8 +87,7 @@ class Encoder(nn.Module, ABC):
             EncoderError: if the family does not define it.
         """
         raise EncoderError(
-            f"{cls.__module__}.{cls.__name__} has no classmethod `from_name`: write one that "
-            "builds the encoder of a name. docs/extend.md has an example."
+            f"{cls.__module__}.{cls.__name__} has no classmethod `from_name`: see docs/extend.md."
         )
 
     @property

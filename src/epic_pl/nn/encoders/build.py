@@ -89,10 +89,7 @@ def build_image_encoder(
     if _is_timm(source.location):
         vit = _timm_model(source)
         if not isinstance(vit, VisionTransformer):
-            raise EncoderError(
-                f"Image encoder {name!r} is a {type(vit).__name__}, whose layers cannot take "
-                f"prompts here. {_SUPPORTED}"
-            )
+            raise EncoderError(f"Image encoder {name!r} is a {type(vit).__name__}. {_SUPPORTED}")
         encoder = TimmViTEncoder(vit, pooling, **running)
         if image_size is not None:
             encoder.resize(image_size)

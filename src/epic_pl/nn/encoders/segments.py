@@ -69,7 +69,6 @@ def grid_side(number: int) -> int:
     side = math.isqrt(number)
     if side**2 != number:
         raise ConfigError(
-            f"An image has {number} patches, which form no square. first_prompt 'tokens' and the "
-            "method Parts need square images: take another first_prompt, method or image encoder."
+            f"{number} patches form no square: take another first_prompt, method or image encoder."
         )
     return side

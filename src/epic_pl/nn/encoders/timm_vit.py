@@ -31,9 +31,7 @@ class TimmViTEncoder(Encoder):
     def __init__(self, model: VisionTransformer, pooling: Pooling = "auto", **running: Any) -> None:
         super().__init__(model, model.embed_dim, len(model.blocks), pooling, **running)
         if pooling == "cls" and model.cls_token is None:
-            raise EncoderError(
-                "This ViT has no class token: set encoders.image.pooling to mean or auto."
-            )
+            raise EncoderError("This ViT has no class token: set encoders.image.pooling to auto.")
         self.num_prefix_tokens = model.num_prefix_tokens
 
     def configuration(self) -> dict[str, Any]:
@@ -138,9 +136,8 @@ class TimmViTEncoder(Encoder):
         block = self.model.blocks[index]
         if not _is_plain(block):
             raise EncoderError(
-                f"Read-only prompts and plots of attention need timm's plain attention Block, but "
-                f"layer {index} is a {type(block).__name__}: set prompt_attention to joint, and "
-                "plot no attention."
+                f"Read-only prompts and attention plots need timm's plain Block, but layer {index} "
+                f"is a {type(block).__name__}: set prompt_attention to joint, and plot none."
             )
         return block
 

@@ -67,10 +67,7 @@ class LoRAModel(FineTunedModel):
         try:
             import peft
         except ImportError as error:
-            raise ConfigError(
-                f"The method LoRA needs the peft library, which cannot be imported ({error}): "
-                "pip install peft."
-            ) from error
+            raise ConfigError(f"LoRA cannot import peft ({error}): pip install peft.") from error
         linear = [
             name
             for name, module in model.named_modules()

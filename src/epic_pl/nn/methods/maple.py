@@ -145,7 +145,6 @@ class MaPLe(Method):
             return min(4, num_layers)
         if not 1 <= self.prompt_depth <= num_layers:
             raise ConfigError(
-                f"prompt_depth is {self.prompt_depth}, but the shallower encoder has {num_layers} "
-                f"layers: choose from 1 to {num_layers}."
+                f"prompt_depth is {self.prompt_depth}; choose 1 to {num_layers} layers."
             )
         return self.prompt_depth

@@ -93,10 +93,7 @@ class PMFModel(DualEncoder):
         steps = method.fusion_layers
         depths = [encoder.num_layers for encoder in encoders]
         if steps > min(depths):
-            raise ConfigError(
-                f"fusion_layers is {steps}, but the encoders have {depths[0]} and {depths[1]} "
-                f"layers: choose from 1 to {min(depths)}."
-            )
+            raise ConfigError(f"fusion_layers is {steps}, but an encoder has {min(depths)} layers.")
         image_tower, text_tower = (
             FusionTower(encoder, range(depth - steps, depth))
             for encoder, depth in zip(encoders, depths, strict=True)
