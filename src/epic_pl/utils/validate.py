@@ -146,7 +146,7 @@ def check_batch(
     count = len(batch["attention_mask"])
     for key, value in batch.items():
         if key in _OF_EACH_SAMPLE and isinstance(value, Tensor) and value.shape[:1] != (count,):
-            raise DataError(f"{key} of shape {tuple(value.shape)} must be of {count} samples.")
+            raise DataError(f"{key} has shape {tuple(value.shape)}, but there are {count} samples.")
     shape = tuple(batch["pixel_values"].shape) if "pixel_values" in batch else None
     if shape is not None and shape[1:] != (3, *(size or shape[2:])):
         raise DataError(
