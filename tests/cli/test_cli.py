@@ -358,6 +358,51 @@ def test_another_callbacks_list_does_not_drop_checkpoints(config, workdir):
     assert expected <= kinds
 
 
+OWN_METRIC = """
+from lightning.pytorch import Callback
+
+
+class Peak(Callback):
+    def on_validation_epoch_end(self, trainer, module):
+        module.log("val/peak", [1.0, 3.0, 2.0][module.current_epoch])
+"""
+
+
+def test_the_best_epoch_is_that_of_a_metric_of_the_users(config, workdir, monkeypatch):
+    (workdir / "own_metric.py").write_text(OWN_METRIC)
+    monkeypatch.syspath_prepend(workdir)
+    (workdir / "own.yaml").write_text("trainer: {callbacks: [{class_path: own_metric.Peak}]}")
+    options = ["--config", config, "--config", "own.yaml", "--trainer.max_epochs=3"]
+    options += [f"--{part}.monitor=val/peak" for part in ("checkpoint", "early_stopping")]
+    with pytest.warns(UserWarning, match=r"monitor is 'val/peak': a callback"):
+        cli = run(["fit", *options, "--early_stopping.patience=1"])
+    kept = cli.trainer.checkpoint_callback
+    assert kept.best_model_score == 3
+    assert torch.load(kept.best_model_path, weights_only=True)["epoch"] == 1
+    assert cli.trainer.early_stopping_callback.stopped_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "options"),
+    [
+        ("checkpoint.monitor", []),
+        ("checkpoint.monitor", ["--trainer.val_check_interval=2"]),
+        ("checkpoint.monitor", ["--trainer.check_val_every_n_epoch=2"]),
+        ("early_stopping.monitor", []),
+        ("early_stopping.monitor", ["--checkpoint.monitor=null", "--trainer.val_check_interval=2"]),
+    ],
+)
+def test_a_metric_that_nothing_logs_ends_the_run_at_its_first_validation(
+    option, options, config, capsys, workdir
+):
+    options = ["fit", "--config", config, f"--{option}=val/acuracy", *options]
+    with pytest.warns(UserWarning, match=rf"{option} is .* Did you mean 'val/accuracy'\?"):
+        said = _refused(options, capsys)
+    assert f"{option} is 'val/acuracy', which nothing has logged" in said
+    assert "val/accuracy, val/f1_macro, val/loss, or let" in said
+    assert len(list(workdir.rglob("best.ckpt"))) == ("=null" in str(options))
+
+
 # ------------------------------------------------------------------ what is refused
 
 
@@ -372,8 +417,6 @@ HOSTED = "pypi:all-minilm-l6-v2"
         ("model.method.num_prompt", "2", ["model.method.num_prompt", "--help"]),
         ("model.method.hub_width", "many", ["hub_width", "--help"]),
         ("model.method.hub", "sometimes", ["sometimes", "--help"]),
-        ("checkpoint.monitor", "val/acuracy", ["checkpoint.monitor is 'val/acuracy'"]),
-        ("early_stopping.monitor", "val/f1_micro", ["early_stopping.monitor"]),
         ("checkpoint.monitor", "val/loss", ["set checkpoint.mode to min"]),
         ("data.init_args.classes", "[blue, green]", ["DataError", "red"]),
         ("model.encoders.image.name", "vit_base_patch16_244", ["vit_base_patch16_244"]),

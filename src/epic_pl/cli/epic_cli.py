@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
-from lightning.pytorch import Callback, Trainer, callbacks, seed_everything
+from lightning.pytorch import Callback, LightningModule, Trainer, callbacks, seed_everything
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from lightning.pytorch.utilities import disable_possible_user_warnings, rank_zero_info
+from lightning.pytorch.utilities import (
+    disable_possible_user_warnings,
+    rank_zero_info,
+    rank_zero_warn,
+)
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.cli.error_text import MENDABLE
@@ -32,7 +36,7 @@ from epic_pl.module.callbacks import (
     PredictionWriter,
     SubsetAccuracy,
 )
-from epic_pl.module.callbacks.checkpoints import LAST, PREVIOUS
+from epic_pl.module.callbacks.checkpoints import LAST, PREVIOUS, require_logged
 from epic_pl.module.callbacks.run_record import RunRecord
 from epic_pl.module.checkpoint import input_options, require_info
 from epic_pl.module.checkpoint_io import (
@@ -68,6 +72,11 @@ class EarlyStopping(callbacks.EarlyStopping):
     def __init__(self, monitor: str, patience: int | None = 10, **kwargs: Any) -> None:
         super().__init__(monitor, patience=sys.maxsize if patience is None else patience, **kwargs)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop after the epoch if it is time; a missing metric is a ConfigError."""
+        require_logged(trainer, "early_stopping.monitor", self.monitor)
+        super().on_train_epoch_end(trainer, pl_module)
+
 
 _SECTIONS: dict[str, type[Callback]] = {
     "checkpoint": BestCheckpoint,
@@ -91,7 +100,7 @@ _DEFAULTS = {
     "checkpoint.auto_insert_metric_name": False,
     "early_stopping.monitor": "val/accuracy",
     "early_stopping.mode": "max",
-    # the monitors are checked beforehand; a run may end before its first validation
+    # require_logged checks it; a run may end before its first validation
     "early_stopping.strict": False,
 }
 
@@ -344,10 +353,10 @@ class EPICCLI(LightningCLI):
         rank_zero_info(f"Kept {path}{metric}: test, predict and explain take it as --ckpt_path.")
 
     def _check_monitors(self) -> None:
-        """Check the monitored metrics before the first epoch.
+        """Warn of monitored metrics that only a class of the user could log.
 
         Raises:
-            ConfigError: if this task does not log a metric, or the highest loss would be kept.
+            ConfigError: if the highest loss would be kept.
         """
         losses = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")
         metrics = [str(name) for name in self.model.train_metrics]
@@ -356,10 +365,9 @@ class EPICCLI(LightningCLI):
         for section in ("checkpoint", "early_stopping"):
             monitor, mode = (self.config[section][key] for key in ("monitor", "mode"))
             if monitor is not None and monitor not in logged:
-                raise ConfigError(
-                    f"{section}.monitor is {monitor!r}, which this {self.model.task} task does not "
-                    f"log: set {section}.monitor to one of {', '.join(sorted(logged))} (usual is "
-                    f"{'val/f1_micro' if self.model.task == 'multilabel' else 'val/accuracy'})."
+                rank_zero_warn(
+                    f"{section}.monitor is {monitor!r}: a callback or module of yours must log it. "
+                    f"epic_pl logs {', '.join(sorted(logged))}.{did_you_mean(monitor, logged)}"
                 )
             if monitor in losses and mode == "max":
                 raise ConfigError(

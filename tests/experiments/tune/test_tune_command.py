@@ -86,6 +86,11 @@ def test_a_pruned_trial_ends_at_that_validation(config):
     assert watch.pruned
 
 
+def test_a_metric_that_nothing_logs_ends_a_trial(config):
+    with pytest.raises(ConfigError, match="searched metric is 'val/none', which nothing has log"):
+        train(["--config", config], TrialWatch(None, "val/none"))
+
+
 @pytest.mark.parametrize(("keeps_best", "best"), [(True, 0.25), (False, 0.5)])
 def test_the_value_of_a_trial_is_its_best_or_last_finite_one(
     keeps_best, best, tmp_path, monkeypatch

@@ -17,6 +17,7 @@ from epic_pl.cli.epic_cli import as_options, parse, quiet_lightning
 from epic_pl.experiments.options import ONE_DEVICE, free_memory, use_stored_features
 from epic_pl.experiments.tune.report import MESSAGE, plot_history, write_results
 from epic_pl.experiments.tune.search import Search, suggest, values_of
+from epic_pl.module.callbacks.checkpoints import require_logged
 from epic_pl.utils.errors import ConfigError, first_line
 
 _TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -181,6 +182,7 @@ class TrialWatch(Callback):
         """Report the metric, and stop the trainer if the trial is pruned."""
         if trainer.sanity_checking:
             return
+        require_logged(trainer, "The searched metric", self._monitor)
         self.values.append(float(trainer.callback_metrics[self._monitor]))
         self._trial.report(self.values[-1], len(self.values) - 1)
         if self._trial.should_prune():

@@ -10,12 +10,14 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from epic_pl.data.loading import JOB_SIGNALS
+from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.validate import check_positive, check_writable
 
 LAST = "last.ckpt"
@@ -34,6 +36,19 @@ class BestCheckpoint(ModelCheckpoint):
             if stage == "fit" and not getattr(trainer, "fast_dev_run", False):
                 check_writable("checkpoint.dirpath", Path(self.dirpath), "best.ckpt")
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save after a validation within an epoch; a missing metric is a ConfigError."""
+        try:
+            super().on_validation_end(trainer, pl_module)
+        except MisconfigurationException:
+            require_logged(trainer, "checkpoint.monitor", self.monitor)
+            raise
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save after an epoch; a missing metric is a ConfigError."""
+        require_logged(trainer, "checkpoint.monitor", self.monitor)
+        super().on_train_epoch_end(trainer, pl_module)
+
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
@@ -47,6 +62,16 @@ class BestCheckpoint(ModelCheckpoint):
                 state["best_k_models"] = {str(own.parent / Path(p).name): s for p, s in scores}
                 # Lightning drops the best score if the folder has another path, as after a move
                 checkpoint["callbacks"][self.state_key] = {**state, "dirpath": self.dirpath}
+
+
+def require_logged(trainer: L.Trainer, option: str, monitor: str | None) -> None:
+    """Raise ConfigError if a metric is missing although a validation of the training has ended."""
+    logged = sorted(trainer.callback_metrics)
+    if monitor not in (None, *logged) and any(name.startswith("val/") for name in logged):
+        raise ConfigError(
+            f"{option} is {monitor!r}, which nothing has logged by the end of a validation. Name "
+            f"one of {', '.join(logged)}, or let a callback or module of yours log it."
+        )
 
 
 class LastCheckpoint(Checkpoint):
