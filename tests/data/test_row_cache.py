@@ -120,6 +120,7 @@ DAMAGES = {
     "types": lambda path, table: _rewrite(
         path, table.set_column(3, "label", table["label"].cast(pa.string()))
     ),
+    "more": lambda path, table: _rewrite(path, table.append_column("columns", table["text"])),
     "no facts": lambda path, table: _rewrite(path, table, b"{}"),
     "facts": lambda path, table: _rewrite(path, table, b'{"classes": "abc"}'),
     "text": lambda path, table: _flip(path, b"three", 1),

@@ -67,7 +67,7 @@ class ImageTextDataset(Dataset[Sample]):
         self.epoch = 0
         # one buffer per column, since each access to a chunked column costs a search
         table = table.combine_chunks()
-        self._columns = {name: table[name] for name in ("sample_id", "image", "text", "label")}
+        self._columns = {name: table[name] for name in table.column_names}
 
     def __len__(self) -> int:
         return len(self._columns["sample_id"])

@@ -276,7 +276,7 @@ class Processor:
         return self.complete(batch, samples)
 
     def complete(self, batch: Batch, rows: Sequence[Sample | Reference]) -> Batch:
-        """Add the ids, image paths, presence masks and labels of B rows to their batch."""
+        """Add ids, image paths, presence masks, labels and further columns of B rows to a batch."""
         batch["sample_id"] = [row["sample_id"] for row in rows]
         if all("image_path" in row for row in rows):
             batch["image_path"] = [row["image_path"] or "" for row in rows]
@@ -287,6 +287,9 @@ class Processor:
             batch["image_present"], batch["text_present"] = image_present, text_present
         if all(row["label"] is not None for row in rows):
             batch["labels"] = self._labels(rows)
+        for name, first in rows[0].get("columns", {}).items():
+            cells = [row["columns"][name] for row in rows]
+            cast(Any, batch)[name] = torch.tensor(cells) if isinstance(first, float) else cells
         return batch
 
     def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:

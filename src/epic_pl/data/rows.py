@@ -58,6 +58,7 @@ def sample_table(
     texts: Sequence[str | None],
     labels: Sequence[Any],
     multilabel: bool = False,
+    columns: pa.StructArray | None = None,
 ) -> pa.Table:
     """Build and check a table of samples.
 
@@ -67,19 +68,20 @@ def sample_table(
         texts: texts; None for a missing text. An empty string counts as present.
         labels: class indices, or lists of them if ``multilabel``; None for an unknown label.
         multilabel: whether labels are lists.
+        columns: structs of floats and strings, whose fields become keys of the batch.
 
     Raises:
         DataError: if columns differ in length, have a wrong type, or ids are repeated.
     """
-    columns = {"sample_id": sample_ids, "image": images, "text": texts, "label": labels}
-    lengths = {name: len(column) for name, column in columns.items()}
+    own = {"sample_id": sample_ids, "image": images, "text": texts, "label": labels}
+    lengths = {name: len(column) for name, column in own.items()}
     if len(set(lengths.values())) != 1:
         raise DataError(f"The columns of a table must be of one length, got {lengths}.")
     schema = table_schema(multilabel)
-    arrays = [_column(field, columns[field.name]) for field in schema]
+    arrays = [_column(field, own[field.name]) for field in schema]
     table = pa.table(arrays, schema=schema)
     _check_ids(table["sample_id"].combine_chunks())
-    return table
+    return table if columns is None else table.append_column("columns", columns)
 
 
 def rows_digest(table: pa.Table) -> str:

@@ -22,31 +22,33 @@ large ``memory``, and large ``tokens`` of images, may be lists of B tensors, eac
 disk and as long as its sample."""
 
 
-class Sample(TypedDict):
+class _Row(TypedDict):
+    sample_id: str
+    text: str | None
+    label: int | list[int] | None
+    columns: NotRequired[dict[str, Any]]
+
+
+class Sample(_Row):
     """One row of a dataset, before collation.
 
     ``image`` is a transformed image ``(3, H, W)`` float32, or None if it is missing; ``text`` is a
     string, or None if it is missing; ``label`` is a class index, a list of class indices
     (multilabel), or None if unknown. ``image_path`` names the image, see :class:`Batch`.
+    ``columns`` are further keys of the batch: numbers, or strings that may be None.
     """
 
-    sample_id: str
     image: Tensor | None
-    text: str | None
-    label: int | list[int] | None
     image_path: NotRequired[str | None]
 
 
-class Reference(TypedDict):
+class Reference(_Row):
     """A row before its image is read: ``image`` is a path below the image root.
 
     ``image_path`` is the same, and stays where the image is not used.
     """
 
-    sample_id: str
     image: str | None
-    text: str | None
-    label: int | list[int] | None
     image_path: str | None
 
 
@@ -64,6 +66,8 @@ class Batch(TypedDict):
     * ``sample_id``: list of B strings; optional outside of prediction.
     * ``image_path``: list of B strings, optional: the image's path below the image root or its id,
       empty for a row without one. Rows of one image are no independent samples.
+    * further keys: columns of a table, see
+      :class:`~epic_pl.data.tables.datamodule.TableDataModule`.
     """
 
     attention_mask: Tensor

@@ -4,7 +4,7 @@ import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from epic_pl.data.rows import describe_rows
 from epic_pl.utils.errors import ConfigError, DataError, did_you_mean, raised_as
+from epic_pl.utils.types import Batch
 
 _SPLITS = {
     "train": ("train", "training"),
@@ -33,7 +34,8 @@ class RowOptions:
     Attributes are arguments of :class:`~epic_pl.data.tables.datamodule.TableDataModule`.
 
     Raises:
-        ConfigError: if neither images nor texts have a column, or classes are not distinct.
+        ConfigError: if neither images nor texts have a column, classes are not distinct, or one of
+            ``columns`` has the name of another key of a batch.
     """
 
     image_column: str | None = "image"
@@ -46,6 +48,7 @@ class RowOptions:
     val_size: float | int = 0.1
     test_size: float | int = 0.1
     split_seed: int = 0
+    columns: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.image_column is None and not self.text_columns:
@@ -53,25 +56,24 @@ class RowOptions:
         names = self.classes
         if names is not None and (not names or len(set(names)) < len(names)):
             raise ConfigError(f"classes is empty or names one twice: {', '.join(names)}.")
+        if taken := [name for name in self.columns or () if name in Batch.__annotations__]:
+            raise ConfigError(f"columns: a batch has a {taken[0]!r} already, so rename the column.")
 
 
-class Columns(NamedTuple):
-    """Ids, image paths and texts of all rows as strings, null for a missing modality."""
+def read_columns(table: pa.Table, options: RowOptions) -> dict[str, Any]:
+    """Ids, image paths, texts and further columns of all rows, as ``sample_table`` takes them.
 
-    ids: pa.Array
-    images: pa.Array
-    texts: pa.Array
-
-
-def read_columns(table: pa.Table, options: RowOptions) -> Columns:
-    """Read ids, image paths and texts; without a column of ids they are row numbers."""
-    name = options.id_column
-    if name is None:
-        ids = pa.array(np.arange(table.num_rows)).cast(pa.string())
-    else:
-        ids = _strings(_column(table, name, "id_column"), name)
-    images = read_image_paths(table, options.image_column)
-    return Columns(ids, images, read_texts(table, options.text_columns))
+    Without a column of ids they are row numbers.
+    """
+    name, more = options.id_column, [*dict.fromkeys(options.columns or ())]
+    ids = pa.array(np.arange(table.num_rows)) if name is None else _column(table, name, "id_column")
+    cells = [_numbers_or_texts(table, name) for name in more]
+    return {
+        "sample_ids": _strings(ids, name or "id"),
+        "images": read_image_paths(table, options.image_column),
+        "texts": read_texts(table, options.text_columns),
+        "columns": pa.StructArray.from_arrays(cells, more) if more else None,
+    }
 
 
 def _column(table: pa.Table, name: str, option: str) -> pa.Array:
@@ -154,6 +156,23 @@ def read_texts(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
         names = [spec] if isinstance(spec, str) else spec
         parts = [(" " if index else "", name) for index, name in enumerate(names)]
     return pc.utf8_trim_whitespace(_fill_template(table, parts, "text_columns"))
+
+
+def _numbers_or_texts(table: pa.Table, name: str) -> pa.Array:
+    """Read a column for the batch: float32 if every cell with content is a number, else strings."""
+    texts = _strings(_column(table, name, "columns"), name)
+    cells = _trimmed(texts)
+    try:
+        numbers = cells.cast(pa.float64()).cast(pa.float32(), safe=False)
+    except pa.ArrowInvalid:
+        return texts
+    bad = pc.invert(pc.fill_null(pc.is_finite(numbers), False))
+    if cells.null_count < len(cells) and pc.any(bad).as_py():
+        raise DataError(
+            f"Column {name!r} (columns) holds numbers, but none that is finite in "
+            f"{describe_rows(bad, texts)}. Fill these cells, or leave the rows out."
+        )
+    return numbers if cells.null_count < len(cells) else texts
 
 
 def read_splits(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:

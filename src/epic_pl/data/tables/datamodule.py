@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,9 @@ class TableDataModule(ImageTextDataModule):
         test_size: the same for the test split. Both are stratified. All rows of an image, or of a
             text without an image, are in one split.
         split_seed: seed of these splits, apart from ``seed``, so that runs share their test rows.
+        columns: columns that each batch has under their own names, for a loss, method or callback
+            of your own: a float tensor ``(B,)`` if every cell with content is a number, else a list
+            of B strings, None for an absent one. All tables need them.
         predict_table: a table for ``predict``, without labels but with the same columns; or a
             folder, whose images are named by their paths in it and may have a ``.txt`` file beside
             them as text. With ``classes``, ``predict`` does not need ``table``.
@@ -86,27 +89,18 @@ class TableDataModule(ImageTextDataModule):
         val_size: int | float = 0.1,
         test_size: int | float = 0.1,
         split_seed: int = 0,
+        columns: list[str] | None = None,
         predict_table: str | None = None,
         **kwargs: Any,
     ) -> None:
+        given = locals()
         super().__init__(**kwargs)
         check_at_least(0, split_seed=split_seed)
         self.path = Path(table)
         self.name = "/".join(self.path.resolve().parts[-2:])
         self.predict_path = None if predict_table is None else Path(predict_table)
         self.image_root = None if image_root is None else Path(image_root).resolve()
-        self.options = RowOptions(
-            image_column=image_column,
-            text_columns=text_columns,
-            label_column=label_column,
-            label_separator=label_separator,
-            split_column=split_column,
-            id_column=id_column,
-            classes=classes,
-            val_size=val_size,
-            test_size=test_size,
-            split_seed=split_seed,
-        )
+        self.options = RowOptions(**{each.name: given[each.name] for each in fields(RowOptions)})
         self._rows = self._all_rows()
         labels = self._rows.table["label"]
         if label_separator and pc.max(pc.list_value_length(labels)).as_py() == 1:

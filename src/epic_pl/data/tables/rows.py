@@ -1,11 +1,11 @@
 """Rows of a user's table: they are checked and assigned to splits here."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from epic_pl.data.rows import Rows, describe_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
 from epic_pl.data.tables.columns import (
     SPLIT_COLUMN,
-    Columns,
     RowOptions,
     read_columns,
     read_label_cells,
@@ -79,7 +78,7 @@ def read_unlabelled(
     if options.image_column is None:
         raise DataError(f"{table} is a folder of images, but image_column is null: name a table.")
     texts = options.text_columns and "text"
-    options = RowOptions(image_column="image", text_columns=texts, id_column="image")
+    options = RowOptions("image", texts, id_column="image", columns=options.columns)
     images = read_image_folder(table, read_captions(table))
     return replace(read_rows(images, table.resolve(), options, build), source=table)
 
@@ -136,9 +135,9 @@ def _assign(
     return split
 
 
-def _image_numbers(columns: Columns) -> npt.NDArray[np.int64]:
+def _image_numbers(columns: Mapping[str, Any]) -> npt.NDArray[np.int64]:
     """A number for each distinct image, or text without an image; empty rows are all distinct."""
-    images, texts = columns.images, columns.texts
+    images, texts = columns["images"], columns["texts"]
     if pc.any(pc.match_substring_regex(images, r"//|(^|/)\.\.?/")).as_py():
         paths = images.to_pylist()
         images = pa.array([path and os.path.normpath(path) for path in paths], pa.string())
@@ -164,9 +163,9 @@ def _check_unseen(
         )
 
 
-def _ordered(columns: Columns, labels: pa.Array, split: npt.NDArray[np.str_]) -> pa.Table:
+def _ordered(columns: Mapping[str, Any], labels: pa.Array, split: npt.NDArray[np.str_]) -> pa.Table:
     """Checked rows in the order of their splits."""
-    table = sample_table(*columns, labels, pa.types.is_list(labels.type))
+    table = sample_table(**columns, labels=labels, multilabel=pa.types.is_list(labels.type))
     table = table.append_column("split", pa.array(split, pa.string()))
     order = get_args(Split)
     rank = np.array([order.index(name) for name in split], dtype=np.int64)
