@@ -52,6 +52,11 @@ def test_the_page_on_extensions_runs(workdir, tiny_vit_dir, tiny_tokenizer_dir):
     logits = model.eval()(batch).logits
     expected = F.multi_margin_loss(logits, batch["labels"], margin=0.5)
     assert model.compute_loss(logits, batch["labels"], batch) == expected
+    assert 0 <= module.trainer.callback_metrics["val/worst_recall"] <= 1
+    batch["weight"] = torch.tensor([0.0, 2.0, 1.0])
+    each = F.cross_entropy(logits, batch["labels"], reduction="none")
+    found = module.Weighted.compute_loss(model, logits, batch["labels"], batch)
+    torch.testing.assert_close(found, (2 * each[1] + each[2]) / 3)
     assert any("classifier.0" in key for key in model.state_dict())
 
     encoders = model.hparams["encoders"]
