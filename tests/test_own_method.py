@@ -153,7 +153,7 @@ def test_a_file_never_imports_and_loads_and_exports_where_its_packages_are_named
     refused, (answer, again) = lines[:4], lines[-2:]
     for said in refused[:2]:
         assert "needs the Method 'own_method.Gated'" in said
-        assert "--import own_method on the command line, or trust=['own_method']" in said
+        assert "give --import own_method, or in Python trust=['own_method']" in said
     assert ["own_parts" in said for said in refused[2:]] == [True, True]
     assert answer == again
     expected = {each["label"]: each["score"] for each in json.loads(answer[5:])[0]}
