@@ -167,7 +167,7 @@ def resolve_weights(
         return weights
     if frequencies is None:
         raise ConfigError(
-            f"{name} is 'balanced': pass class_frequencies=datamodule.class_frequencies, or "
+            f"{name} 'balanced' needs class_frequencies=datamodule.class_frequencies; or give "
             "numbers."
         )
     if task == "multilabel":
