@@ -209,7 +209,7 @@ class EPICModule(CheckpointedModule):
         """Mean loss of a batch in any stage; override it for a loss that needs the whole batch.
 
         Validation and test call it once, with the logits of the answer. Training calls it once for
-        each of the model's :attr:`~epic_pl.nn.base.Output.trained` logits, and adds the results.
+        each of the trained logits of the model's ``Output``, and adds the results.
 
         Args:
             logits: ``(B, C)``.

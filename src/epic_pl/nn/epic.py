@@ -114,7 +114,10 @@ class EPICModel(DualEncoder):
         if not self.from_tokens:
             return None
         tokens = image.boundary_tokens, text.boundary_tokens, text.mask
-        return self.image_encoder.checkpointed_by_rows(self._compare, *tokens, *present)
+        compared: Exchange = self.image_encoder.checkpointed_by_rows(
+            self._compare, *tokens, *present
+        )
+        return compared
 
     def _compare(
         self, image: Tensor, text: Tensor, mask: Tensor, *present: Tensor | None

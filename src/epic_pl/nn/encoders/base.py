@@ -7,7 +7,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, TypeVar, cast, overload
+from typing import Any, Literal, Self, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
@@ -174,7 +174,7 @@ class Encoder(nn.Module, ABC):
         output: T = checkpoint(layer, *arguments, use_reentrant=False)
         return output
 
-    def checkpointed_by_rows(self, function: Callable[..., T], *inputs: Any) -> T:
+    def checkpointed_by_rows(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """Call ``function``; with ``checkpoint_layers`` on a few rows at a time, to save memory.
 
         Args:
@@ -188,7 +188,7 @@ class Encoder(nn.Module, ABC):
             rows = slice(start, start + _ROWS)
             some = [None if given is None else given[rows] for given in inputs]
             runs.append(self.checkpointed(function, *some))
-        return cast(T, _concatenated(runs))
+        return _concatenated(runs)
 
     def can_trim_last_layer(self, index: int) -> bool:
         """Whether the last layer, ``index``, can be run for the first token alone."""
