@@ -3,7 +3,6 @@
 import json
 import re
 from collections import Counter
-from itertools import permutations
 
 import lightning as L
 import numpy as np
@@ -62,8 +61,14 @@ def test_a_comparison_reads_each_image_once_whatever_comes_first(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("alone", [False, True])
-@pytest.mark.parametrize("order", permutations(["EPIC", "LateFusionMLP", "Parts"]))
+@pytest.mark.parametrize(
+    ("order", "alone"),
+    [
+        (("EPIC", "LateFusionMLP", "Parts"), True),
+        (("Parts", "EPIC", "LateFusionMLP"), False),
+        (("LateFusionMLP", "Parts", "EPIC"), True),
+    ],
+)
 def test_each_image_is_read_and_encoded_once_in_any_order_of_methods(
     order, alone, config, tmp_path, monkeypatch
 ):

@@ -185,7 +185,7 @@ def test_two_ranks_standardise_and_learn_as_one_process_on_the_joined_batch(two_
     F.cross_entropy(model(batch).logits, batch["labels"]).backward()
     gradients = {key: p.grad for key, p in model.named_parameters() if p.grad is not None}
     statistics = dict(model.head.named_buffers())
-    assert statistics["image.encoder.count"] == 4
+    assert statistics["image.standardize_encoder.count"] == 4
     for rank in (0, 1):
         ours = torch.load(two_ranks / f"joined.rank{rank}.pt", weights_only=True)
         torch.testing.assert_close(ours, (gradients, statistics), rtol=2e-6, atol=1e-6)
