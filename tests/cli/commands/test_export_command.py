@@ -180,7 +180,7 @@ def test_nothing_is_written_if_probabilities_differ_from_the_checkpoint(
     monkeypatch.setattr(path, lambda *_: difference)
     code, _, error = export("--output", tmp_path / "made")
     assert code == 1
-    assert f"differ from the checkpoint's by {shown}" in error
+    assert f"probabilities differ by {shown}, more than 1e-04" in error
     assert list(tmp_path.iterdir()) == []
 
 
