@@ -132,6 +132,11 @@ HOSTILE = {
         "text: must be UTF-8",
         lambda: _form([b'name="text"\r\nContent-Type: text/plain; charset=latin-1'], b"caf\xe9"),
     ),
+    "blanks after a boundary": (
+        400,
+        "body: the boundary is not followed by a line break",
+        lambda: _form([b'name="text"'], b"a\r\n--x" + b" " * 9_000_000),
+    ),
     "_charset_": (422, "_charset_: unknown", lambda: _form([b'name="_charset_"'], b"punycode")),
 }
 

@@ -4,6 +4,7 @@ import asyncio
 import io
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -166,6 +167,10 @@ class _Gate:
                 # many of these characters take long to parse, which would block other requests
                 if kind != _KINDS[0] and sum(map(body.count, b",[{")) > limits.characters + 10:
                     raise HTTPException(422, "body: too many values, or too long a text")
+                boundary = re.escape(parameters.get(b"boundary", b""))
+                # a parser takes seconds for megabytes of blanks after a boundary
+                if boundary and re.search(b"--" + boundary + b"[^\r-]", body):
+                    raise HTTPException(400, "body: the boundary is not followed by a line break.")
                 request.state.body, file = body, io.BytesIO(body)
 
                 async def replay() -> Message:
