@@ -11,6 +11,7 @@ from torchmetrics.functional.classification import (
 )
 
 import tiny_runs
+from drawn_labels import drawn
 from epic_pl.module import EPICModule
 from epic_pl.module.postprocess import (
     BINS,
@@ -27,17 +28,6 @@ from epic_pl.nn.temperature import HIGHEST, LOWEST, fit_temperature
 TASKS = ("multiclass", "multilabel")
 
 
-def _drawn(task, sharpness, count=400, classes=5, seed=0):
-    """Logits whose labels are drawn from the probabilities at ``logits / sharpness``."""
-    generator = torch.Generator().manual_seed(seed)
-    true = 2 * torch.randn(count, classes, generator=generator)
-    if task == "multilabel":
-        labels = torch.bernoulli(true.sigmoid(), generator=generator).int()
-    else:
-        labels = torch.multinomial(true.softmax(dim=1), 1, generator=generator)[:, 0]
-    return true * sharpness, labels
-
-
 def _ece(given, labels):
     """Guo et al., eq. 3, by torchmetrics."""
     if labels.ndim == 2:
@@ -47,7 +37,7 @@ def _ece(given, labels):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_the_calibration_error_is_that_of_torchmetrics_and_the_fit_lowers_it(task):
-    logits, labels = _drawn(task, 4.0)
+    logits, labels = drawn(task, 4.0)
     errors = []
     for temperature in (1.0, fit_temperature(logits, labels, task)):
         scaled = logits / temperature
@@ -185,7 +175,7 @@ def test_probabilities_are_float32_and_divided_by_the_temperature(task):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_fit_takes_the_temperature_first_and_then_thresholds_of_what_is_given_out(task):
-    logits, labels = _drawn(task, 3.0)
+    logits, labels = drawn(task, 3.0)
     postprocessor = Postprocessor(task, 5)
     postprocessor.fit(logits, labels)
     expected = fit_temperature(logits, labels, task)

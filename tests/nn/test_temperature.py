@@ -3,20 +3,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from drawn_labels import drawn
 from epic_pl.nn.temperature import HIGHEST, fit_temperature, most_likely
 
 TASKS = ("multiclass", "multilabel")
-
-
-def _drawn(task, sharpness, count=400, classes=5, seed=0):
-    """Logits whose labels are drawn from the probabilities at ``logits / sharpness``."""
-    generator = torch.Generator().manual_seed(seed)
-    true = 2 * torch.randn(count, classes, generator=generator)
-    if task == "multilabel":
-        labels = torch.bernoulli(true.sigmoid(), generator=generator).int()
-    else:
-        labels = torch.multinomial(true.softmax(dim=1), 1, generator=generator)[:, 0]
-    return true * sharpness, labels
 
 
 def _loss(logits, labels, task):
@@ -34,7 +24,7 @@ def _loss(logits, labels, task):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("sharpness", [0.4, 1.0, 3.0])
 def test_the_temperature_is_where_a_dense_search_finds_the_lowest_loss(task, sharpness):
-    logits, labels = _drawn(task, sharpness)
+    logits, labels = drawn(task, sharpness)
     tried = torch.logspace(-1, 1, 20_001, dtype=torch.float64)
     losses = [float(_loss(logits / t, labels, task)) for t in tried[::100]]
     near = 100 * int(np.argmin(losses))
@@ -47,7 +37,7 @@ def test_the_temperature_is_where_a_dense_search_finds_the_lowest_loss(task, sha
 
 @pytest.mark.parametrize("task", TASKS)
 def test_uninformative_logits_leave_it_and_those_that_are_all_wrong_meet_the_bound(task):
-    logits, labels = _drawn(task, 1.0)
+    logits, labels = drawn(task, 1.0)
     broken = logits.clone()
     broken[3, 1] = float("nan")
     for uninformative in (logits[:0], torch.zeros_like(logits), broken):
