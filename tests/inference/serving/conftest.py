@@ -7,11 +7,12 @@ class FakeModel:
     """Answers each text with itself; ``classify`` is called with the texts of a batch."""
 
     def __init__(self, classify=lambda texts: None):
-        self.classify, self.batches = classify, []
+        self.classify, self.batches, self.prepared = classify, [], []
 
     def prepare(self, item, max_pixels):
         if item["text"] is None and item["image"] is None:
             raise DataError("neither image nor text")
+        self.prepared.append(item)
         return item
 
     def sample_probabilities(self, samples):

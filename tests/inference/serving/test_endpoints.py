@@ -319,7 +319,7 @@ def _ask(client, text):
     return client.post("/classify", json={"text": text})
 
 
-def test_a_request_that_fails_spoils_no_other_of_its_batch(held, started, caplog):
+def test_a_request_that_fails_spoils_no_other(held, started, caplog):
     with started(held) as client, ThreadPoolExecutor(4) as pool:
         first = pool.submit(_ask, client, "hold")
         _wait_until(lambda: held.batches)
@@ -330,7 +330,6 @@ def test_a_request_that_fails_spoils_no_other_of_its_batch(held, started, caplog
         assert statuses == [200, 200, 500, 200]
         assert batch[0].result().json() == {"labels": [{"label": "a", "score": 0.5}]}
         assert "unforeseen" not in batch[1].result().text
-        assert sorted(held.batches[1]) == ["a", "b", "bad"]
         assert _ask(client, "c").status_code == 200
         assert _metric(client, 'epic_pl_requests_total{status="200"}') == 4
         assert _metric(client, 'epic_pl_requests_total{status="500"}') == 1
@@ -354,13 +353,12 @@ def test_bodies_are_held_up_to_a_limit(held, started):
         text = "hold" + " " * 960
         held.classify = lambda texts: held.free.wait(20)
         waiting = [pool.submit(_ask, client, text) for _ in range(16)]
-        _wait_until(lambda: _metric(client, "epic_pl_waiting_requests") == 16)
+        _wait_until(lambda: len(held.prepared) == 16)  # their bodies have been read
         refused = _ask(client, text)
         held.free.set()
         assert {request.result().status_code for request in waiting} == {200}
         assert refused.status_code == 503
         assert _ask(client, text).status_code == 200
-        assert max(map(len, held.batches)) == 4
 
 
 def test_a_request_without_an_answer_is_given_up_and_a_stuck_batch_is_unhealthy(held, started):
@@ -371,7 +369,7 @@ def test_a_request_without_an_answer_is_given_up_and_a_stuck_batch_is_unhealthy(
         held.free.set()
         _wait_until(lambda: client.get("/health").status_code == 200)
         assert _ask(client, "a").status_code == 200
-        assert held.batches == [["hold"], ["a"]]
+        assert {*itertools.chain(*held.batches)} == {"hold", "a"}
 
 
 @pytest.mark.parametrize(("images", "health"), [(3, 200), (5, 503)])
