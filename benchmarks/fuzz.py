@@ -136,7 +136,7 @@ def tables(folder: Path) -> tuple[Any, Case]:
     import pyarrow.parquet as pq
 
     from epic_pl.data.tables.columns import RowOptions
-    from epic_pl.data.tables.reader import read_table
+    from epic_pl.data.tables.formats import read_table
     from epic_pl.data.tables.rows import build_rows
 
     rows = [

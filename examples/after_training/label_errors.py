@@ -22,7 +22,7 @@ from sklearn.model_selection import KFold, cross_val_predict
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import MultiLabelBinarizer
 
-from epic_pl.data.tables.reader import read_table
+from epic_pl.data.tables.formats import read_table
 
 FIFTHS = KFold(5, shuffle=True, random_state=0)
 # balanced, else every given label of a rare class is doubted

@@ -1,4 +1,4 @@
-"""Files appear whole, whatever stops their writer, and leave nothing behind."""
+"""Files appear whole, whatever stops their writer, and broken ones are named."""
 
 import json
 import os
@@ -6,7 +6,15 @@ import time
 
 import pytest
 
-from epic_pl.utils.files import folder_beside, replacing, try_read_json, write_json, write_text
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.files import (
+    folder_beside,
+    read_json,
+    replacing,
+    try_read_json,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_is_replaced_as_a_whole_by_the_last_of_several_writers(tmp_path):
@@ -71,3 +79,12 @@ def test_json_is_read_only_from_small_regular_files(tmp_path):
     path.unlink()
     os.mkfifo(path)
     assert try_read_json(path) is None
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff\xfe", b"[1]", b'{"a": "cut \\ud83d"}', b"[" * 100_000]
+)
+def test_json_names_the_file_that_is_broken(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"x\.json"):
+        read_json(tmp_path / "x.json")

@@ -15,10 +15,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from PIL import Image
 from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from epic_pl.data.readers import read_json
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
 from epic_pl.utils.assets.encoders import require_hub
 from epic_pl.utils.errors import ConfigError, EncoderError, first_line
+from epic_pl.utils.files import read_json
 from epic_pl.utils.validate import check_at_least, check_types
 
 Resize = Literal["crop", "pad", "squash"]

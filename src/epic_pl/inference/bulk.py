@@ -16,7 +16,7 @@ from epic_pl.data.images import BadSamplePolicy, usable_rows
 from epic_pl.data.processor import Processor
 from epic_pl.data.rows import Rows
 from epic_pl.data.tables.columns import RowOptions
-from epic_pl.data.tables.reader import is_image_folder
+from epic_pl.data.tables.formats import is_image_folder
 from epic_pl.data.tables.rows import read_unlabelled, table_folder
 from epic_pl.utils.errors import DataError, EpicError, raised_as
 from epic_pl.utils.share import ALL, Share

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from epic_pl.data.preprocessing import Preprocessing
-from epic_pl.data.readers import read_json
 from epic_pl.module.checkpoint import EncoderIdentity
 from epic_pl.utils.errors import CheckpointError, ConfigError, DataError
+from epic_pl.utils.files import read_json
 from epic_pl.utils.types import Modality, Task
 from epic_pl.utils.validate import check_classes, check_positive, check_types, check_word
 

@@ -8,12 +8,11 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from epic_pl.data.readers import read_json
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.postprocess import ENOUGH_ROWS
 from epic_pl.utils.errors import DataError, printable
-from epic_pl.utils.files import write_bytes, write_text
+from epic_pl.utils.files import read_json, write_bytes, write_text
 
 CARD, _CONFUSION = "README.md", "confusion_matrix.png"
 _TEMPLATE = resources.files("epic_pl.inference") / "templates" / "model_card.md"

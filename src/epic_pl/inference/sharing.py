@@ -11,7 +11,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from epic_pl.data.preprocessing import Preprocessing
-from epic_pl.data.readers import read_json
 from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.model_card import CARD
 from epic_pl.inference.models import find_checkpoint, load_module, relocated
@@ -27,7 +26,7 @@ from epic_pl.utils.errors import (
     first_line,
     raised_as,
 )
-from epic_pl.utils.files import write_bytes, write_json
+from epic_pl.utils.files import read_json, write_bytes, write_json
 from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Modality
 from epic_pl.utils.untrusted import require_regular

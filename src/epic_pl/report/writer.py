@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from epic_pl.data.tables.reader import write_csv
+from epic_pl.data.tables.formats import write_csv
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.evaluator import Evaluator, finite, require_data

@@ -1,5 +1,6 @@
-"""Atomic writes: a file is written as a whole or not at all."""
+"""Atomic writes, by which a file is written as a whole or not at all, and reading of JSON."""
 
+import gzip
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+from epic_pl.utils.errors import DataError, raised_as
 from epic_pl.utils.untrusted import require_regular
 
 _ABANDONED_S = 600  # seconds without a write after which the writer must have been killed
@@ -92,6 +94,46 @@ def write_json(path: Path, content: Any) -> None:
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     # a path may have bytes that are not UTF-8; JSON spells them as this error handler does
     write_bytes(path, text.encode(errors="backslashreplace"))
+
+
+def read_json(path: Path, kind: type[dict[str, Any]] | type[list[Any]] = dict) -> Any:
+    """Read a JSON file whose top level is a ``kind``.
+
+    Raises:
+        DataError: if the file cannot be read, or holds something else.
+    """
+    with raised_as(DataError, f"{path} cannot be read as JSON", "Fetch it again."):
+        require_regular(path)
+        value = _parsed(path.read_text(encoding="utf-8-sig"))
+    if not isinstance(value, kind):
+        raise DataError(f"{path} must hold a JSON {kind.__name__}, not a {type(value).__name__}.")
+    return value
+
+
+def json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line number and object of each line of a JSON-lines file, also of a gzipped one.
+
+    Raises:
+        DataError: if a line is no object.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                row = _parsed(line) if line else None
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}, line {number} is no JSON: {error}.") from error
+            if isinstance(row, dict):
+                yield number, row
+            elif line:
+                raise DataError(f"{path}, line {number} must be a JSON object, but is {line[:60]}.")
+
+
+def _parsed(text: str) -> Any:
+    value = json.loads(text)
+    if "\\ud" in text.lower():  # perhaps half of an emoji, which other formats cannot store
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def try_read_json(path: Path) -> dict[str, Any] | None:

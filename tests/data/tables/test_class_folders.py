@@ -8,7 +8,7 @@ from PIL import Image
 from epic_pl.data import TableDataModule
 from epic_pl.data.inspection.init import write_config
 from epic_pl.data.tables.folders import read_class_folders
-from epic_pl.data.tables.reader import read_table
+from epic_pl.data.tables.formats import read_table
 from epic_pl.utils.errors import DataError
 
 NAMES = ("cat/1.jpg", "cat/2.PNG", "dog/1.jpg", "dog/3.jpg", "dog/4.jpg", "cat/5.jpg")

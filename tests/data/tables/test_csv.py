@@ -3,7 +3,7 @@ import csv
 import pyarrow as pa
 import pytest
 
-from epic_pl.data.tables.reader import read_csv, write_csv
+from epic_pl.data.tables.formats import read_csv, write_csv
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.untrusted import quoted, unquoted
 

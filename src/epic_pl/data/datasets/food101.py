@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
-from epic_pl.data.readers import find_path, label_codes, read_jsonl, require
+from epic_pl.data.datasets.annotations import find_path, label_codes, read_jsonl
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.data.splits import stratified_split
-from epic_pl.data.tables.reader import read_csv
+from epic_pl.data.tables.formats import read_csv
 from epic_pl.utils.validate import check_at_least, check_word
 
 TextSource = Literal["titles", "jsonl"]
@@ -122,7 +122,6 @@ def _titles(split: Split, path: Path) -> pa.Table:
 
 
 def _jsonl(split: Split, path: Path) -> pa.Table:
-    table = read_jsonl(path, ("id", "img", "text", "label"))
-    require(table, ("img", "label"), path)
+    table = read_jsonl(path, ("id", "img", "text", "label"), required=("img", "label"))
     stems = pa.array([Path(image).stem for image in table["img"].to_pylist()])
     return table.set_column(0, "id", pc.coalesce(table["id"], stems))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
-from epic_pl.data.readers import find_path, label_codes, read_jsonl, require
+from epic_pl.data.datasets.annotations import find_path, label_codes, read_jsonl
 from epic_pl.data.rows import Rows, sample_table
 
 _HOW_TO_GET = (
@@ -77,8 +77,8 @@ class HatefulMemesDataModule(ImageTextDataModule):
         """The rows of a split."""
         path = self._file(split)
         root = find_path(path.parent, ["img"], _HOW_TO_GET).parent
-        table = read_jsonl(path, ("id", "img", "text", "label"))
-        require(table, ("id", "img", "text"), path)
+        needed = ("id", "img", "text")
+        table = read_jsonl(path, (*needed, "label"), needed)
         labels = label_codes(table, "label", ("0", "1"), "id", path)
         rows = sample_table(table["id"], table["img"], table["text"], labels)
         return Rows(rows, root, path, notes={"rows without a label": labels.null_count})

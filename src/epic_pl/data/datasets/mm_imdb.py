@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
-from epic_pl.data.readers import find_path, read_json, string_list
+from epic_pl.data.datasets.annotations import find_path, string_list
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.utils.errors import DataError
+from epic_pl.utils.files import read_json
 from epic_pl.utils.types import Task
 
 GENRES = (

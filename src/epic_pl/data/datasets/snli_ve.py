@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
-from epic_pl.data.readers import find_path, label_codes, read_jsonl, require
+from epic_pl.data.datasets.annotations import find_path, label_codes, read_jsonl
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, sample_table
 
@@ -91,12 +91,11 @@ class SNLIVEDataModule(ImageTextDataModule):
 
 
 def _read(path: Path, root: Path, premise: bool) -> Rows:
-    table = read_jsonl(path, (*_IMAGE_KEYS, "pairID", "gold_label", "sentence1", "sentence2"))
-    require(table, ("pairID", "gold_label", "sentence2"), path)
+    needed = ("pairID", "gold_label", "sentence2", *(["sentence1"] if premise else []))
+    table = read_jsonl(path, (*_IMAGE_KEYS, *needed), needed)
     kept = table.filter(pc.not_equal(table["gold_label"], _NO_CONSENSUS))
     texts = kept["sentence2"]
     if premise:
-        require(kept, ("sentence1",), path)
         texts = pc.binary_join_element_wise(kept["sentence1"], texts, " ")
     images = _image_names(kept)
     notes = {

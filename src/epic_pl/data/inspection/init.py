@@ -17,7 +17,7 @@ from epic_pl.data.inspection.guess import Guess, guess_columns
 from epic_pl.data.tables.columns import read_image_paths, read_texts
 from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.folders import holds_classes
-from epic_pl.data.tables.reader import SUFFIXES, is_saved_dataset, read_table
+from epic_pl.data.tables.formats import SUFFIXES, is_saved_dataset, read_table
 from epic_pl.data.tables.rows import table_folder
 from epic_pl.utils.assets import cache_dir
 from epic_pl.utils.config_files import INIT_CONFIG, first_config, packaged_file, read_yaml

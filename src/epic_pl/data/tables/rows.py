@@ -24,8 +24,8 @@ from epic_pl.data.tables.columns import (
 )
 from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.folders import read_image_folder
+from epic_pl.data.tables.formats import is_image_folder, read_captions, read_table
 from epic_pl.data.tables.labels import read_labels
-from epic_pl.data.tables.reader import is_image_folder, read_captions, read_table
 from epic_pl.utils.errors import DataError
 
 Builder = Callable[[pa.Table, RowOptions], tuple[pa.Table, Sequence[str]]]

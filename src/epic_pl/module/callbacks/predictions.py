@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from epic_pl.data import ImageTextDataModule, TableDataModule
 from epic_pl.data.bulk import BulkPass
 from epic_pl.data.rows import Rows
-from epic_pl.data.tables.reader import write_csv
+from epic_pl.data.tables.formats import write_csv
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.feature_cache import FeatureCache
 from epic_pl.module.evaluator import own_data

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from epic_pl.data.readers import json_objects, read_json
 from epic_pl.data.tables.columns import SPLIT_COLUMN, is_list
 from epic_pl.data.tables.folders import read_class_folders, visible_files
 from epic_pl.utils.errors import DataError, raised_as
+from epic_pl.utils.files import json_objects, read_json
 from epic_pl.utils.untrusted import FORMULA, QUOTED, require_flat, require_regular, unquoted
 
 _CAPTIONS = ("metadata.csv", "metadata.jsonl", "captions.csv")

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from epic_pl.data.tables.columns import read_texts
-from epic_pl.data.tables.reader import read_table
+from epic_pl.data.tables.formats import read_table
 from epic_pl.utils.errors import DataError
 
 CLASS = {"names": ["x", "y"], "_type": "ClassLabel"}

@@ -3,7 +3,7 @@ import gzip
 import pyarrow as pa
 import pytest
 
-from epic_pl.data.readers import find_path, label_codes, read_json, read_jsonl, require
+from epic_pl.data.datasets.annotations import find_path, label_codes, read_jsonl
 from epic_pl.utils.errors import DataError
 
 
@@ -50,12 +50,11 @@ def test_json_lines_name_file_and_line_of_what_is_broken(tmp_path, content, plac
         read_jsonl(tmp_path / "x.jsonl", ("id",))
 
 
-def test_require_names_the_first_row_without_a_value(tmp_path):
+def test_json_lines_name_the_first_row_without_a_value(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"id": "1"}\n{"img": "x"}\n{"img": "y"}\n')
-    table = read_jsonl(path, ("id",))
     with pytest.raises(DataError, match=r"2 of 3 rows have no 'id', the first is row 1"):
-        require(table, ("id",), path)
+        read_jsonl(path, ("img", "id"), required=("id",))
 
 
 def test_label_codes_name_the_first_row_of_no_class(tmp_path):
@@ -63,12 +62,3 @@ def test_label_codes_name_the_first_row_of_no_class(tmp_path):
     assert label_codes(table.slice(0, 3), "label", "xy", "id", tmp_path).to_pylist() == [0, None, 1]
     with pytest.raises(DataError, match=r"1 of 4 rows have a label .*'maybe' of id 'd'"):
         label_codes(table, "label", "xy", "id", tmp_path)
-
-
-@pytest.mark.parametrize(
-    "content", [b"{", b"\xff\xfe", b"[1]", b'{"a": "cut \\ud83d"}', b"[" * 100_000]
-)
-def test_json_names_the_file_that_is_broken(tmp_path, content):
-    (tmp_path / "x.json").write_bytes(content)
-    with pytest.raises(DataError, match=r"x\.json"):
-        read_json(tmp_path / "x.json")
