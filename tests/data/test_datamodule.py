@@ -138,7 +138,7 @@ def test_a_split_with_fewer_rows_than_ranks_is_refused(make, monkeypatch):
 
 def test_splits_that_are_empty_or_not_built_are_errors(make, monkeypatch):
     monkeypatch.setitem(ROWS, "val", 0)
-    with pytest.raises(DataError, match="train split of Squares is not built yet"):
+    with pytest.raises(DataError, match="train split is not built"):
         make().train_dataloader()
     with pytest.raises(DataError, match="val split of Squares is empty"):
         make().setup("fit")

@@ -1,11 +1,12 @@
 """A pass over a table that writes results part by part; a process may be killed and restarted."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,18 +27,6 @@ BATCHES = 64  # batches in a part
 _MADE_BY, _ROWS, _POLICY = b"epic_pl", b"epic_pl.rows", b"epic_pl.on_bad_sample"  # metadata
 
 
-def identity(model: str, rows: str, **options: object) -> bytes:
-    """A short hash of everything that an output depends on.
-
-    Args:
-        model: digest of the model.
-        rows: digest of the rows, or their number.
-        **options: everything else that the output depends on, as plain types.
-    """
-    text = repr((model, rows, sorted(options.items()))).encode(errors="surrogateescape")
-    return hashlib.sha256(text).hexdigest()[:32].encode()
-
-
 class BulkPass:
     """The parts of a table that one process has to write, a Parquet file for every 64 batches.
 
@@ -54,7 +43,7 @@ class BulkPass:
         policy: ``on_bad_sample``, for rows with a bad image or without image and text; ``skip``
             and ``absent`` may continue files that were begun with ``error``.
         model: digest of the model.
-        **options: everything else that the files depend on, see :func:`identity`.
+        **options: everything else that the files depend on, as plain types.
 
     Raises:
         DataError: if the table has no rows, the folder has files of another model, number of rows
@@ -76,7 +65,8 @@ class BulkPass:
             raise DataError(f"{rows.source} has no rows. Check that it was exported whole.")
         self.folder, self.total = folder, -(-table.num_rows // size)
         self._rows, self._batch_size, self._policy = rows, batch_size, policy
-        self._made_by = identity(model, str(len(table)), batch_size=batch_size, **options)
+        options |= {"batch_size": batch_size}
+        self._made_by = _digest(repr((model, str(len(table)), sorted(options.items()))))
         own = {
             folder / f"part-{number:06}.parquet": table.slice(number * size, size)
             for number in range(share.index, self.total, share.count)
@@ -85,15 +75,15 @@ class BulkPass:
         if own:
             images = pc.unique(pa.concat_tables(own.values())["image"]).drop_null()
         self._states = image_states(images.to_pylist(), rows.image_root)
-        self._digests = {path: self._digest(part) for path, part in own.items()}
+        self._digests = {path: self._rows_digest(part) for path, part in own.items()}
         done = self._finished()
         self._todo = {path: part for path, part in own.items() if path not in done}
         self._lengths: list[int] = []
         self._tables: list[pa.Table] = []
 
-    def _digest(self, part: pa.Table) -> bytes:
+    def _rows_digest(self, part: pa.Table) -> bytes:
         states = [self._states[path] for path in part["image"].drop_null().to_pylist()]
-        return hashlib.sha256(f"{rows_digest(part)} {states}".encode()).hexdigest()[:32].encode()
+        return _digest(f"{rows_digest(part)} {states}")
 
     def check(self, read: Callable[[str], Any], empty: pa.Table) -> tuple[Rows, str]:
         """Check the rows of all parts that are to be written.
@@ -140,13 +130,11 @@ class BulkPass:
         for length in self._lengths:
             rows = range(start, start := start + length)
             batches += [rows[at:][: self._batch_size] for at in range(0, length, self._batch_size)]
-        whole = _Batches(dataset, batches, collate)
-        sampler = EvalSampler(whole, num_replicas=1, rank=0)  # each rank has its own share
         return DataLoader(
-            whole,
+            cast(Dataset[Any], batches),
             batch_size=None,
-            sampler=sampler,
-            collate_fn=whole_batch,
+            sampler=EvalSampler(batches, num_replicas=1, rank=0),  # each rank has its own share
+            collate_fn=partial(_read_batch, dataset, collate),
             worker_init_fn=init_worker,
             **options,
         )
@@ -176,8 +164,7 @@ class BulkPass:
                 if not same or rows != self._digests.get(path, rows):
                     raise DataError(
                         f"{path} was written with other rows or image files, another model, or "
-                        "other options such as the batch size: give another folder, or remove "
-                        f"{self.folder}."
+                        "other options (as the batch size): give another folder, or remove this."
                     )
                 done.add(path)
         return done
@@ -188,22 +175,15 @@ class BulkPass:
         return f"{done:,} of {self.total:,} files are in {self.folder}{more}"
 
 
-class _Batches(Dataset[Batch]):
-    """A dataset whose items are batches of another dataset's rows."""
+def _digest(text: str) -> bytes:
+    """A short hash, as metadata of a Parquet file."""
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:32].encode()
 
-    def __init__(
-        self, dataset: Any, batches: Sequence[range], collate: Callable[[Any], Batch]
-    ) -> None:
-        self._dataset, self._batches, self._collate = dataset, batches, collate
 
-    def __len__(self) -> int:
-        return len(self._batches)
-
-    def __getitem__(self, number: int) -> Batch:
-        rows = self._batches[number]
-        if hasattr(self._dataset, "__getitems__"):  # a dataset of stored features
-            return self._collate(self._dataset.__getitems__([*rows]))
-        return self._collate([self._dataset[row] for row in rows])
+def _read_batch(dataset: Any, collate: Callable[[Any], Batch], rows: range) -> Batch:
+    if hasattr(dataset, "__getitems__"):  # a dataset of stored features
+        return collate(dataset.__getitems__([*rows]))
+    return collate([dataset[row] for row in rows])
 
 
 def whole_batch(batch: Any) -> Any:

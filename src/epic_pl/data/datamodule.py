@@ -159,7 +159,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.on_bad_sample = on_bad_sample
         self._datasets: dict[Split, ImageTextDataset] = {}
         self._wanted: set[Split] = set()
-        self._digests: dict[Split, str] = {}
         self._features: FeatureProvider | None = None
         self._open_pass: Callable[[Rows], tuple[BulkPass, pa.Table]] | None = None
 
@@ -271,8 +270,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def _build(self, split: Split) -> None:
         rows = self.read_split(split)
-        unknown = rows.table["label"].null_count
-        if unknown and split != "predict":
+        if (unknown := rows.table["label"].null_count) and split != "predict":
             raise DataError(
                 f"{rows.source} is the {split} split, but {unknown} of its {len(rows.table)} rows "
                 "have no label. Choose a labelled file; unlabelled ones are for predict."
@@ -280,10 +278,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         check_labels(rows, self.num_classes, self.task)
         table, note = usable_rows(rows, self.on_bad_sample, self._reader(split, rows))
         if not table.num_rows:
-            raise DataError(
-                f"The {split} split of {type(self).__name__} is empty. Check the data folder and "
-                "the split's options."
-            )
+            raise DataError(f"The {split} split of {self.name} is empty: check its options.")
         self._tell(split, rows, note)
         self._datasets[split] = self.dataset_of_rows(split, replace(rows, table=table))
 
@@ -292,11 +287,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def _tell(self, split: Split, rows: Rows, note: str) -> None:
         """Log the number of rows of a split, and notes on them."""
-        notes = [f"{what}: {count:,}" for what, count in rows.notes.items() if count]
-        notes += [note] if note else []
         total = counted(rows.table.num_rows, "rows")
-        of = f"{total} of {rows.source}, {self.num_classes} classes"
-        rank_zero_info("; ".join([f"{split}: {of}", *notes]))
+        notes = [f"{split}: {total} of {rows.source}, {self.num_classes} classes"]
+        notes += [f"{what}: {count:,}" for what, count in rows.notes.items() if count]
+        rank_zero_info("; ".join([*notes, note] if note else notes))
 
     def _transform(self, split: Split) -> ImageTransform:
         return build_image_transform(self.image_preprocessing, split == "train", self.augment)
@@ -320,18 +314,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
         if split not in self._datasets and split in self._wanted:
             self._build(split)
         if split not in self._datasets:
-            raise DataError(
-                f"The {split} split of {type(self).__name__} is not built yet: call prepare_data() "
-                "and setup() first, as a Trainer does."
-            )
+            raise DataError(f"The {split} split is not built: call prepare_data() and setup().")
         return self._datasets[split]
 
     def digests(self) -> dict[Split, str]:
         """SHA-256 of the rows of each split that is built: ids, paths, texts and labels."""
-        for split, dataset in self._datasets.items():
-            if split not in self._digests:
-                self._digests[split] = dataset.digest()
-        return dict(self._digests)
+        return {split: dataset.digest for split, dataset in self._datasets.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The seed, which a resumed run keeps, and hashes of the rows."""
@@ -348,9 +336,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
             saved = state_dict.get("rows", here)
             if changed := [part for part in ("train", "val") if saved.get(part) != here.get(part)]:
                 raise CheckpointError(
-                    f"The {' and '.join(changed)} rows are not those of the checkpoint: an id, "
-                    "path, text or label has changed, or their order. Resume on the rows as they "
-                    "were, or train anew, from the checkpoint's weights by --model.warm_start."
+                    f"The {' and '.join(changed)} rows are not those of the checkpoint, or in "
+                    "another order. Resume on those, or train anew, with --model.warm_start."
                 )
         self.seed = state_dict.get("seed", self.seed)
         for dataset in self._datasets.values():
@@ -374,7 +361,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in an order that is new every epoch; a resumed run continues within an epoch."""
-        dataset, collate = self._loader_input("train")
+        dataset, collate = self._served(self.dataset("train"))
         return ResumableDataLoader(
             dataset,
             batch_size=self.batch_size_per_device,
@@ -406,31 +393,23 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return bulk.loader(dataset, collate, num_workers=self.num_workers, pin_memory=pinned)
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
-        dataset, collate = self._loader_input(split)
-        sampler, rows = EvalSampler(dataset), len(self.dataset(split))
-        if rows < sampler.num_replicas:
+        dataset, collate = self._served(rows := self.dataset(split))
+        sampler = EvalSampler(rows)
+        if len(rows) < sampler.num_replicas:
             raise DataError(
-                f"The {split} split has {rows} rows and the run {sampler.num_replicas} ranks, so "
-                "some would have nothing to do while others wait for them: use fewer devices, or "
-                "a larger split."
+                f"The {split} split has {len(rows)} rows and the run {sampler.num_replicas} "
+                "ranks: use fewer devices, or a larger split."
             )
-        return self.loader(dataset, collate_fn=collate, sampler=sampler)
-
-    def loader(self, dataset: Dataset[Any], **options: Any) -> DataLoader[Any]:
-        """Batches of ``dataset`` in order, of the evaluation's size; options are DataLoader's."""
         return DataLoader(
             dataset,
             batch_size=self.eval_batch_size_per_device,
+            sampler=sampler,
+            collate_fn=collate,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=init_worker,
             generator=torch.Generator(),  # leaves the global random state as it is
-            **options,
         )
-
-    def _loader_input(self, split: Split) -> tuple[Dataset[Any], Callable[[Any], Any]]:
-        """The dataset and the collate function of a loader of ``split``."""
-        return self._served(self.dataset(split))
 
     def _served(self, dataset: ImageTextDataset) -> tuple[Dataset[Any], Callable[[Any], Any]]:
         if self._features is None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -77,6 +78,7 @@ class ImageTextDataset(Dataset[Sample]):
         """All rows, with the columns of :func:`~epic_pl.data.rows.table_schema`, without a copy."""
         return pa.table(self._columns)
 
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of the rows: ids, paths, texts and labels."""
         return rows_digest(self.table)

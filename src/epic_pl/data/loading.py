@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from lightning import Trainer
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
 from epic_pl.utils.errors import ConfigError
 
@@ -25,11 +25,16 @@ class _RankSampler(DistributedSampler[Any]):
     """A DistributedSampler that also works outside of a distributed run, as one process."""
 
     def __init__(
-        self, dataset: Dataset[Any], num_replicas: int | None, rank: int | None, **kwargs: Any
+        self,
+        dataset: Any,
+        *,
+        seed: int = 0,
+        num_replicas: int | None = None,
+        rank: int | None = None,
     ) -> None:
         if not (dist.is_available() and dist.is_initialized()):
             num_replicas, rank = num_replicas or 1, rank or 0
-        super().__init__(dataset, num_replicas, rank, **kwargs)
+        super().__init__(dataset, num_replicas, rank, seed=seed)
 
 
 class TrainSampler(_RankSampler):
@@ -50,16 +55,7 @@ class TrainSampler(_RankSampler):
         rank: rank of this process; None asks torch.distributed.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset[Any],
-        *,
-        seed: int = 0,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-    ) -> None:
-        super().__init__(dataset, num_replicas, rank, seed=seed)
-        self.start = 0
+    start = 0
 
     def __iter__(self) -> Iterator[int]:
         start, self.start = self.start, 0
@@ -85,11 +81,9 @@ class EvalSampler(_RankSampler):
     Arguments are those of :class:`TrainSampler`.
     """
 
-    def __init__(
-        self, dataset: Dataset[Any], *, num_replicas: int | None = None, rank: int | None = None
-    ) -> None:
-        super().__init__(dataset, num_replicas, rank, shuffle=False)
-        self._rows = range(self.rank, len(cast(Any, dataset)), self.num_replicas)
+    def __init__(self, dataset: Any, **options: Any) -> None:
+        super().__init__(dataset, **options)
+        self._rows = range(self.rank, len(dataset), self.num_replicas)
         self.num_samples = len(self._rows)
 
     def __iter__(self) -> Iterator[int]:
@@ -177,13 +171,12 @@ class ResumableDataLoader(DataLoader[Any]):
         epoch, batches = int(state["epoch"]), int(state["batches"])
         if batches >= len(self):
             epoch, batches = epoch + 1, 0
-        shape, here = {name: state[name] for name in self._shape()}, self._shape()
-        if batches and shape != here:
+        here = self._shape()
+        if batches and not here.items() <= state.items():
             raise ConfigError(
-                f"The checkpoint is in the middle of an epoch with {shape['ranks']} ranks of "
-                f"{shape['batch_size']} samples, not {here['ranks']} of {here['batch_size']}: "
-                "resume with as many, or from the end of an epoch, or start anew with "
-                "--model.warm_start."
+                f"The checkpoint is in the middle of an epoch with {state['ranks']} ranks of "
+                f"{state['batch_size']} samples, not {here['ranks']} of {here['batch_size']}: "
+                "resume with as many, or start anew with --model.warm_start."
             )
         if isinstance(self.sampler, TrainSampler):
             self.sampler.set_epoch(epoch)

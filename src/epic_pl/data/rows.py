@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.utils.errors import DataError
+from epic_pl.utils.errors import DataError, raised_as
 from epic_pl.utils.types import Task
 
 _SHOWN = 5  # number of rows that a message names
@@ -97,15 +97,20 @@ def empty_rows(table: pa.Table) -> pa.ChunkedArray:
     return pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
 
 
-def describe_rows(mask: Any, values: Any = None) -> str:
-    """The rows of a mask in words: ``row 3``, or ``rows 3 ('cat'), 8 ('dog') and 4 more``."""
-    rows = true_rows(mask)
-    named = [
-        f"{row}" if values is None else f"{row} ({values[int(row)].as_py()!r})"
-        for row in rows[:_SHOWN]
-    ]
-    more = f" and {rows.size - _SHOWN:,} more" if rows.size > _SHOWN else ""
-    return f"row{'s' if rows.size > 1 else ''} {', '.join(named)}{more}"
+def refuse_rows(mask: Any, problem: str, way_out: str, values: Any = None) -> None:
+    """Refuse the rows of a mask, if any: "PROBLEM rows 3 ('cat'), 8 ('dog') and 4 more. WAY OUT".
+
+    Raises:
+        DataError: if a row is in the mask; with its cell of ``values``, unless None.
+    """
+    rows = true_rows(mask).tolist()
+    if rows:
+        named = list(map(str, rows[:_SHOWN]))
+        if values is not None:
+            named = [f"{row} ({values[int(row)].as_py()!r})" for row in named]
+        more = f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
+        noun = "rows" if len(rows) > 1 else "row"
+        raise DataError(f"{problem} {noun} {', '.join(named)}{more}. {way_out}")
 
 
 def true_rows(mask: Any) -> npt.NDArray[np.int64]:
@@ -117,7 +122,7 @@ def true_rows(mask: Any) -> npt.NDArray[np.int64]:
 def _column(field: pa.Field, values: Any) -> pa.Array:
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
-    try:
+    with raised_as(DataError, f"Column {field.name!r} must hold {field.type} or None"):
         if field.name != "label" and not isinstance(values, pa.Array):
             return pa.array(values, type=field.type)
         # construction with a type would cut 1.5 to 1; a checked cast refuses it
@@ -125,19 +130,12 @@ def _column(field: pa.Field, values: Any) -> pa.Array:
         if field.name == "label" and "string" in str(array.type):
             raise pa.ArrowInvalid(f"labels are class indices, not {array.type}")
         return array.cast(field.type)
-    except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-        raise DataError(
-            f"Column {field.name!r} must hold {field.type} or None, but does not: {error}."
-        ) from error
 
 
 def _check_ids(ids: pa.Array) -> None:
-    if ids.null_count:
-        raise DataError(f"There is no sample id in {describe_rows(pc.is_null(ids))}.")
+    refuse_rows(pc.is_null(ids), "There is no sample id in", "Fill it in.")
     codes = ids.dictionary_encode().indices.to_numpy()
-    doubled = np.bincount(codes)[codes] > 1
-    if doubled.any():
-        raise DataError(f"Sample ids are not unique: {describe_rows(doubled, ids)}. Change them.")
+    refuse_rows(np.bincount(codes)[codes] > 1, "Sample ids are not unique:", "Change them.", ids)
 
 
 def check_labels(rows: Rows, num_classes: int, task: Task) -> None:
@@ -156,11 +154,10 @@ def check_labels(rows: Rows, num_classes: int, task: Task) -> None:
     if several != (task == "multilabel") and len(label) > label.null_count:
         at = np.arange(len(values))
     if at.size:
-        row = int(at[0])
+        row, takes = int(at[0]), "lists of class indices" if task == "multilabel" else "an index"
         raise DataError(
             f"{rows.source}: sample {ids[row].as_py()!r} has label {values[row].as_py()} "
-            f"({at.size:,} such); {task} takes {'lists of ' * (task == 'multilabel')}class indices "
-            f"in 0..{num_classes - 1}."
+            f"({at.size:,} such); {task} takes {takes} in 0..{num_classes - 1}."
         )
 
 

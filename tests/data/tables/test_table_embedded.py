@@ -9,8 +9,7 @@ from PIL import Image
 from epic_pl.data import TableDataModule
 from epic_pl.data.images import read_image
 from epic_pl.data.inspection.check import check_data
-from epic_pl.data.tables.columns import read_image_paths
-from epic_pl.data.tables.embedded import unpack_images
+from epic_pl.data.tables.columns import read_image_paths, unpack_images
 from epic_pl.features.items import image_digests
 from epic_pl.utils.errors import DataError
 

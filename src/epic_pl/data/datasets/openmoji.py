@@ -90,10 +90,11 @@ class OpenMojiDataModule(ImageTextDataModule):
     @cached_property
     def _emoji(self) -> list[Emoji]:
         """The emoji of the task, in Unicode's order; the first use fetches the list (1 MB)."""
-        shown = [emoji for emoji in load_emoji() if emoji.category not in LEFT_OUT]
+        shown = [each for each in load_emoji() if each.category not in LEFT_OUT]
+        shown = [each._replace(name=each.name.lower()) for each in shown]
         if self.variant == "subcategory":
-            count = Counter(emoji.subcategory for emoji in shown)
-            shown = [emoji for emoji in shown if count[emoji.subcategory] >= MIN_EXAMPLES]
+            count = Counter(each.subcategory for each in shown)
+            shown = [each for each in shown if count[each.subcategory] >= MIN_EXAMPLES]
         return shown
 
     def prepare_data(self) -> None:
@@ -111,7 +112,11 @@ class OpenMojiDataModule(ImageTextDataModule):
             return emoji_rows(emoji, root, [names.index(shown.subcategory) for shown in emoji])
         if split == "train":
             return emoji_rows(emoji, root, [1] * len(emoji))
-        return emoji_pairs(emoji, root, _EVAL_PAIRS[split], self.split_seed)
+        # with the number in the seed, val and test draw different statements
+        number = _EVAL_PAIRS[split]
+        pairs = fixed_pairs([shown.name for shown in emoji], number, (self.split_seed, number))
+        rows, statements, truths = zip(*pairs, strict=True)
+        return emoji_rows([emoji[row] for row in rows], root, truths, statements)
 
     def build_dataset(
         self, split: Split, rows: Rows, transform: ImageTransform
@@ -120,11 +125,6 @@ class OpenMojiDataModule(ImageTextDataModule):
         if self.variant == "subcategory" or split != "train":
             return super().build_dataset(split, rows, transform)
         return EntailmentPairs(rows.table, rows.image_root, transform, seed=self.seed)
-
-
-def name_of(emoji: Emoji) -> str:
-    """The text of an emoji."""
-    return emoji.name.lower()
 
 
 def _split_emoji(
@@ -137,13 +137,13 @@ def _split_emoji(
         val = round(0.1 * (len(emoji) - test))
         sizes: dict[str, int | float] = {"train": len(emoji) - test - val, "val": val, "test": test}
     else:
-        stratum = {name_of(shown): shown.category for shown in emoji}
+        stratum = {shown.name: shown.category for shown in emoji}
         sizes = {"train": 0.75, "val": 0.05, "test": 0.2}
     keys = list(stratum)
     rows = _share_out(list(stratum.values()), sizes, seed, fold)
     parts = {split: {keys[row] for row in rows[split]} for split in sizes}
     return {
-        split: [shown for shown in emoji if not part.isdisjoint((shown.code, name_of(shown)))]
+        split: [shown for shown in emoji if not part.isdisjoint((shown.code, shown.name))]
         for split, part in parts.items()
     }
 
@@ -158,21 +158,12 @@ def _share_out(
         return rows
     outside = np.sort(np.concatenate([rows["train"], rows["val"]]))
     cut, third = divmod(fold, _FOLDS)
-    names = [str(number) for number in range(_FOLDS)]
-    folds = stratified_split(codes[outside], dict.fromkeys(names, 1 / _FOLDS), seed + cut)
-    test = outside[folds[str(third)]]
+    thirds = {str(number): 1 / _FOLDS for number in range(_FOLDS)}
+    test = outside[stratified_split(codes[outside], thirds, seed + cut)[str(third)]]
     rest = np.setdiff1d(outside, test)
     val = len(rows["val"]) / len(outside)
     parts = stratified_split(codes[rest], {"train": 1 - val, "val": val}, seed)
     return {split: rest[part] for split, part in parts.items()} | {"test": test}
-
-
-def emoji_pairs(emoji: Sequence[Emoji], root: Path, number: int, seed: int) -> Rows:
-    """Pairs of emoji and statements, ``number`` for each image, half of them true."""
-    # with number in the seed, val and test draw different statements
-    pairs = fixed_pairs(list(map(name_of, emoji)), number, (seed, number))
-    rows, statements, truths = zip(*pairs, strict=True)
-    return emoji_rows([emoji[row] for row in rows], root, truths, statements)
 
 
 def emoji_rows(
@@ -182,7 +173,7 @@ def emoji_rows(
     texts: Sequence[str] | None = None,
 ) -> Rows:
     """One row per emoji, with its name or one of ``texts``; repeated emoji get numbered ids."""
-    texts = list(map(name_of, emoji)) if texts is None else texts
+    texts = [shown.name for shown in emoji] if texts is None else texts
     seen: Counter[str] = Counter()
     ids, images = [], []
     for code in (shown.code for shown in emoji):

@@ -114,11 +114,9 @@ def check_data(
         rows = rows.append_column("tokens", _token_lengths(rows["text"], data, progress))
     problems += image_problems(rows, policy)
     problems += text_problems(rows, data.processor.max_text_tokens)
-    texts = pc.unique(rows["text"]).drop_null()
-    texts = texts[:: len(texts) // _TEXTS_OF_LANGUAGE + 1]  # spread over the whole table
-    problems += language_problems(
-        data.processor.shortened(texts.to_pylist()), data.processor.tokenizer
-    )
+    texts = pc.unique(rows["text"]).drop_null().to_pylist()
+    texts = data.processor.shortened(texts[:: len(texts) // _TEXTS_OF_LANGUAGE + 1])  # spread
+    problems += language_problems(texts, data.processor.tokenizer)
     problems += label_problems(rows.filter(kept_rows(rows, policy)), counts, names)
     problems += duplicate_problems(rows)
     return Findings(

@@ -318,10 +318,8 @@ def _examine_label(column: pa.Array, label: str) -> tuple[str | None, bool]:
             "leave them empty and name their split predict; if it is a class, rename it."
         )
     if lists is None and len(parts) > len(column) / 2:
-        raise DataError(
-            f"{about} {len(parts):,} different values in {len(column):,} rows: too many. "
-            f"{_QUANTITY}"
-        )
+        many = f"{len(parts):,} different values in {len(column):,} rows: too many"
+        raise DataError(f"{about} {many}. {_QUANTITY}")
     return separator, lists is not None or separator is not None
 
 

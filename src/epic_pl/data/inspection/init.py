@@ -4,6 +4,7 @@ import shlex
 import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from rich.filesize import decimal
 
 from epic_pl.data.images import read_image
 from epic_pl.data.inspection.guess import Guess, guess_columns
-from epic_pl.data.tables.columns import read_image_paths, read_texts
-from epic_pl.data.tables.embedded import unpack_images
+from epic_pl.data.tables.columns import RowOptions, read_image_paths, read_texts, unpack_images
 from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.formats import SUFFIXES, is_saved_dataset, read_table
 from epic_pl.data.tables.rows import table_folder
@@ -24,9 +24,6 @@ from epic_pl.utils.config_files import INIT_CONFIG, first_config, packaged_file,
 from epic_pl.utils.errors import ConfigError, DataError, printable
 from epic_pl.utils.files import free_bytes, write_text
 
-# guessed arguments of TableDataModule
-_COLUMNS = ["image_column", "text_columns", "label_column", "label_separator", "split_column"]
-_COLUMNS += ["id_column"]
 _EXAMINED_ROWS = 50
 # only few values, so that models of several tables can share stored features
 _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
@@ -69,12 +66,11 @@ def write_config(
     guess = guess_columns(table, folder, **columns)
     options, chosen = _options(path, folder, table, guess)
     summary = _summarize(config, guess, chosen)
-    comment = textwrap.indent(summary, "# ")
     # the folder's name is part of it, so that tables of the same name do not share runs
     options["trainer"]["default_root_dir"] = f"runs/{first_config(['--config', str(config)])}"
-    text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=100)
     about = "# table.yaml, which ships with the package, explains the options."
-    write_text(config, f"{comment}\n{about}\n{text}")
+    text = yaml.safe_dump(options, sort_keys=False, allow_unicode=True, width=100)
+    write_text(config, f"{textwrap.indent(summary, '# ')}\n{about}\n{text}")
     return config, summary
 
 
@@ -141,10 +137,11 @@ def _options(
     epochs = int(np.clip(30_000 / rows, 4, 45))  # similar numbers of steps for all tables
     options["model"]["encoders"]["image_size"] = size
     options["trainer"]["max_epochs"] = epochs
+    columns = {field.name for field in fields(RowOptions)}
     options["data"]["init_args"] |= {
         "table": str(path.resolve()),
         "image_root": guess.image_root and str(guess.image_root.resolve()),
-        **{name: getattr(guess, name) for name in _COLUMNS},
+        **{name: value for name, value in vars(guess).items() if name in columns},
         "val_size": val_size,
         "test_size": 0.2 if rows < 20_000 else 0.1,
         "batch_size_per_device": int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32)),
@@ -152,13 +149,13 @@ def _options(
         "resize": resize,
     }
     needed, free = rows * (_IMAGE_BYTES + tokens * _TOKEN_BYTES), free_bytes(cache_dir())
-    options["cache"] = {"level": "layers" if 2 * needed < free else "off"}
-    stored = f"up to {decimal(needed)} in {cache_dir()}, where {decimal(free)} are free"
-    chosen["features"] = (
-        f"stored, {stored}; epochs read them"
-        if 2 * needed < free
-        else f"not stored ({stored}): every epoch runs the encoders, or set cache.folder"
-    )
+    space = f"up to {decimal(needed)} in {cache_dir()}, where {decimal(free)} are free"
+    if 2 * needed < free:
+        options["cache"] = {"level": "layers"}
+        chosen["features"] = f"stored, {space}; epochs read them"
+    else:
+        options["cache"] = {"level": "off"}
+        chosen["features"] = f"not stored ({space}): set cache.folder, else epochs are slower"
     options["checkpoint"]["monitor"] = metric if chooses else None
     patience = max(3, epochs // 2) if chooses else None
     options["early_stopping"] |= {"monitor": metric, "patience": patience}
@@ -197,15 +194,12 @@ def _fit_texts(table: pa.Table, guess: Guess, encoder: str) -> tuple[int, dict[s
     lengths = [2 + max(len(text.split()) * 1.4, len(text.encode()) / 2.5) for text in texts]
     likely = np.percentile(lengths, 95)
     tokens = next((count for count in _TOKENS if count >= likely), _TOKENS[-1])
-    chosen = {
-        "tokens": f"{tokens} of a text, the rest is cut (95% have about {likely:.0f} or fewer)"
-    }
+    why = f"95% have about {likely:.0f} or fewer"
+    chosen = {"tokens": f"{tokens} of a text, the rest is cut ({why})"}
     some = texts[:: len(texts) // 1000 + 1]  # spread over the whole table
     letters = [letter for text in some for letter in text if letter.isalpha()]
     foreign = sum(not letter.isascii() for letter in letters) / max(len(letters), 1)
     if foreign > _FOREIGN:
-        chosen["language"] = (
-            f"{foreign:.1%} of letters are not a to z, but {encoder} was trained on English: "
-            "see Languages in the documentation of data"
-        )
+        english = f"but {encoder} was trained on English: see Languages in the documentation"
+        chosen["language"] = f"{foreign:.1%} of letters are not a to z, {english} of data"
     return tokens, chosen

@@ -71,11 +71,10 @@ def kept_rows(rows: pa.Table, policy: str) -> pa.ChunkedArray:
 def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
     """Bad images, empty rows and image sizes; the first two are errors if the policy says so."""
     severity: Severity = "error" if policy == "error" else "warning"
+    way_out = _FIX if policy == "error" else ""
     for kind in ("missing", "corrupt"):
         text = f"Rows whose image is {kind}{_FATES[policy]}"
-        way_out = _FIX if policy == "error" else ""
-        mask = pc.equal(rows["kind"], kind)
-        yield from _of_rows(severity, rows, mask, text, "problem", way_out)
+        yield from _of_rows(severity, rows, pc.equal(rows["kind"], kind), text, "problem", way_out)
     outside = pc.equal(rows["kind"], "outside")
     text = "Rows whose image is outside of the image root"
     yield from _of_rows("error", rows, outside, text, "problem", _MOVE)
@@ -85,13 +84,9 @@ def image_problems(rows: pa.Table, policy: str) -> Iterator[Problem]:
     yield from _of_rows("note", rows, absent, "Rows without an image (missing modality)")
     sides = pc.min_element_wise(rows["width"], rows["height"]).drop_null().to_numpy()
     if sides.size:
-        text = f"Images have a shorter side of {np.median(sides):.0f} pixels"
-        if sides.min() < sides.max():
-            text += (
-                f" (median), 95% at least {np.percentile(sides, 5):.0f}; from {sides.min()} to "
-                f"{sides.max()}"
-            )
-        yield Problem("note", text)
+        low, median = np.percentile(sides, (5, 50))
+        text = f"Images have a shorter side of {median:.0f} pixels (median), 95% at least {low:.0f}"
+        yield Problem("note", f"{text}; from {sides.min()} to {sides.max()}")
 
 
 def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
@@ -105,11 +100,9 @@ def text_problems(rows: pa.Table, max_tokens: int) -> Iterator[Problem]:
     tokens = rows["tokens"].drop_null().to_numpy()
     if tokens.size:
         truncated = float((tokens > max_tokens).mean())
-        message = (
-            f"Texts have {np.median(tokens):.0f} tokens (median), 95% at most "
-            f"{np.percentile(tokens, 95):.0f}; {truncated:.1%} are truncated at {max_tokens} "
-            "(max_text_tokens)"
-        )
+        median, high = np.percentile(tokens, (50, 95))
+        message = f"Texts have {median:.0f} tokens (median), 95% at most {high:.0f}; "
+        message += f"{truncated:.1%} are truncated at {max_tokens} (max_text_tokens)"
         yield Problem("warning" if truncated > _MAX_TRUNCATED else "note", message)
 
 
@@ -127,10 +120,8 @@ def language_problems(texts: Sequence[str], tokenizer: Any) -> Iterator[Problem]
         most = 1 if word.upper() != word.lower() else len(word) - 1
         split += count * (len(pieces) > most or tokenizer.unk_token in pieces)
     if words and (share := split / words.total()) > _MOST_SPLIT:
-        text = (
-            f"The text encoder's tokenizer splits {share:.0%} of the words: is it of another "
-            "language than the texts? Take an encoder of theirs, or a multilingual one"
-        )
+        text = f"The text encoder's tokenizer splits {share:.0%} of the words: is it of another"
+        text += " language than the texts? Take an encoder of theirs, or a multilingual one"
         yield Problem("warning", text)
 
 

@@ -1,9 +1,11 @@
 """Reading of the columns of a user's table that the options name; errors name rows."""
 
+import hashlib
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.rows import describe_rows
+from epic_pl.data.rows import refuse_rows
+from epic_pl.utils.assets.cache import cache_dir
 from epic_pl.utils.errors import ConfigError, DataError, did_you_mean, raised_as
 from epic_pl.utils.types import Batch
 
@@ -143,6 +146,48 @@ def may_embed(kind: pa.DataType) -> bool:
     return pa.types.is_struct(kind) and {field.name for field in kind} >= {"bytes", "path"}
 
 
+def unpack_images(table: pa.Table, name: str | None) -> tuple[pa.Table, Path | None]:
+    """Write images that a column holds as bytes to files in the cache, and replace them by paths.
+
+    The name of a file is the digest of its content, so that copies of an image share a file.
+
+    Returns:
+        The new table, and the folder of the files; None if the column holds no images.
+    """
+    if name not in table.column_names or not may_embed(table.schema.field(name).type):
+        return table, None
+    content = table[name]
+    if not is_bytes(content.type):
+        content, paths = (pc.struct_field(table[name], part) for part in ("bytes", "path"))
+        embedded = pc.is_valid(content)
+        if not pc.any(embedded).as_py():
+            return table, None
+        elsewhere = pc.and_not(pc.is_valid(paths), embedded)
+        problem = f"Column {name!r} holds the bytes of images, but only a path in"
+        refuse_rows(elsewhere, problem, "Put the bytes there too, or use paths in all rows.")
+    root = (cache_dir() / "images").resolve()
+    problem = f"Images of column {name!r} cannot be written to {root}"
+    with raised_as(DataError, problem, "Free some space, or set EPIC_PL_CACHE.", OSError):
+        paths = [
+            _unpacked(cell.as_buffer(), root) if cell.is_valid else None
+            for chunk in content.chunks
+            for cell in chunk
+        ]
+    at = table.column_names.index(name)
+    return table.set_column(at, name, pa.array(paths, pa.string())), root
+
+
+def _unpacked(content: pa.Buffer, root: Path) -> str:
+    """Path of an image below ``root``; the file is written if it is missing."""
+    digest = hashlib.sha256(content).hexdigest()
+    path = f"{digest[:2]}/{digest}"
+    file = root / path
+    if not file.is_file() or file.stat().st_size != content.size:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return path
+
+
 def read_texts(table: pa.Table, spec: str | Sequence[str] | None) -> pa.Array:
     """Read the text of each row; it is null if all its cells are empty or blank.
 
@@ -167,12 +212,11 @@ def _numbers_or_texts(table: pa.Table, name: str) -> pa.Array:
     except pa.ArrowInvalid:
         return texts
     bad = pc.invert(pc.fill_null(pc.is_finite(numbers), False))
-    if cells.null_count < len(cells) and pc.any(bad).as_py():
-        raise DataError(
-            f"Column {name!r} (columns) holds numbers, but none that is finite in "
-            f"{describe_rows(bad, texts)}. Fill these cells, or leave the rows out."
-        )
-    return numbers if cells.null_count < len(cells) else texts
+    if cells.null_count == len(cells):
+        return texts
+    problem = f"Column {name!r} (columns) holds numbers, but none that is finite in"
+    refuse_rows(bad, problem, "Fill these cells, or leave the rows out.", texts)
+    return numbers
 
 
 def read_splits(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
@@ -182,11 +226,8 @@ def read_splits(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
     given = _strings(_column(table, name, "split_column"), name)
     lower = pc.utf8_lower(pc.utf8_trim_whitespace(given))
     places = pc.index_in(lower, value_set=pa.array(list(SPLIT_NAMES)))
-    if places.null_count:
-        raise DataError(
-            f"Column {name!r} must hold one of {', '.join(SPLIT_NAMES)}, but does not in "
-            f"{describe_rows(pc.is_null(places), given)}."
-        )
+    problem = f"Column {name!r} must hold one of {', '.join(SPLIT_NAMES)}, but does not in"
+    refuse_rows(pc.is_null(places), problem, "Rename these splits.", given)
     splits: npt.NDArray[np.str_] = np.array(list(SPLIT_NAMES.values()))[places.to_numpy()]
     return splits
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from epic_pl.data.images import IMAGE_SUFFIXES
 from epic_pl.data.tables.columns import SPLIT_COLUMN, SPLIT_NAMES
-from epic_pl.utils.errors import DataError
+from epic_pl.utils.errors import DataError, raised_as
 from epic_pl.utils.untrusted import require_regular
 
 
@@ -33,9 +33,7 @@ def read_class_folders(path: Path, captions: Mapping[str, str | None] = {}) -> p
             text cannot be read.
     """
     if not holds_classes(path):
-        raise DataError(
-            f"{path} has no folder per class, and is no Hugging Face dataset: name a table in it."
-        )
+        raise DataError(f"{path} has no folder per class, and is no Hugging Face dataset.")
     images = _images(path)
     with_splits = all(
         len(image.parts) == 3 and image.parts[0].lower() in SPLIT_NAMES for image in images
@@ -93,11 +91,7 @@ def _is_image(path: Path) -> bool:
 
 def _text(image: Path) -> str | None:
     path = image.with_suffix(".txt")
-    try:
+    way_out = f"If it is from Windows, convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
+    with raised_as(DataError, f"The text {path} cannot be read as UTF-8", way_out):
         require_regular(path)
         return path.read_text(encoding="utf-8-sig").strip() if path.exists() else None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"The text {path} cannot be read as UTF-8: {error}. If it was written on Windows, "
-            f"convert it by iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.txt, and replace it."
-        ) from error

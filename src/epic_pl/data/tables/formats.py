@@ -90,9 +90,8 @@ def read_captions(path: Path) -> dict[str, str | None]:
             raise DataError(
                 f"{path / file} has {table.column_names}, but needs file_name and text."
             )
-        for name, text in zip(
-            *(table[key].to_pylist() for key in ("file_name", *texts)), strict=True
-        ):
+        names, cells = (table[key].to_pylist() for key in ("file_name", *texts))
+        for name, text in zip(names, cells, strict=True):
             captions[(file.parent / str(name)).as_posix()] = text
     return captions
 
@@ -130,8 +129,7 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
         except UnicodeDecodeError as error:
             raise DataError(
                 f"{path} is not UTF-8, at line {line} or soon after: {error}. Export it again as "
-                f"UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > "
-                f"utf8-{path.name}."
+                f"UTF-8, or convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8.csv"
             ) from error
         except csv.Error as error:
             raise DataError(
@@ -174,12 +172,9 @@ def _encoding(path: Path) -> str:
         start = file.read(3)
     if b"\0" in start[:2]:
         return "utf-16-be" if start[0] == 0 else "utf-16-le"
-    marks = {
-        codecs.BOM_UTF8: "utf-8-sig",
-        codecs.BOM_UTF16_LE: "utf-16",
-        codecs.BOM_UTF16_BE: "utf-16",
-    }
-    return next((name for mark, name in marks.items() if start.startswith(mark)), "utf-8")
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8-sig" if start == codecs.BOM_UTF8 else "utf-8"
 
 
 def _delimiter(path: Path, lines: Iterable[str]) -> str:
@@ -282,15 +277,13 @@ def _named_classes(table: pa.Table, name: str, names: list[str]) -> pa.Table:
     if not pa.types.is_integer(table[name].type.value_type if of_lists else table[name].type):
         return table
 
-    def named(code: int | None) -> str | None:
-        if code is not None and code >= len(names):
-            raise ValueError(f"column {name!r} holds class {code}, but {len(names)} are named")
-        return None if code is None or code < 0 else names[code]
+    def named(cell: Any) -> Any:
+        if isinstance(cell, list):  # an empty list means no class, a null one is unknown
+            return [named(code) for code in cell]
+        if cell is not None and cell >= len(names):
+            raise ValueError(f"column {name!r} holds class {cell}, but {len(names)} are named")
+        return None if cell is None or cell < 0 else names[cell]
 
-    cells = table[name].to_pylist()
-    if of_lists:  # a null list is unknown, an empty one means no class
-        cells = [cell and [named(code) for code in cell] for cell in cells]
-    else:
-        cells = [named(code) for code in cells]
-    values = pa.array(cells, pa.list_(pa.string()) if of_lists else pa.string())
+    kind = pa.list_(pa.string()) if of_lists else pa.string()
+    values = pa.array([named(cell) for cell in table[name].to_pylist()], kind)
     return table.set_column(table.column_names.index(name), name, values)

@@ -3,14 +3,15 @@
 import ast
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from contextlib import suppress
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.rows import describe_rows, true_rows
+from epic_pl.data.rows import refuse_rows, true_rows
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.utils.errors import ConfigError, DataError
 
@@ -26,19 +27,17 @@ ClassNames = list[list[str] | None]
 """Class names of each row, None if unknown."""
 
 
-class Labels(NamedTuple):
-    """Class indices of all rows, None for a row to predict, and the class names."""
-
-    codes: list[list[int] | None]
-    classes: Sequence[str]
-    multilabel: bool
-
-
-def read_labels(cells: pa.Array, split: npt.NDArray[np.str_], options: RowOptions) -> Labels:
+def read_labels(
+    cells: pa.Array, split: npt.NDArray[np.str_], options: RowOptions
+) -> tuple[list[list[int] | None], Sequence[str], bool]:
     """Convert the cells of the label column to class indices.
 
     Labels of rows to predict are ignored, so they may be "?". If ``split``, the split of each row,
     names no such rows, a test split without any label is predicted.
+
+    Returns:
+        Class indices of each row, None for a row to predict; class names; whether rows may have
+        several.
 
     Raises:
         DataError: if labels are missing, ambiguous, or no class.
@@ -53,11 +52,8 @@ def read_labels(cells: pa.Array, split: npt.NDArray[np.str_], options: RowOption
         to_predict = split == "test"
     names = [None if skipped else row for row, skipped in zip(names, to_predict, strict=True)]
     unknown = np.array([row is None for row in names]) & ~to_predict
-    if unknown.any():
-        raise DataError(
-            f"There is no label in {describe_rows(unknown)} (column {column!r}). Fill it in, drop "
-            "the row, or put it into a split named predict."
-        )
+    way_out = f"Fill in column {column!r}, drop the row, or put it into a split named predict."
+    refuse_rows(unknown, "There is no label in", way_out)
     for part in ("train", "val", "test"):
         here = (split == part) & ~to_predict
         if here.any() and not is_named[here].any():
@@ -67,16 +63,13 @@ def read_labels(cells: pa.Array, split: npt.NDArray[np.str_], options: RowOption
             )
     classes = options.classes or _in_order(name for row in names for name in row or ())
     if len(classes) < 2 and not multilabel:
-        raise DataError(
-            f"Column {column!r} holds one class only ({', '.join(classes)}): name another "
-            "label_column."
-        )
+        raise DataError(f"Column {column!r} holds one class only ({', '.join(classes)}).")
     if multilabel and (barred := [name for name in classes if "|" in name]):
         raise DataError(
             f"Predictions join labels by |: rename class {barred[0]!r} of column {column!r} or, if "
             "it is several classes, set label_separator to |."
         )
-    return Labels(_encode(names, classes), classes, multilabel)
+    return _encode(names, classes), classes, multilabel
 
 
 def _class_names(cells: Any, column: str, separator: str | None) -> tuple[ClassNames, bool]:
@@ -126,12 +119,10 @@ def written_lists(cells: Any) -> pa.Array | None:
 
 
 def _list(cell: str) -> list[str] | None:
-    try:
+    with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
         value = None if _WITHOUT_COMMA.search(cell) else ast.literal_eval(cell)
         if isinstance(value, list) and all(isinstance(x, str | int | float) for x in value):
             return [str(name) for name in value]  # a ValueError for thousands of digits
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        pass
     return None
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import Split
-from epic_pl.data.rows import Rows, describe_rows, sample_table, table_schema
+from epic_pl.data.rows import Rows, refuse_rows, sample_table, table_schema
 from epic_pl.data.splits import grouped_split
 from epic_pl.data.tables.columns import (
     SPLIT_COLUMN,
@@ -21,8 +21,8 @@ from epic_pl.data.tables.columns import (
     read_columns,
     read_label_cells,
     read_splits,
+    unpack_images,
 )
-from epic_pl.data.tables.embedded import unpack_images
 from epic_pl.data.tables.folders import read_image_folder
 from epic_pl.data.tables.formats import is_image_folder, read_captions, read_table
 from epic_pl.data.tables.labels import read_labels
@@ -127,10 +127,9 @@ def _assign(
     split[train] = np.array(["train", *sizes])[parts]
     if "val" in sizes and not (split == "val").any():
         raise DataError(
-            f"No row can be cut off for validation (val_size {options.val_size}): of "
-            f"{train.size:,} rows each of {len(set().union(*labels)):,} classes keeps one for "
-            "training. Ask for more, merge rare classes, or name another label_column or a "
-            "split_column."
+            f"No row can be cut off for validation (val_size {options.val_size}): of {train.size:,}"
+            f" rows each of {len(set().union(*labels)):,} classes keeps one for training. Ask for "
+            "more, merge rare classes, or name another label_column or a split_column."
         )
     return split
 
@@ -154,13 +153,10 @@ def _check_unseen(
     pairs = [(row, code) for row, row_codes in enumerate(codes) for code in row_codes or ()]
     seen = {code for row, code in pairs if split[row] == "train"}
     unseen = [(row, code) for row, code in pairs if code not in seen and split[row] != "predict"]
-    if unseen:
-        names = [classes[code] for code in sorted({code for _, code in unseen})[:5]]
-        rows = np.isin(np.arange(len(codes)), [row for row, _ in unseen])
-        raise DataError(
-            f"Labels unknown in training: {', '.join(map(repr, names))} occur in validation or "
-            f"test only ({describe_rows(rows)}). Move a row of each to train, or correct the label."
-        )
+    names = [repr(classes[code]) for code in sorted({code for _, code in unseen})[:5]]
+    problem = f"Labels unknown in training: {', '.join(names)} occur in validation or test only, in"
+    mask = np.isin(np.arange(len(codes)), [row for row, _ in unseen])
+    refuse_rows(mask, problem, "Move a row of each to train, or correct the label.")
 
 
 def _ordered(columns: Mapping[str, Any], labels: pa.Array, split: npt.NDArray[np.str_]) -> pa.Table:
