@@ -195,7 +195,7 @@ def hateful_memes(root, *, names=MEME_FILES):
 
 def raw(dataset, index):
     """A row with its image as read from disk."""
-    row = dataset.reference(index)
+    row = dataset.row(index)
     return row | {"image": row["image"] and dataset.read(row["image"])}
 
 

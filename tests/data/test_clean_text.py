@@ -53,7 +53,7 @@ def make(tmp_path):
 def _texts(data, split="train"):
     data.setup()
     dataset = data.dataset(split)
-    return [dataset.reference(row)["text"] for row in range(len(dataset))]
+    return [dataset.row(row)["text"] for row in range(len(dataset))]
 
 
 def test_it_is_off_by_default_and_part_of_what_a_checkpoint_keeps(make):

@@ -191,7 +191,7 @@ def test_a_processor_of_encoders_or_of_a_module_prepares_as_the_data_did(
     data = tiny_runs.table_data(table, tiny_vit_dir, tiny_tokenizer_dir, **options)
     data.setup("test")
     expected = data.processor.collate([data.dataset("test")[row] for row in range(3)])
-    rows = [data.dataset("test").reference(row) for row in range(3)]
+    rows = [data.dataset("test").row(row) for row in range(3)]
     given = {
         "images": [tmp_path / row["image"] for row in rows],
         "text": [row["text"] for row in rows],

@@ -17,7 +17,7 @@ from epic_pl.data import (
     TableDataModule,
     row_cache,
 )
-from epic_pl.data.row_cache import ImageRecord, cached_rows
+from epic_pl.data.row_cache import ImageChecks, cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.utils.errors import DataError
 
@@ -177,7 +177,7 @@ def test_a_doctored_cache_is_read_again(damage, tmp_path, monkeypatch):
 @pytest.mark.parametrize("columns", [["image"], ["image", "problem", "more"], ["x", "y"]])
 def test_a_doctored_record_of_images_is_empty(columns, tmp_path, cache):
     (tmp_path / "a.png").touch()
-    record = ImageRecord(tmp_path)
+    record = ImageChecks(tmp_path)
     record.add({"a": None})
     assert record.read() == {"a": None}
     _rewrite(record.path, pa.table({name: ["a"] for name in columns}), b"{}")

@@ -71,9 +71,7 @@ class BulkPass:
             folder / f"part-{number:06}.parquet": table.slice(number * size, size)
             for number in range(share.index, self.total, share.count)
         }
-        images = pa.chunked_array([], pa.string())
-        if own:
-            images = pc.unique(pa.concat_tables(own.values())["image"]).drop_null()
+        images = pc.unique(pa.concat_tables([table[:0], *own.values()])["image"]).drop_null()
         self._states = image_states(images.to_pylist(), rows.image_root)
         self._digests = {path: self._rows_digest(part) for path, part in own.items()}
         done = self._finished()
@@ -99,13 +97,11 @@ class BulkPass:
         Raises:
             DataError: if the policy is ``error`` and a row cannot be used, or no row can.
         """
-        numbers = pa.field("part", pa.int64())
-        none = self._rows.table.slice(0, 0).append_column(numbers, pa.array([], pa.int64()))
-        parts = [
-            part.append_column(numbers, pa.array(np.full(len(part), number)))
-            for number, part in enumerate(self._todo.values())
-        ]
-        rows = replace(self._rows, table=pa.concat_tables([none, *parts]))
+        parts = list(self._todo.values())
+        table = pa.concat_tables([self._rows.table[:0], *parts])
+        numbers = [number for number, part in enumerate(parts) for _ in range(len(part))]
+        table = table.append_column("part", pa.array(numbers, pa.int64()))
+        rows = replace(self._rows, table=table)
         table, note = usable_rows(rows, self._policy, read, self._states)
         if not len(table) and len(self._todo) == self.total:
             raise DataError(f"No row of {rows.source} can be used: {note}. Correct the rows.")

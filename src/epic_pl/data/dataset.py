@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from epic_pl.data.images import read_image
 from epic_pl.data.rows import rows_digest
 from epic_pl.utils.errors import DataError
-from epic_pl.utils.types import Modality, Reference, Sample
+from epic_pl.utils.types import Modality, Row, Sample
 
 
 @contextmanager
@@ -93,26 +93,22 @@ class ImageTextDataset(Dataset[Sample]):
         """Set the epoch, which determines the augmentations."""
         self.epoch = epoch
 
-    def reference(self, index: int) -> Reference:
+    def row(self, index: int) -> Row:
         """The row ``index`` with its image path instead of its image."""
         row = {name: column[index].as_py() for name, column in self._columns.items()}
         row["image_path"] = row["image"]  # which names the row's image even if the text is alone
         if self.alone is not None:
             row["image" if self.alone == "text" else "text"] = None
-        return cast(Reference, row)
+        return cast(Row, row)
 
     def distinct(self) -> tuple[list[str], list[str]]:
         """The distinct image paths and the distinct texts in use, in the order of the rows."""
-        images, texts = (
-            self._columns[name].unique().drop_null().to_pylist()
-            if self.alone in (None, name)
-            else []
-            for name in ("image", "text")
-        )
-        return images, texts
+        used = ("image", "text") if self.alone is None else (self.alone,)
+        found = {name: self._columns[name].unique().drop_null().to_pylist() for name in used}
+        return found.get("image", []), found.get("text", [])
 
     def __getitem__(self, index: int) -> Sample:
-        row = self.reference(index)
+        row = self.row(index)
         path = row["image"]
         image = None if path is None else self._usable(path, f"Sample {row['sample_id']!r}: ")
         pixels = None if image is None else self._transformed(image, self.epoch, index)

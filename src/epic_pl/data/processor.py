@@ -33,7 +33,7 @@ from epic_pl.data.preprocessing import (
 )
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.utils.errors import ConfigError, DataError, counted
-from epic_pl.utils.types import Batch, Reference, Sample, Task
+from epic_pl.utils.types import Batch, Row, Sample, Task
 from epic_pl.utils.validate import check_word
 
 ImageInput = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
@@ -275,7 +275,7 @@ class Processor:
         }
         return self.complete(batch, samples)
 
-    def complete(self, batch: Batch, rows: Sequence[Sample | Reference]) -> Batch:
+    def complete(self, batch: Batch, rows: Sequence[Sample | Row]) -> Batch:
         """Add ids, image paths, presence masks, labels and further columns of B rows to a batch."""
         batch["sample_id"] = [row["sample_id"] for row in rows]
         if all("image_path" in row for row in rows):
@@ -335,7 +335,7 @@ class Processor:
         pixels: Tensor = default_collate(images)
         return pixels
 
-    def _labels(self, rows: Sequence[Sample | Reference]) -> Tensor:
+    def _labels(self, rows: Sequence[Sample | Row]) -> Tensor:
         """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel, of checked labels."""
         if self.task == "multiclass":
             return torch.tensor([row["label"] for row in rows])

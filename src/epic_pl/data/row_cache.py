@@ -106,8 +106,8 @@ def _image_state(path: str) -> str | None:
     return None
 
 
-class ImageRecord:
-    """A record of the images below a folder that were decoded, and of those that failed."""
+class ImageChecks:
+    """Stored checks of images below a folder: those that were decoded, and those that failed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root = root.resolve()
@@ -118,12 +118,12 @@ class ImageRecord:
         return f"{path} {_image_state(os.path.join(self.root, path))}"
 
     def read(self) -> dict[str, str | None]:
-        """The recorded problem of each key; None if the image is sound."""
+        """The stored problem of each key; None if the image is sound."""
         table, _ = _read_arrow(self.path, _IMAGES)
         return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
     def add(self, problems: Mapping[str, str | None]) -> None:
-        """Record decoded images under the keys that they had before decoding."""
+        """Store decoded images under the keys that they had before decoding."""
         facts = {**self.read(), **problems}
         columns = [list(facts), list(facts.values())]
         _write_arrow(self.path, pa.table(columns, schema=_IMAGES), {})
@@ -131,7 +131,7 @@ class ImageRecord:
     def unreadable(self, states: Mapping[str, str], read: Callable[[str], Any]) -> dict[str, str]:
         """Paths of images for which ``read`` raises a DataError, with the problem.
 
-        Images that are recorded as sound are not decoded again.
+        Images that are known as sound are not decoded again.
 
         Args:
             states: states of the images by path, see :func:`image_states`.

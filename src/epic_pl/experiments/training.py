@@ -173,7 +173,7 @@ def _write_predictions(module: EPICModule, path: Path) -> None:
 
 def _latency_ms(module: EPICModule, dataset: ImageTextDataset, device: torch.device) -> float:
     """Median time in ms of a ``Classifier`` call with one of the rows of most modalities."""
-    rows = map(dataset.reference, range(len(dataset)))
+    rows = map(dataset.row, range(len(dataset)))
     row = max(rows, key=lambda row: (row["image"] is not None) + (row["text"] is not None))
     image = None if row["image"] is None else dataset.image_root / row["image"]
     text = "" if image is None and row["text"] is None else row["text"]  # all lack the modality

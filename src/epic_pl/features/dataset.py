@@ -76,7 +76,7 @@ class CachedDataset(Dataset[Batch]):
 
     def __getitems__(self, indices: list[int]) -> Batch:
         """The batch of these rows."""
-        rows, root = [*map(self.dataset.reference, indices)], str(self.dataset.image_root)
+        rows, root = [*map(self.dataset.row, indices)], str(self.dataset.image_root)
         images = (row["image"] for row in rows)
         keys = [None if path is None else ImageKey(root, path) for path in images]
         text_features = self._texts.gather([row["text"] for row in rows])

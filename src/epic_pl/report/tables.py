@@ -172,7 +172,7 @@ def every_row(evaluator: Evaluator, outputs: SplitOutputs, dataset: ImageTextDat
     another sample in that row, as with custom loaders.
     """
     predicted, labels = evaluator.predict(outputs.logits), outputs.labels.long()
-    rows = [dataset.reference(row) for row in range(min(len(labels), len(dataset)))]
+    rows = [dataset.row(row) for row in range(min(len(labels), len(dataset)))]
     known = {row["sample_id"]: row["text"] for row in rows}
     columns: dict[str, Any] = {
         "sample_id": outputs.sample_id,

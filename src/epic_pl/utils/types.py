@@ -22,15 +22,15 @@ large ``memory``, and large ``tokens`` of images, may be lists of B tensors, eac
 disk and as long as its sample."""
 
 
-class _Row(TypedDict):
+class _Cells(TypedDict):
     sample_id: str
     text: str | None
     label: int | list[int] | None
     columns: NotRequired[dict[str, Any]]
 
 
-class Sample(_Row):
-    """One row of a dataset, before collation.
+class Sample(_Cells):
+    """One sample of a dataset, before collation.
 
     ``image`` is a transformed image ``(3, H, W)`` float32, or None if it is missing; ``text`` is a
     string, or None if it is missing; ``label`` is a class index, a list of class indices
@@ -42,8 +42,8 @@ class Sample(_Row):
     image_path: NotRequired[str | None]
 
 
-class Reference(_Row):
-    """A row before its image is read: ``image`` is a path below the image root.
+class Row(_Cells):
+    """One row of a table, of which a dataset makes a sample: ``image`` is a path.
 
     ``image_path`` is the same, and stays where the image is not used.
     """

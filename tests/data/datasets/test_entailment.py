@@ -17,8 +17,8 @@ def _pairs(tmp_path, seed=0):
 
 
 def _pair(dataset, index):
-    reference = dataset.reference(index)
-    return reference["text"], reference["label"]
+    row = dataset.row(index)
+    return row["text"], row["label"]
 
 
 def _drawn(dataset):

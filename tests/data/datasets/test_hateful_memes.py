@@ -35,7 +35,7 @@ def test_unlabelled_rows_can_be_predicted_but_not_tested(tmp_path):
     fabricate.hateful_memes(tmp_path)
     data = _data(tmp_path, predict="test")
     data.setup("predict")
-    assert [row["label"] for row in map(data.dataset("predict").reference, range(4))] == [None] * 4
+    assert [row["label"] for row in map(data.dataset("predict").row, range(4))] == [None] * 4
     with pytest.raises(DataError, match=r"test\.jsonl is the test split, but 4 of its 4 rows"):
         _data(tmp_path, test="test").setup("test")
 

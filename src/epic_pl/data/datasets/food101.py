@@ -13,8 +13,7 @@ import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.datasets.annotations import find_path, label_codes, read_jsonl
-from epic_pl.data.rows import Rows, sample_table
-from epic_pl.data.splits import stratified_split
+from epic_pl.data.rows import Rows, sample_table, stratified_split
 from epic_pl.data.tables.formats import read_csv
 from epic_pl.utils.validate import check_at_least, check_word
 
@@ -103,10 +102,8 @@ class Food101DataModule(ImageTextDataModule):
             parts = stratified_split(rows["label"].to_numpy(), sizes, self.split_seed)
             rows = rows.take(pa.array(parts[split]))
         texts = rows["text"].to_pylist()
-        notes = {
-            "rows with an empty text": texts.count(""),
-            "rows without a text": texts.count(None),
-        }
+        notes = {"rows with an empty text": texts.count("")}
+        notes["rows without a text"] = texts.count(None)
         root = path.parent
         if self.text_source == "titles":
             images = ("images/images/train", "images/train")

@@ -18,12 +18,11 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.rows import Rows, sample_table
-from epic_pl.data.splits import stratified_split
+from epic_pl.data.rows import Rows, sample_table, stratified_split
 from epic_pl.data.transforms import ImageTransform
 from epic_pl.utils.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 from epic_pl.utils.errors import DataError
-from epic_pl.utils.types import Reference
+from epic_pl.utils.types import Row
 from epic_pl.utils.validate import check_at_least, check_word
 
 Variant = Literal["subcategory", "entailment"]
@@ -205,15 +204,15 @@ class EntailmentPairs(ImageTextDataset):
         super().__init__(*args, **kwargs)
         _check_names(self.table["text"].to_pylist())
 
-    def reference(self, index: int) -> Reference:
+    def row(self, index: int) -> Row:
         """The row ``index`` with this epoch's statement, and its image path."""
-        reference = super().reference(index)
+        row = super().row(index)
         rng = np.random.default_rng((self.seed, self.epoch, index))
-        reference["label"] = int(rng.integers(2))
-        if not reference["label"]:
+        row["label"] = int(rng.integers(2))
+        if not row["label"]:
             other = _other_row(self._columns["text"], index, rng)
-            reference["text"] = super().reference(other)["text"]
-        return reference
+            row["text"] = super().row(other)["text"]
+        return row
 
 
 def fixed_pairs(

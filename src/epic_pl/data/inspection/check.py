@@ -32,7 +32,7 @@ from epic_pl.data.inspection.problems import (
     language_problems,
     text_problems,
 )
-from epic_pl.data.row_cache import ImageRecord
+from epic_pl.data.row_cache import ImageChecks
 from epic_pl.data.rows import class_counts
 from epic_pl.utils.errors import DataError, counted
 from epic_pl.utils.untrusted import require_regular
@@ -119,13 +119,9 @@ def check_data(
     problems += language_problems(texts, data.processor.tokenizer)
     problems += label_problems(rows.filter(kept_rows(rows, policy)), counts, names)
     problems += duplicate_problems(rows)
-    return Findings(
-        data=data,
-        rows=rows,
-        class_counts=counts,
-        problems=sorted(problems, key=lambda problem: SEVERITIES.index(problem.severity)),
-        image_roots={split: dataset.image_root for split, dataset in datasets.items()},
-    )
+    problems.sort(key=lambda problem: SEVERITIES.index(problem.severity))
+    roots = {split: dataset.image_root for split, dataset in datasets.items()}
+    return Findings(data, rows, counts, problems, roots)
 
 
 def _read_split(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
@@ -133,14 +129,14 @@ def _read_split(data: ImageTextDataModule, split: Split) -> ImageTextDataset:
     dataset = data.dataset_of_rows(split, data.read_split(split))
     if not dataset.draws_labels:
         return dataset
-    table = pa.Table.from_pylist([dataset.reference(row) for row in range(len(dataset))])
+    table = pa.Table.from_pylist([dataset.row(row) for row in range(len(dataset))])
     return ImageTextDataset(table, dataset.image_root, dataset.transform)
 
 
 def _inspect_rows(
     split: Split, dataset: ImageTextDataset, names: Sequence[str], workers: int, progress: Progress
 ) -> pa.Table:
-    """Rows of a split with facts about their images, which are recorded for later runs."""
+    """Rows of a split with facts about their images, which are stored for later runs."""
     table, root = dataset.table, dataset.image_root
     paths = pc.unique(table["image"]).drop_null()
     min_size = getattr(dataset.transform, "min_size", None)
@@ -149,9 +145,9 @@ def _inspect_rows(
         inspected = pool.map(inspect, paths.to_pylist())
         found = list(progress.track(inspected, len(paths), description="images"))
         facts = pa.Table.from_pylist(found, FACTS)
-    record = ImageRecord(root)
-    keys = map(record.key, paths.to_pylist())
-    record.add(dict(zip(keys, facts["problem"].to_pylist(), strict=True)))
+    checks = ImageChecks(root)
+    keys = map(checks.key, paths.to_pylist())
+    checks.add(dict(zip(keys, facts["problem"].to_pylist(), strict=True)))
     facts = facts.take(pc.index_in(table["image"], value_set=paths))
     columns = {name: table[name] for name in ("sample_id", "image", "text")}
     columns |= {"split": pa.repeat(split, len(table)), "label": _name_labels(table["label"], names)}
@@ -160,23 +156,21 @@ def _inspect_rows(
 
 def _inspect_image(path: str, root: Path, min_size: int | None) -> dict[str, Any]:
     """Decode an image file as in training, and return its facts."""
+    facts: dict[str, Any] = {"kind": "missing"}
     try:
         file = image_file(root, path)
         if not file.is_relative_to(root):
-            problem = f"{file} is outside of the image root {root}"
-            return {"kind": "outside", "problem": problem}
+            return {"kind": "outside", "problem": f"{file} is outside of the image root {root}"}
         require_regular(file)
         content = blake2b(file.read_bytes(), digest_size=16).hexdigest()
+        facts = {"kind": "corrupt", "content": content}
+        read_image(file, min_size)
     except OSError as error:
         absent = isinstance(error, FileNotFoundError)
         what = "does not exist" if absent else f"cannot be read: {error.strerror or error}"
-        return {"kind": "missing", "problem": f"{file} {what}{missing_hint(path)}"}
+        return facts | {"problem": f"{file} {what}{missing_hint(path)}"}
     except DataError as error:
-        return {"kind": "missing", "problem": str(error)}
-    try:
-        read_image(file, min_size)
-    except DataError as error:
-        return {"kind": "corrupt", "problem": str(error), "content": content}
+        return facts | {"problem": str(error)}
     with Image.open(file, formats=FORMATS) as image:
         return {"width": image.width, "height": image.height, "content": content}
 

@@ -117,8 +117,8 @@ def guess_columns(
     separator, multilabel = unexamined
     # a column in a template, such as {id}.jpg, may also be the id
     ids = _by_name([name for name in names if name not in (image, split, label)], "id")
-    identity = next((name for name in ids if _distinct(table[name]) == len(table)), None)
-    left = [name for name in left if name not in (split, label, identity)]
+    id_column = next((name for name in ids if _distinct(table[name]) == len(table)), None)
+    left = [name for name in left if name not in (split, label, id_column)]
     if text is None:
         texts = tried(_texts, table, left, without, default=[])
     if problems:
@@ -134,7 +134,7 @@ def guess_columns(
         label_column=label,
         label_separator=separator,
         split_column=split,
-        id_column=identity,
+        id_column=id_column,
         image_root=None if root == folder else root,
         split_rows=Counter(map(str, splits)),
         multilabel=multilabel,

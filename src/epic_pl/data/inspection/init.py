@@ -37,10 +37,7 @@ _IMAGE_BYTES, _TOKEN_BYTES = 250_000, 3_900
 
 
 def write_config(
-    source: Path,
-    force: bool = False,
-    output: Path | None = None,
-    **columns: Any,
+    source: Path, force: bool = False, output: Path | None = None, **columns: Any
 ) -> tuple[Path, str]:
     """Guess the roles of a table's columns, and write a config for it.
 

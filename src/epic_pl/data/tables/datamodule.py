@@ -104,10 +104,8 @@ class TableDataModule(ImageTextDataModule):
         self._rows = self._all_rows()
         labels = self._rows.table["label"]
         if label_separator and pc.max(pc.list_value_length(labels)).as_py() == 1:
-            rank_zero_warn(
-                f"No row of {table} has several labels: is label_separator {label_separator!r} "
-                "right?"
-            )
+            problem = f"No row has several labels: is label_separator {label_separator!r} right?"
+            rank_zero_warn(problem)
         labelled_predict = pc.any(pc.equal(self._rows.table["split"], "predict")).as_py()
         if predict_table is not None or labelled_predict:
             self.predict_split = "predict"

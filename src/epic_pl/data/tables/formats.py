@@ -187,7 +187,7 @@ def _of_objects(rows: Iterable[tuple[int, Any]], is_list: bool) -> pa.Table:
     columns: dict[str, list[Any]] = {}
     count = 0
     for number, row in rows:
-        place = f"item {number} (counting from 0)" if is_list else f"line {number}"
+        place = f"row {number} (counting from 0)" if is_list else f"line {number}"
         if not isinstance(row, dict):
             raise ValueError(f"{place} is no object, but {row!r:.60}")
         try:

@@ -13,8 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.datamodule import Split
-from epic_pl.data.rows import Rows, refuse_rows, sample_table, table_schema
-from epic_pl.data.splits import grouped_split
+from epic_pl.data.rows import Rows, grouped_split, refuse_rows, sample_table
 from epic_pl.data.tables.columns import (
     SPLIT_COLUMN,
     RowOptions,
@@ -91,17 +90,15 @@ def build_rows(source: pa.Table, options: RowOptions) -> tuple[pa.Table, Sequenc
     codes, classes, multilabel = read_labels(cells, named, options)
     split = _assign(codes, _image_numbers(columns), named, options)
     _check_unseen(codes, split, classes)
-    values = codes if multilabel else [code and code[0] for code in codes]
-    label = pa.array(values, table_schema(multilabel).field("label").type)
-    return _ordered(columns, label, split), classes
+    labels = codes if multilabel else [code and code[0] for code in codes]
+    return _ordered(columns, labels, split, multilabel), classes
 
 
 def _build_unlabelled(
     source: pa.Table, options: RowOptions, multilabel: bool
 ) -> tuple[pa.Table, Sequence[str]]:
-    label = pa.nulls(source.num_rows, table_schema(multilabel).field("label").type)
     split = np.full(source.num_rows, "predict")
-    return _ordered(read_columns(source, options), label, split), ()
+    return _ordered(read_columns(source, options), [None] * len(split), split, multilabel), ()
 
 
 def _assign(
@@ -159,10 +156,11 @@ def _check_unseen(
     refuse_rows(mask, problem, "Move a row of each to train, or correct the label.")
 
 
-def _ordered(columns: Mapping[str, Any], labels: pa.Array, split: npt.NDArray[np.str_]) -> pa.Table:
+def _ordered(
+    columns: Mapping[str, Any], labels: Sequence[Any], split: npt.NDArray[np.str_], multilabel: bool
+) -> pa.Table:
     """Checked rows in the order of their splits."""
-    table = sample_table(**columns, labels=labels, multilabel=pa.types.is_list(labels.type))
+    table = sample_table(**columns, labels=labels, multilabel=multilabel)
     table = table.append_column("split", pa.array(split, pa.string()))
-    order = get_args(Split)
-    rank = np.array([order.index(name) for name in split], dtype=np.int64)
-    return table.take(pa.array(np.argsort(rank, kind="stable"))).combine_chunks()
+    rank = pc.index_in(table["split"], value_set=pa.array(get_args(Split))).combine_chunks()
+    return table.take(pc.array_sort_indices(rank)).combine_chunks()  # which keeps equal ones

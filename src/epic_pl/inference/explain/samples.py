@@ -85,7 +85,7 @@ def rows_of_ids(dataset: ImageTextDataset, ids: Sequence[str]) -> list[int]:
     Raises:
         DataError: if the split has no such sample.
     """
-    row_of = {dataset.reference(row)["sample_id"]: row for row in range(len(dataset))}
+    row_of = {dataset.row(row)["sample_id"]: row for row in range(len(dataset))}
     missing = sorted(set(ids) - set(row_of))
     if missing:
         known = f"see --split. A sample of it is {next(iter(row_of))!r}."
