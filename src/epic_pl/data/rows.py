@@ -159,10 +159,10 @@ def check_labels(rows: Rows, num_classes: int, task: Task) -> None:
     if several != (task == "multilabel") and len(label) > label.null_count:
         at = np.arange(len(values))
     if at.size:
-        row, takes = int(at[0]), "lists of class indices" if task == "multilabel" else "class indices"
+        row, lists = int(at[0]), "lists of " if task == "multilabel" else ""
         raise DataError(
             f"{rows.source}: sample {ids[row].as_py()!r} has label {values[row].as_py()} "
-            f"({at.size:,} such); {task} takes {takes} in 0..{num_classes - 1}."
+            f"({at.size:,} such); {task} takes {lists}class indices in 0..{num_classes - 1}."
         )
 
 

@@ -53,7 +53,7 @@ def test_json_lines_name_file_and_line_of_what_is_broken(tmp_path, content, plac
 def test_json_lines_name_the_first_row_without_a_value(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text('{"id": "1"}\n{"img": "x"}\n{"img": "y"}\n')
-    with pytest.raises(DataError, match=r"2 of 3 rows have no 'id', the first is row 1"):
+    with pytest.raises(DataError, match=r"x.jsonl has no 'id' in rows 1, 2\."):
         read_jsonl(path, ("img", "id"), required=("id",))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.rows import refuse_rows
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.files import json_objects
 from epic_pl.utils.validate import fits
@@ -44,12 +45,8 @@ def read_jsonl(path: Path, columns: Sequence[str], required: Sequence[str] = ())
     if not table.num_rows:
         raise DataError(f"{path} holds no rows. Fetch it again.")
     for name in required:
-        if count := table[name].null_count:
-            row = pc.index(pc.is_null(table[name]), True).as_py()
-            raise DataError(
-                f"{path}: {count} of {table.num_rows} rows have no {name!r}, the first is row "
-                f"{row} (counting from 0). Fetch the dataset's own file."
-            )
+        way_out = "Rows count from 0; fetch the dataset's own file."
+        refuse_rows(pc.is_null(table[name]), f"{path} has no {name!r} in", way_out)
     return table
 
 
