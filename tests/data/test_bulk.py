@@ -31,6 +31,16 @@ class Ids(Dataset):
         return self.ids[row]
 
 
+class Stored:
+    """The same, from a dataset of stored features, which gives the rows of a batch at once."""
+
+    def __init__(self, table):
+        self.ids = table["sample_id"].to_pylist()
+
+    def __getitems__(self, rows):
+        return [self.ids[row] for row in rows]
+
+
 @pytest.fixture
 def rows(tmp_path, cache):
     """Twenty-five rows, each with an image of its own; the eighth has a broken one."""
@@ -48,11 +58,19 @@ def write(tmp_path, rows, monkeypatch):
     monkeypatch.setattr(bulk, "BATCHES", 2)
 
     def write(
-        share=ALL, batches=99, table=rows, size=3, policy="error", model="model", name="out", **more
+        share=ALL,
+        batches=99,
+        table=rows,
+        size=3,
+        policy="error",
+        model="model",
+        name="out",
+        kind=Ids,
+        **more,
     ):
         made = BulkPass(tmp_path / name, table, size, share, policy, model, **more)
         usable, note = made.check(lambda path: read_image(tmp_path / path), EMPTY)
-        given = list(made.loader(Ids(usable.table), list))
+        given = list(made.loader(kind(usable.table), list))
         for ids in given[:batches]:
             made.add(pa.table({"id": ids}))
         return given, str(made), note
@@ -75,6 +93,10 @@ def test_a_pass_that_was_killed_continues(write, tmp_path):
     assert write(Share(7, 8))[0] == []  # there are fewer parts
     assert sum(map(len, write()[0])) == 13
     assert ids(tmp_path / "out") == [*range(25)]
+
+
+def test_rows_of_stored_features_are_read_a_batch_at_a_time(write):
+    assert write(name="stored", kind=Stored)[0] == write()[0]
 
 
 @pytest.mark.parametrize("policy", ["skip", "absent"])
