@@ -28,7 +28,7 @@ def test_a_precision_that_the_device_lacks_is_refused_before_the_first_step(
     def refuse(precision, device):
         raise ConfigError(f"{precision} on {device}")
 
-    monkeypatch.setattr("epic_pl.module.epic_module.check_precision", refuse)
+    monkeypatch.setattr("epic_pl.module.config.check_precision", refuse)
     module = make(encoders={"precision": "fp16"})
     for loop in ("fit", "test", "predict"):
         with pytest.raises(ConfigError, match="fp16 on cpu"):

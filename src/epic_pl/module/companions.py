@@ -3,11 +3,16 @@
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelPruning, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from epic_pl.module.outputs import warn_of_absence
 from epic_pl.module.parameters import parameter_table
+from epic_pl.utils.errors import ConfigError, TrainingError
+
+# on an accelerator each check of the loss has to wait for the device
+_CHECK_INTERVAL = 50
 
 
 class ParameterTable(Callback):
@@ -17,6 +22,45 @@ class ParameterTable(Callback):
         """Print the table once."""
         if trainer.is_global_zero:
             parameter_table(pl_module.model)
+
+
+class TrainingGuard(Callback):
+    """Refuses ``ModelPruning``, and ends a training whose loss is not finite.
+
+    The loss of each batch is checked on a CPU, elsewhere that of every 50th, before the backward
+    pass.
+    """
+
+    _batch: Any = None
+
+    def setup(self, trainer: L.Trainer, pl_module: Any, stage: str) -> None:
+        """Raise ConfigError if there is a callback whose checkpoints would not load."""
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
+        if any(isinstance(callback, ModelPruning) for callback in callbacks):
+            raise ConfigError(
+                "Leave out ModelPruning: it renames weights, so that no checkpoint would load."
+            )
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep a batch whose loss will be checked."""
+        due = pl_module.device.type == "cpu" or batch_idx % _CHECK_INTERVAL == 0
+        self._batch = batch if due else None
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: Any, loss: Tensor) -> None:
+        """Raise TrainingError if the loss of that batch is not finite."""
+        batch, self._batch = self._batch, None
+        if batch is None or bool(loss.isfinite()):
+            return
+        ids = ", ".join(batch.get("sample_id", [])[:8]) or "unknown"
+        rates = ", ".join(f"{group['lr']:.1e}" for group in trainer.optimizers[0].param_groups)
+        raise TrainingError(
+            f"The loss is {loss.item()} at step {trainer.global_step} (learning rates {rates}; "
+            f"samples {ids}). Lower model.optim.lr, or set trainer.gradient_clip_val to 1.0, or "
+            "trainer.precision to 32-true or bf16-mixed; the checkpoints written before this step "
+            "are untouched, and ckpt_path resumes from them."
+        )
 
 
 class AbsenceWarning(Callback):

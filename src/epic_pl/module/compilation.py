@@ -20,6 +20,17 @@ def is_compiled(model: nn.Module) -> bool:
     return model._compiled_call_impl is not None  # torch tells it nowhere else
 
 
+def compile_model(model: nn.Module, device: torch.device) -> None:
+    """Compile a model in place, so that the keys of its checkpoints do not change.
+
+    Raises:
+        ConfigError: if ``torch.compile`` does not work on the device.
+    """
+    if not is_compiled(model):
+        check_compiler(device)
+        model.compile()
+
+
 def check_compiler(device: torch.device) -> None:
     """Compile a trivial function to check that ``torch.compile`` works.
 

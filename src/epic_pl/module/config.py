@@ -4,15 +4,26 @@ Options of methods, losses and the head are defined elsewhere: :class:`~epic_pl.
 :class:`~epic_pl.module.losses.Loss`, :class:`~epic_pl.nn.heads.classification.HeadConfig`.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from math import inf
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Self, TypeVar, get_type_hints
+
+import torch
+from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.module.losses import Loss
 from epic_pl.nn.base import Method
-from epic_pl.nn.encoders.base import Pooling
-from epic_pl.nn.precision import EncoderPrecision
+from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
+from epic_pl.nn.encoders.base import Encoder, Pooling
+from epic_pl.nn.pair import Pair
+from epic_pl.nn.precision import (
+    DTYPES,
+    EncoderPrecision,
+    check_precision,
+    choose_precision,
+)
+from epic_pl.utils.config_files import find_config, read_yaml
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.plugins import find_class, name_of
 from epic_pl.utils.validate import check_choices, check_positive, check_probabilities, check_type
@@ -75,6 +86,43 @@ class EncodersConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+
+    def on_device(self, device: str, dtype: torch.dtype) -> Self:
+        """The options with what "auto" chooses for a type of device.
+
+        Args:
+            device: type of the device, for example "cpu".
+            dtype: data type of the encoders' weights.
+
+        Raises:
+            ConfigError: if the device does not support the precision.
+        """
+        options = self
+        if self.precision == "auto":
+            chosen, why = choose_precision(device, dtype)
+            options = replace(self, precision=chosen)
+            rank_zero_info(
+                f"Frozen encoders run in {str(DTYPES[chosen] or dtype).removeprefix('torch.')}, "
+                f"since {why} (model.encoders.precision is auto; this run keeps {chosen})."
+            )
+        check_precision(options.precision, device)
+        return options
+
+    def build(self) -> Pair[Encoder]:
+        """Build both encoders."""
+        shared: dict[str, Any] = {
+            "pretrained": self.pretrained,
+            "precision": DTYPES[self.precision],
+            "checkpoint_layers": self.checkpoint_layers,
+        }
+
+        def build(side: EncoderConfig, known: Callable[..., Encoder], **options: Any) -> Encoder:
+            options |= {"revision": side.revision, "pooling": side.pooling, **shared}
+            family = find_class(Encoder, side.family) if side.family else None
+            return (family.from_name if family else known)(side.name, **options)
+
+        image = build(self.image, build_image_encoder, image_size=self.image_size)
+        return Pair(image, build(self.text, build_text_encoder))
 
 
 @dataclass(frozen=True)
@@ -169,6 +217,27 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
         raise ConfigError(f"{name_of(chosen)} must be a dataclass, whose fields are its options.")
     made: Config = as_config(chosen, value.get("init_args") or {})
     return made
+
+
+def model_options(config: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the model in a config, with changes; a dictionary changes only the options in it.
+
+    Args:
+        config: a file, or the name of a packaged config.
+        changes: options by name.
+
+    Raises:
+        ConfigError: if there is no such config, or it has no section ``model``.
+    """
+    content: Any = read_yaml(find_config(config))
+    try:
+        section = content["model"]
+        given = dict(section.get("init_args", section))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(f"{config} has no section `model` to build a module of.") from error
+    for name, value in changes.items():
+        given[name] = {**(given.get(name) or {}), **value} if isinstance(value, dict) else value
+    return given
 
 
 def plain(value: Any) -> Any:

@@ -4,57 +4,49 @@ Shape legend: B batch, C classes.
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import torch
-from lightning.pytorch.callbacks import Callback, ModelPruning
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import MeanMetric
 
 from epic_pl.module.checkpoint import CheckpointedModule
-from epic_pl.module.companions import AbsenceWarning, AveragedDecisions, ParameterTable
-from epic_pl.module.compilation import check_compiler, is_compiled, mark_lengths
+from epic_pl.module.companions import (
+    AbsenceWarning,
+    AveragedDecisions,
+    ParameterTable,
+    TrainingGuard,
+)
+from epic_pl.module.compilation import compile_model, is_compiled, mark_lengths
 from epic_pl.module.config import (
-    EncoderConfig,
     EncodersConfig,
     OptimConfig,
     as_choice,
     as_config,
+    model_options,
     plain,
 )
 from epic_pl.module.losses import CrossEntropy, Loss, build_matching_loss
-from epic_pl.module.metrics import build_metrics, compute_metrics, metric_inputs
-from epic_pl.module.optim import build_optimizer, warmup_cosine
+from epic_pl.module.metrics import build_metrics, compute_metrics, final_metrics, metric_inputs
+from epic_pl.module.optim import build_optimizer, set_rates, warmup_cosine
 from epic_pl.module.outputs import OutputCollector
-from epic_pl.module.postprocess import (
-    Postprocessor,
-    calibration_error,
-    reliability_bins,
-)
+from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.base import Method, Output
-from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods import EPIC
 from epic_pl.nn.pair import Pair
-from epic_pl.nn.precision import DTYPES, check_precision, choose_precision
-from epic_pl.utils.config_files import find_config, read_yaml
-from epic_pl.utils.errors import ConfigError, DataError, TrainingError
-from epic_pl.utils.plugins import find_class, name_of
+from epic_pl.nn.precision import DTYPES
+from epic_pl.utils.errors import DataError
+from epic_pl.utils.plugins import name_of
 from epic_pl.utils.types import Batch, Prediction, Task
 from epic_pl.utils.validate import check_batch, check_classes, check_length, check_probabilities
-
-Stage = Literal["train", "val", "test"]
-# on an accelerator each check of the loss has to wait for the device
-_FINITE_CHECK_INTERVAL = 50
 
 
 class EPICModule(CheckpointedModule):
@@ -141,11 +133,9 @@ class EPICModule(CheckpointedModule):
         self.postprocessor = Postprocessor(task, num_classes)
         self.outputs = OutputCollector(num_classes)
         self.train_metrics = build_metrics(task, num_classes, "train/")
-        self.mean_losses = nn.ModuleDict(
-            {stage: MeanMetric(nan_strategy=math.nan) for stage in ("val", "test")}  # NaN stays
-        )
-        self._compile = compile
-        self._total_steps: float | None = None
+        means = {stage: MeanMetric(nan_strategy=math.nan) for stage in ("val", "test")}  # NaN stays
+        self.mean_losses = nn.ModuleDict(means)
+        self._total_steps = math.inf  # until training starts
         self._checked: set[str] = set()
         if warm_start is not None:
             self.load_weights(warm_start, new_training=True)
@@ -169,32 +159,11 @@ class EPICModule(CheckpointedModule):
         Raises:
             ConfigError: there is no such config, or it has no section ``model``.
         """
-        content: Any = read_yaml(find_config(str(config)))
-        try:
-            section = content["model"]
-            given = dict(section.get("init_args", section))
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ConfigError(f"{config} has no section `model` to build a module of.") from error
-        for name, value in options.items():
-            given[name] = {**(given.get(name) or {}), **value} if isinstance(value, dict) else value
-        return cls(num_classes, **given)
+        return cls(num_classes, **model_options(str(config), options))
 
     def build_encoders(self) -> Pair[Encoder]:
         """Build both encoders from ``self.encoders``; override it for your own encoders."""
-        config = self.encoders
-        shared: dict[str, Any] = {
-            "pretrained": config.pretrained,
-            "precision": DTYPES[config.precision],
-            "checkpoint_layers": config.checkpoint_layers,
-        }
-
-        def build(side: EncoderConfig, known: Callable[..., Encoder], **options: Any) -> Encoder:
-            options |= {"revision": side.revision, "pooling": side.pooling, **shared}
-            family = find_class(Encoder, side.family) if side.family else None
-            return (family.from_name if family else known)(side.name, **options)
-
-        image = build(config.image, build_image_encoder, image_size=config.image_size)
-        return Pair(image, build(config.text, build_text_encoder))
+        return self.encoders.build()
 
     # -- steps
 
@@ -219,40 +188,29 @@ class EPICModule(CheckpointedModule):
         loss: Tensor = self.loss(logits, labels)
         return loss
 
-    def _step(self, batch: Batch, stage: Stage) -> Tensor:
-        """Log and return the loss of a batch; update training metrics, or keep the outputs."""
+    def _checked_output(self, batch: Batch, stage: str) -> Output:
+        """The model's output for a batch, after a check: of each on a CPU, else of the first."""
         if stage not in self._checked or self.device.type == "cpu":  # other devices would wait
             self._checked.add(stage)
             size = self.model.image_encoder.required_size
             check_batch(batch, self.task, self.num_classes, size)
-        labels, output = batch["labels"], self(batch)
-        logits = output.logits
-        if stage == "train":
-            losses = self._training_losses(output, batch)
-            loss = reduce(torch.add, losses.values())
-            if len(losses) > 1:
-                parts = {f"train/{name}_loss": part.detach() for name, part in losses.items()}
-                self.log_dict(parts, on_step=True, batch_size=len(labels))
-        else:
-            loss = self.compute_loss(logits, labels, batch)
-        logged: Tensor | Metric = loss.detach()
-        if stage != "train":  # Lightning's mean over ranks does not weight them by rows
-            logged = cast(MeanMetric, self.mean_losses[stage])
-            logged.update(loss.detach(), len(labels))
+        output: Output = self(batch)
+        return output
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of one training batch, the sum of its terms; logs both and updates the metrics."""
+        output, labels = self._checked_output(batch, "train"), batch["labels"]
+        losses, size = self._training_losses(output, batch), len(labels)
+        loss = reduce(torch.add, losses.values())
+        if len(losses) > 1:
+            parts = {f"train/{name}_loss": part.detach() for name, part in losses.items()}
+            self.log_dict(parts, on_step=True, batch_size=size)
         self.log(
-            f"{stage}/loss",
-            logged,
-            prog_bar=stage != "test",
-            on_step=stage == "train",
-            on_epoch=True,
-            batch_size=len(labels),
+            "train/loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=True, batch_size=size
         )
-        if stage == "train":
-            probabilities = self.postprocessor.uncalibrated(logits.detach())
-            self.train_metrics.update(metric_inputs(self.task, probabilities), labels.int())
-            self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=len(labels))
-        else:
-            self.outputs.add(batch, logits, output.candidates if stage == "val" else None)
+        probabilities = self.postprocessor.uncalibrated(output.logits.detach())
+        self.train_metrics.update(metric_inputs(self.task, probabilities), labels.int())
+        self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
     def _training_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
@@ -263,20 +221,20 @@ class EPICModule(CheckpointedModule):
             losses["matching"] = self._matching(self.model.matcher, output.compared, labels)
         return losses
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one training batch.
-
-        Raises:
-            TrainingError: if the loss is not finite.
-        """
-        loss = self._step(batch, "train")
-        if self.device.type == "cpu" or batch_idx % _FINITE_CHECK_INTERVAL == 0:
-            self._check_finite(loss, batch)
+    def _evaluate(self, batch: Batch, stage: Literal["val", "test"]) -> Tensor:
+        """Log the mean loss over the rows so far, and keep the outputs."""
+        output, labels = self._checked_output(batch, stage), batch["labels"]
+        loss = self.compute_loss(output.logits, labels, batch)
+        # Lightning's mean over ranks does not weight them by rows
+        mean = cast(MeanMetric, self.mean_losses[stage])
+        mean.update(loss.detach(), len(labels))
+        self.log(f"{stage}/loss", mean, prog_bar=stage == "val", batch_size=len(labels))
+        self.outputs.add(batch, output.logits, output.candidates if stage == "val" else None)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a validation batch; its outputs are kept in ``outputs``."""
-        return self._step(batch, "val")
+        return self._evaluate(batch, "val")
 
     def on_validation_start(self) -> None:
         """Reset the state of an interrupted validation."""
@@ -311,24 +269,17 @@ class EPICModule(CheckpointedModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one test batch; its outputs are kept in ``outputs``."""
-        return self._step(batch, "test")
+        return self._evaluate(batch, "test")
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics; multilabel: at 0.5 and, as ``..._tuned``, at fitted thresholds."""
         super().on_test_epoch_end()
-        outputs, post = self.outputs.merged(), self.postprocessor.on_cpu()
-        if not len(outputs.logits):
-            return
-        probabilities, labels = post(outputs.logits), outputs.labels
-        scores = compute_metrics(self.task, probabilities, labels)
-        if post.thresholds is not None:
-            scores |= compute_metrics(self.task, probabilities, labels, post.thresholds)
-        uncalibrated = post.uncalibrated(outputs.logits)
-        scores["ece"] = calibration_error(reliability_bins(probabilities, labels))
-        scores["ece_uncalibrated"] = calibration_error(reliability_bins(uncalibrated, labels))
-        self._log_scores("test", scores)
+        outputs = self.outputs.merged()
+        if len(outputs.logits):
+            post = self.postprocessor.on_cpu()
+            self._log_scores("test", final_metrics(post, outputs.logits, outputs.labels))
 
-    def _log_scores(self, stage: Stage, scores: dict[str, float]) -> None:
+    def _log_scores(self, stage: str, scores: dict[str, float]) -> None:
         """Log scores of all samples; every rank has computed the same ones."""
         self.log_dict({f"{stage}/{k}": value for k, value in scores.items()}, sync_dist=True)
 
@@ -348,33 +299,15 @@ class EPICModule(CheckpointedModule):
         probabilities = self.postprocessor(logits).cpu()
         return Prediction(sample_id=list(batch["sample_id"]), probabilities=probabilities)
 
-    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
-        if bool(torch.isfinite(loss)):
-            return
-        ids = ", ".join(batch.get("sample_id", [])[:8]) or "unknown"
-        groups = self.trainer.optimizers[0].param_groups
-        rates = ", ".join(f"{group['lr']:.1e}" for group in groups)
-        raise TrainingError(
-            f"The loss is {loss.item()} at step {self.global_step} (learning rates {rates}; "
-            f"samples {ids}). Lower model.optim.lr, or set trainer.gradient_clip_val to 1.0, or "
-            "trainer.precision to 32-true or bf16-mixed; the checkpoints written before this step "
-            "are untouched, and ckpt_path resumes from them."
-        )
-
     # -- optimisation
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with linear warm-up and a cosine schedule, updated at each step."""
         optimizer = build_optimizer(self.model, self.optim)
-        scheduler = LambdaLR(optimizer, self._lr_factor)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        schedule = LambdaLR(optimizer, self._lr_factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _lr_factor(self, step: int) -> float:
-        if self._total_steps is None:
-            return 0.0  # before training starts; on_train_start sets the actual value
         return warmup_cosine(step, self._total_steps, self.optim.warmup)
 
     def on_fit_start(self) -> None:
@@ -395,15 +328,13 @@ class EPICModule(CheckpointedModule):
         super().on_train_start()
         self.train()  # after inference the mode is eval, and Lightning would keep it
         self._total_steps = float(self.trainer.estimated_stepping_batches)
-        for scheduler in (config.scheduler for config in self.trainer.lr_scheduler_configs):
-            if isinstance(scheduler, LambdaLR):  # a subclass may have a schedule of its own
-                groups, rates = scheduler.optimizer.param_groups, scheduler.base_lrs
-                for group, rate, factor in zip(groups, rates, scheduler.lr_lambdas, strict=True):
-                    group["lr"] = rate * factor(scheduler.last_epoch)
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, LambdaLR):  # a subclass may have one of its own
+                set_rates(config.scheduler)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Callbacks that print the parameters, warn of missing modalities, and serve averages."""
-        return [ParameterTable(), AbsenceWarning(), AveragedDecisions()]
+        """The callbacks of :mod:`epic_pl.module.companions`."""
+        return [ParameterTable(), TrainingGuard(), AbsenceWarning(), AveragedDecisions()]
 
     # -- devices
 
@@ -416,18 +347,13 @@ class EPICModule(CheckpointedModule):
         Raises:
             ConfigError: if the device does not support this precision.
         """
-        image, text = (tower.encoder for tower in self.model.towers)
-        if self.encoders.precision == "auto":
-            dtype = self.model.image_tower.dtype
-            chosen, why = choose_precision(device.type, dtype)
-            self.encoders = replace(self.encoders, precision=chosen)
-            self.save_hyperparameters({"encoders": plain(self.encoders)})
-            rank_zero_info(
-                f"Frozen encoders run in {str(DTYPES[chosen] or dtype).removeprefix('torch.')}, "
-                f"since {why} (model.encoders.precision is auto; this run keeps {chosen})."
-            )
-        check_precision(self.encoders.precision, device.type)
-        image.precision = text.precision = DTYPES[self.encoders.precision]
+        self.encoders = self.encoders.on_device(device.type, self.model.image_tower.dtype)
+        precision = self.encoders.precision
+        if self.hparams["encoders"]["precision"] != precision:
+            options = {**self.hparams["encoders"], "precision": precision}
+            self.save_hyperparameters({"encoders": options})
+        for tower in self.model.towers:
+            tower.encoder.precision = DTYPES[precision]
 
     def setup(self, stage: str) -> None:
         """Check that the device supports the options, and compile the model if requested.
@@ -437,13 +363,7 @@ class EPICModule(CheckpointedModule):
         """
         super().setup(stage)
         self.outputs.clear()
-        trainer: Any = self.trainer
-        if any(isinstance(callback, ModelPruning) for callback in trainer.callbacks):
-            raise ConfigError(
-                "Leave out ModelPruning: it renames weights, so that no checkpoint would load."
-            )
-        device = trainer.strategy.root_device
+        device = self.trainer.strategy.root_device
         self.check_device(device)
-        if self._compile and not is_compiled(self.model):
-            check_compiler(device)
-            self.model.compile()  # in place, so that checkpoint keys do not change
+        if self.hparams["compile"]:
+            compile_model(self.model, device)

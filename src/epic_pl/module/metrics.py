@@ -17,7 +17,12 @@ from torchmetrics.classification import (
     MultilabelF1Score,
 )
 
-from epic_pl.module.postprocess import assign_labels
+from epic_pl.module.postprocess import (
+    Postprocessor,
+    assign_labels,
+    calibration_error,
+    reliability_bins,
+)
 from epic_pl.utils.types import Task
 
 _AT_A_TIME = 1024  # samples; for a whole split at once top-5 accuracy needs several (N, C) arrays
@@ -136,6 +141,20 @@ def compute_metrics(
     for block in zip(*blocks, strict=True):
         metrics.update(*block)
     return {str(name): float(value) for name, value in metrics.compute().items()}
+
+
+def final_metrics(post: Postprocessor, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """The metrics of a tested model on the CPU, also at its thresholds, and calibration errors.
+
+    Without samples there are none.
+    """
+    probabilities = post(logits)
+    scores = compute_metrics(post.task, probabilities, labels)
+    if post.thresholds is not None:
+        scores |= compute_metrics(post.task, probabilities, labels, post.thresholds)
+    for name, given in (("ece", probabilities), ("ece_uncalibrated", post.uncalibrated(logits))):
+        scores[name] = calibration_error(reliability_bins(given, labels))
+    return scores
 
 
 def main_metric_sums(predicted: Tensor, labels: Tensor) -> Tensor:

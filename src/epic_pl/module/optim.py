@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
 from epic_pl.module.config import OptimConfig
 from epic_pl.nn.base import DualEncoder
@@ -57,6 +58,13 @@ def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, 
         }
         groups.setdefault(key, group)["params"].append(parameter)
     return list(groups.values())
+
+
+def set_rates(schedule: LambdaLR) -> None:
+    """Set the learning rates of a schedule's current step."""
+    groups, rates = schedule.optimizer.param_groups, schedule.base_lrs
+    for group, rate, factor in zip(groups, rates, schedule.lr_lambdas, strict=True):
+        group["lr"] = rate * factor(schedule.last_epoch)
 
 
 def warmup_cosine(step: int, total_steps: float, warmup: float) -> float:

@@ -79,7 +79,7 @@ def test_encoders_run_on_the_trainers_device_or_are_refused_before_anything_is_s
         raise ConfigError(f"{precision} on {device}")
 
     with monkeypatch.context() as lacking:
-        lacking.setattr("epic_pl.module.epic_module.check_precision", refuse)
+        lacking.setattr("epic_pl.module.config.check_precision", refuse)
         code, _, error = build("--model.encoders.precision", "fp16")
     assert code == 1
     assert "fp16 on cpu" in error
