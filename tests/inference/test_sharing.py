@@ -15,7 +15,8 @@ import torch
 from huggingface_hub import CommitInfo, HfApi, RepoUrl, snapshot_download
 from safetensors.torch import load_file, save
 
-from epic_pl import Classifier
+import tiny_runs
+from epic_pl import Classifier, EPICModule
 from epic_pl.inference import sharing
 from epic_pl.utils.errors import AssetError, CheckpointError
 
@@ -74,6 +75,26 @@ def test_a_changed_description_is_refused(saved, change, said):
     with pytest.raises(Exception, match=said) as raised:
         Classifier.load(saved)
     assert type(raised.value).__module__ == "epic_pl.utils.errors"
+
+
+def test_a_subclass_is_loaded_with_its_hooks_from_a_folder_as_from_a_checkpoint(
+    classifier, tmp_path
+):
+    class Own(EPICModule):
+        loaded = False
+
+        def on_load_checkpoint(self, checkpoint):
+            super().on_load_checkpoint(checkpoint)
+            self.loaded = True
+
+    module = Own(**classifier.module.hparams)
+    Classifier(module, "cpu").save_pretrained(tmp_path / "own")
+    tiny_runs.save(module, tmp_path / "own.ckpt")
+    for path in ("own", "own.ckpt"):
+        again = Classifier.load(tmp_path / path, device="cpu").module
+        assert isinstance(again, Own)
+        assert again.loaded
+        assert not tiny_runs.differing(again.state_dict(), module.state_dict())
 
 
 def _save_and_die(classifier, folder, step):

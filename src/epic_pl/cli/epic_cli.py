@@ -467,10 +467,9 @@ def _prepare_alike(data: Namespace, saved: dict[str, Any]) -> None:
 
     Another value is refused when the checkpoint is loaded.
     """
-    options, theirs = data.get("init_args") or {}, input_options(saved.get("preprocessing"))
-    for name in ("resize", "max_text_tokens", "clean_text"):
-        default = signature(ImageTextDataModule).parameters[name].default
-        value = theirs.get(f"data.{name}", default)
+    options, known = data.get("init_args") or {}, signature(ImageTextDataModule).parameters
+    for name, value in input_options(saved.get("preprocessing")).items():
+        default = known[name].default if name in known else None
         if type(value) is type(default) and options.get(name) == default != value:
             options[name] = value
             rank_zero_info(f"data.{name} is {value}, as in the checkpoint")

@@ -15,7 +15,7 @@ from epic_pl.data.processor import Processor
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.module.checkpoint import require_info
-from epic_pl.module.checkpoint_io import newest_readable, read_checkpoint
+from epic_pl.module.checkpoint_io import newest_readable
 from epic_pl.utils.errors import CheckpointError
 from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Batch, Task
@@ -45,33 +45,28 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
-def load_module(
-    path: Path, image_encoder: str | None = None, text_encoder: str | None = None
+def build_trained(
+    checkpoint: dict[str, Any], source: Path, image_encoder: str | None, text_encoder: str | None
 ) -> EPICModule:
-    """Load a checkpoint on the CPU, in evaluation mode; name encoders that have moved.
+    """Build a trained module on the CPU, in evaluation mode; name encoders that have moved.
+
+    Args:
+        checkpoint: content of a checkpoint, whose options are checked.
+        source: the file that it was read from.
+        image_encoder: current name of the image encoder; None is the checkpoint's.
+        text_encoder: likewise for the text encoder.
 
     Raises:
-        CheckpointError: if the file is not a checkpoint of this package, or an encoder differs.
+        CheckpointError: if it is no checkpoint of this package, is damaged, or an encoder differs.
     """
-    checkpoint = read_checkpoint(str(path))
-    kind = find_class(EPICModule, require_info(checkpoint)["module"], path)
-    encoders = relocated(checkpoint.get("hyper_parameters"), image_encoder, text_encoder)
-    return kind.load_from_checkpoint(path, map_location="cpu", encoders=encoders).eval()
-
-
-def relocated(options: Any, image_encoder: str | None, text_encoder: str | None) -> dict[str, Any]:
-    """The option ``encoders`` of a file, with the current names of encoders that have moved.
-
-    Raises:
-        CheckpointError: if the options name no encoders.
-    """
+    kind = find_class(EPICModule, require_info(checkpoint)["module"], source)
     try:
-        encoders: dict[str, Any] = options["encoders"]
+        encoders = checkpoint["hyper_parameters"]["encoders"]
         for side, name in (("image", image_encoder), ("text", text_encoder)):
             encoders[side]["name"] = name or encoders[side]["name"]
     except (LookupError, TypeError) as error:
-        raise CheckpointError("This model is damaged: its options name no encoders.") from error
-    return encoders
+        raise CheckpointError(f"{source} is damaged: its options name no encoders.") from error
+    return kind.from_content(checkpoint, source).eval()
 
 
 class TrainedModel:

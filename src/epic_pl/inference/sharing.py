@@ -10,24 +10,15 @@ from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.model_card import CARD
-from epic_pl.inference.models import find_checkpoint, load_module, relocated
+from epic_pl.inference.models import build_trained, find_checkpoint
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, require_info
-from epic_pl.module.checkpoint_io import check_options, local_path
+from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state
+from epic_pl.module.checkpoint_io import check_options, local_path, read_checkpoint
 from epic_pl.utils.assets.encoders import cached_commit, repository
-from epic_pl.utils.errors import (
-    AssetError,
-    CheckpointError,
-    ConfigError,
-    DataError,
-    first_line,
-    raised_as,
-)
+from epic_pl.utils.errors import AssetError, CheckpointError, DataError, raised_as
 from epic_pl.utils.files import read_json, write_bytes, write_json
-from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Modality
 from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.version import __version__
@@ -68,14 +59,12 @@ def write_model(module: EPICModule, folder: Path) -> None:
     write_json(folder / CONFIG, content)
 
 
-def read_model(
-    folder: Path, image_encoder: str | None = None, text_encoder: str | None = None
-) -> EPICModule:
-    """Read the module that :func:`write_model` wrote, on the CPU, in evaluation mode.
+def read_model(folder: Path) -> dict[str, Any]:
+    """Read what :func:`write_model` wrote, as the content of a checkpoint.
 
     Raises:
-        CheckpointError: if the folder is damaged or of another version, its two files belong to
-            different models, or an encoder differs.
+        CheckpointError: if the folder is damaged or of another version, or its two files belong to
+            different models.
     """
     path, weights = folder / CONFIG, folder / WEIGHTS
     try:
@@ -98,19 +87,9 @@ def read_model(
         state = load(written)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{weights} cannot be read: {error}.") from error
-    options: Any = content.get("options")
+    options, info = content.get("options"), content.get(CHECKPOINT_KEY)
     check_options(options, str(path))
-    encoders = relocated(options, image_encoder, text_encoder)
-    checkpoint = {CHECKPOINT_KEY: content.get(CHECKPOINT_KEY)}
-    kind = find_class(EPICModule, require_info(checkpoint)["module"], path)
-    try:
-        Preprocessing.from_dict(options.get("preprocessing"))
-        module = kind(**{**options, "encoders": encoders})
-    except (AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"No model can be built of {path}: {first_line(error)}.") from error
-    checkpoint["state_dict"] = state
-    module.load_state_dict(module.checked_state(checkpoint), strict=True)
-    return module.eval()
+    return {"hyper_parameters": options, "state_dict": state, CHECKPOINT_KEY: info}
 
 
 def find_model(
@@ -141,8 +120,9 @@ def load_trained(
         raise CheckpointError(
             f"{place} is an exported model, which only classifies: give its run or checkpoint."
         )
-    read = load_module if place.is_file() else read_model
-    return read(place, image_encoder, text_encoder)
+    source = place if place.is_file() else place / CONFIG
+    checkpoint = read_checkpoint(str(place)) if place.is_file() else read_model(place)
+    return build_trained(checkpoint, source, image_encoder, text_encoder)
 
 
 def _fetch_model(name: str, revision: str | None, token: str | None, offline: bool) -> Path:

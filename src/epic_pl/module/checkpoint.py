@@ -15,12 +15,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from epic_pl.module.checkpoint_io import local_path, read_checkpoint
+from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.config import EncodersConfig
 from epic_pl.module.resume import check_resumable, gather_states, restore_state
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.utils.errors import CheckpointError, ConfigError
+from epic_pl.utils.errors import CheckpointError, ConfigError, first_line
 from epic_pl.utils.plugins import name_of
 from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import fits
@@ -183,20 +183,20 @@ def check_preprocessing(saved: Any, here: Any) -> None:
     for name in sorted(theirs.keys() | ours.keys()) if theirs and ours else ():
         if theirs.get(name) != ours.get(name):
             raise CheckpointError(
-                f"The checkpoint was trained with {name} {theirs.get(name)!r}, but this data has "
-                f"{ours.get(name)!r}, which would change its probabilities: leave that option out, "
-                "or train anew, from the checkpoint's weights with model.warm_start if you like."
+                f"The checkpoint was trained with data.{name} {theirs.get(name)!r}, but this data "
+                f"has {ours.get(name)!r}, which would change its probabilities: leave that option "
+                "out, or train anew, perhaps from the checkpoint's weights with model.warm_start."
             )
 
 
 def input_options(preprocessing: Any) -> dict[str, Any]:
-    """Options of the data, by name, that change an encoder's inputs for the same rows."""
+    """Options of the DataModule, by name, that change an encoder's inputs for the same rows."""
     known, options = preprocessing if isinstance(preprocessing, dict) else {}, {}
     for side in ("image", "text"):
         values = known.get(side)
         for name, value in values.items() if isinstance(values, dict) else ():
             if name != "source":  # it says where the texts come from
-                options[f"data.{_DATA_OPTIONS.get((side, name), f'{side}.{name}')}"] = value
+                options[_DATA_OPTIONS.get((side, name), f"{side}.{name}")] = value
     return options
 
 
@@ -268,7 +268,7 @@ class CheckpointedModule(L.LightningModule):
         """Load a module as Lightning does, but never run code or build a class from the file.
 
         Raises:
-            CheckpointError: if the file cannot be read, or names a class to build.
+            CheckpointError: if the file cannot be read, names a class to build, or does not fit.
             ConfigError: if ``hparams_file`` is given, since a checkpoint has its options, or if
                 ``strict`` or ``weights_only`` is False, which is not possible.
         """
@@ -279,19 +279,30 @@ class CheckpointedModule(L.LightningModule):
                 "to change as arguments."
             )
         is_file = hasattr(checkpoint_path, "read")
-        source: Any = checkpoint_path if is_file else local_path(str(checkpoint_path))
-        checkpoint = read_checkpoint(source)
-        options = checkpoint.get("hyper_parameters", {}) | kwargs
+        content = read_checkpoint(checkpoint_path if is_file else str(checkpoint_path))
+        module = cls.from_content(content, checkpoint_path, **kwargs)
+        return module if map_location is None else module.to(map_location)
+
+    @classmethod
+    def from_content(cls, checkpoint: dict[str, Any], source: Any, **changes: Any) -> Self:
+        """Build the module that the content of a checkpoint describes, with its weights.
+
+        Args:
+            checkpoint: content with checked options; it is changed.
+            source: its file, for messages.
+            **changes: options that replace the checkpoint's.
+
+        Raises:
+            CheckpointError: if no module can be built of it, or its weights do not fit.
+        """
+        options = checkpoint.get("hyper_parameters", {}) | changes
         try:
             module = cls(**options)
-        except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"No model can be built from the hyperparameters of {checkpoint_path}"
-                f"{' and those that were given' if kwargs else ''}: {error}."
-            ) from error
+        except (AttributeError, ConfigError, LookupError, RuntimeError, TypeError, ValueError) as e:
+            raise CheckpointError(f"No model can be built of {source}: {first_line(e)}.") from e
         module.on_load_checkpoint(checkpoint)
         module.load_state_dict(checkpoint["state_dict"], strict=True)
-        return module if map_location is None else module.to(map_location)
+        return module
 
     def checkpoint_info(self) -> CheckpointInfo:
         """Identity of encoders, class names and preprocessing, as stored in the checkpoint."""
