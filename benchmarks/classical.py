@@ -29,8 +29,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.multiclass import OneVsRestClassifier
 
-from epic_pl.cli.epic_cli import build, quiet_lightning
 from epic_pl.experiments.options import feature_cache
+from epic_pl.run.epic_cli import build, quiet_lightning
 from epic_pl.utils.files import try_read_json, write_json
 
 METHODS = ("cca", "logistic")

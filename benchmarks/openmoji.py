@@ -15,9 +15,9 @@ import shlex
 from pathlib import Path
 
 from epic_pl import Classifier
-from epic_pl.cli.epic_cli import quiet_lightning
 from epic_pl.cli.main import main as epic_pl
 from epic_pl.experiments.compare.plan import choose, plan
+from epic_pl.run.epic_cli import quiet_lightning
 from epic_pl.utils.assets import OPENMOJI_ATTRIBUTION
 
 # EPIC stores all features that the others read

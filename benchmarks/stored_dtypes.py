@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from common import build_parser, show
-from epic_pl.cli.epic_cli import build_trained
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module.callbacks import FeatureCache
+from epic_pl.run.epic_cli import build_trained
 
 
 @torch.inference_mode()

@@ -22,8 +22,8 @@ import torch
 import tiny_encoders
 import tiny_openmoji
 import tiny_runs
-from epic_pl.cli.epic_cli import run
 from epic_pl.cli.main import main
+from epic_pl.run.epic_cli import run
 
 torch.set_num_threads(1)
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 import tiny_runs
 from epic_pl import Classifier
-from epic_pl.cli.epic_cli import run
+from epic_pl.run.epic_cli import run
 
 OWN = """
 import torch.nn.functional as F

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import tiny_runs
-from epic_pl.cli.epic_cli import run
+from epic_pl.run.epic_cli import run
 
 PAGE = Path(__file__).parents[2] / "docs" / "cluster.md"
 TRAINING, ARRAY = re.findall(r"```bash\n(.*?)```", PAGE.read_text(), re.DOTALL)

@@ -10,12 +10,12 @@ import yaml
 import tiny_openmoji
 import tiny_runs
 from controls import scenes
-from epic_pl.cli.epic_cli import build, run
 from epic_pl.cli.main import main
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parse_fit
 from epic_pl.experiments.tune.search import read_space
 from epic_pl.nn.heads import HeadConfig
+from epic_pl.run.epic_cli import build, run
 from epic_pl.utils.config_files import (
     find_config,
     find_packaged,

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from epic_pl import __version__
-from epic_pl.cli import epic_cli as cli
 from epic_pl.cli.main import COMMANDS, main
+from epic_pl.run import epic_cli as cli
 from epic_pl.utils.config_files import packaged, packaged_configs
 from epic_pl.utils.errors import counted
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from epic_pl.cli.epic_cli import run
 from epic_pl.inference import model_card
+from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import DataError
 
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from tiny_models import METHODS
 
 import tiny_runs
-from epic_pl.cli.epic_cli import run
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.postprocess import Postprocessor
+from epic_pl.run.epic_cli import run
 from tiny_runs import differing
 
 pytestmark = pytest.mark.slow
@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 import tiny_runs
-from epic_pl.cli.epic_cli import run
+from epic_pl.run.epic_cli import run
 from tiny_models import METHODS
 
 torch.set_num_threads(1)

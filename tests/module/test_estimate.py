@@ -3,8 +3,8 @@ import re
 import torch
 
 import tiny_runs
-from epic_pl.cli.epic_cli import build
 from epic_pl.module.estimate import estimate
+from epic_pl.run.epic_cli import build
 
 
 def _built(folder, vit, bert, *options):

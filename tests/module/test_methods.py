@@ -9,10 +9,10 @@ import torch
 from tiny_models import METHODS
 
 import tiny_runs
-from epic_pl.cli.epic_cli import run
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import FeatureCache
 from epic_pl.module.checkpoint_io import read_checkpoint
+from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import ConfigError
 from tiny_runs import differing, trained
 

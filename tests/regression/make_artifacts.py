@@ -20,8 +20,8 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import tiny_encoders
 from epic_pl import Classifier, __version__
-from epic_pl.cli.epic_cli import run
 from epic_pl.cli.main import call
+from epic_pl.run.epic_cli import run
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 40, 30)}
 SPLITS = {"train": 24, "val": 6, "test": 9}

@@ -14,13 +14,13 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_support
 
 import tiny_runs
-from epic_pl.cli.epic_cli import run
 from epic_pl.cli.main import main
 from epic_pl.module import EPICModule
 from epic_pl.nn.heads import ClassificationHead
 from epic_pl.report.scores import label
 from epic_pl.report.tables import DRAWS, draw_missing
 from epic_pl.report.writer import ReportWriter
+from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.html_page import render
 

@@ -1,1 +1,1 @@
-"""The command line: its commands, the packaged configs, and the texts of errors."""
+"""The command line: its commands, and the packaged configs."""

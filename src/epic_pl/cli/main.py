@@ -12,16 +12,16 @@ from epic_pl.utils.config_files import packaged
 from epic_pl.utils.errors import did_you_mean
 from epic_pl.utils.version import __version__
 
-_TRAINER, _PARSER = "epic_pl.cli.epic_cli", "epic_pl.cli.commands.parser"
-_ERROR_TEXT, _PLUGINS = "epic_pl.cli.error_text", "epic_pl.utils.plugins"
-_WRONG_OPTIONS = "epic_pl.cli.wrong_options"
+_TRAINER, _PARSER = "epic_pl.run.epic_cli", "epic_pl.cli.commands.parser"
+_ERROR_TEXT, _PLUGINS = "epic_pl.run.error_text", "epic_pl.utils.plugins"
+_WRONG_OPTIONS = "epic_pl.run.wrong_options"
 
 
 class Command(NamedTuple):
     """A command: its line in the help, and the module of its function.
 
     The function has the last word of the command's name. Commands of the trainer have no module;
-    :mod:`epic_pl.cli.epic_cli` parses them.
+    :mod:`epic_pl.run.epic_cli` parses them.
     """
 
     summary: str
@@ -44,11 +44,9 @@ COMMANDS = {
     ),
     "compare": Command(
         "methods with several seeds: accuracy, cost, significance, plot",
-        "experiments.compare.command",
+        "cli.commands.compare",
     ),
-    "tune": Command(
-        "search options on the validation split (extra `tune`)", "experiments.tune.command"
-    ),
+    "tune": Command("search options on the validation split (extra `tune`)", "cli.commands.tune"),
     "data check": Command("can training start?", "cli.commands.data"),
     "data init": Command("write a config for a table", "cli.commands.data"),
     "doctor": Command("versions, devices, encoders: can they be reached?", "cli.commands.doctor"),

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from epic_pl.cli.epic_cli import Built, parse
 from epic_pl.module.callbacks import FeatureCache
+from epic_pl.run.epic_cli import Built, parse
 from epic_pl.utils.errors import ConfigError
 
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")

@@ -147,7 +147,7 @@ def attempt(run: Run, work: Work) -> str:
     except Timeout:
         return "another process is training in this folder: wait for it"
     except Exception as error:  # whatever fails, the other runs continue
-        from epic_pl.cli.error_text import message_of
+        from epic_pl.run.error_text import message_of
 
         traceback.print_exc()
         return f"{type(error).__name__}: {message_of(error)}"

@@ -16,7 +16,6 @@ import pyarrow.parquet
 import torch
 from lightning.pytorch.callbacks import Callback, Timer
 
-from epic_pl.cli.epic_cli import build_data, parse, quiet_lightning
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.processor import Item
 from epic_pl.experiments.options import feature_cache, use_stored_features
@@ -27,6 +26,7 @@ from epic_pl.module.callbacks import CostMeter
 from epic_pl.module.estimate import estimate
 from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.parameters import trainable_share
+from epic_pl.run.epic_cli import build_data, parse, quiet_lightning
 from epic_pl.utils.errors import EpicError
 from epic_pl.utils.files import replacing, try_read_json, write_json
 

@@ -241,8 +241,9 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         Raises:
             EpicError: as in ``epic-pl fit``, with a message for the user.
         """
-        from epic_pl.cli.epic_cli import as_options, run
-        from epic_pl.cli.error_text import message_of
+        # late, since a trained model needs none of it
+        from epic_pl.run.epic_cli import as_options, run
+        from epic_pl.run.error_text import message_of
 
         root = Path(output) if output is not None else Path("runs") / Path(table).stem
         columns = {"image": image, "text": text, "label": label, "split": split}

@@ -1,4 +1,4 @@
-"""Functions that find and load trained models, and a trained model for inference.
+"""A trained model for inference.
 
 Shape legend: B batch, C classes.
 """
@@ -13,36 +13,10 @@ from torch import Tensor
 
 from epic_pl.data.processor import Processor
 from epic_pl.module import EPICModule
-from epic_pl.module.callbacks.checkpoints import LAST, PREVIOUS
 from epic_pl.module.checkpoint import require_info
-from epic_pl.module.checkpoint_io import newest_readable
 from epic_pl.utils.errors import CheckpointError
 from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Batch, Task
-
-BEST = "best.ckpt"
-# places of checkpoints below a run's folder, the folder of a config's runs, or their own folder
-_PLACES = ("checkpoints", "fit/version_*/checkpoints", ".")
-
-
-def find_checkpoint(path: Path) -> Path:
-    """Find the checkpoint at a path: a file, or the best or else the last one of a run's folder.
-
-    Raises:
-        CheckpointError: if there is none.
-    """
-    if path.is_file():
-        return path
-    for place in _PLACES:
-        for names in ((BEST,), (LAST, PREVIOUS)):
-            if any(path.glob(f"{place}/{names[0]}")):
-                return Path(newest_readable(path, place, names))
-    raise CheckpointError(
-        f"There is no run or checkpoint at {path}: give the folder of a run (runs/NAME or "
-        "runs/NAME/fit/version_0) or a checkpoint. A folder that save_pretrained or epic-pl export "
-        "has written is taken only by Classifier.load and epic-pl embed, serve, app, and export "
-        "without --config."
-    )
 
 
 def build_trained(

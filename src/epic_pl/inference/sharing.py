@@ -12,8 +12,9 @@ from safetensors.torch import load, save
 
 from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.model_card import CARD
-from epic_pl.inference.models import build_trained, find_checkpoint
+from epic_pl.inference.models import build_trained
 from epic_pl.module import EPICModule
+from epic_pl.module.callbacks.checkpoints import find_checkpoint
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state
 from epic_pl.module.checkpoint_io import check_options, local_path, read_checkpoint
 from epic_pl.utils.assets.encoders import cached_commit, repository

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 import tiny_runs
-from epic_pl.cli.epic_cli import run
+from epic_pl.run.epic_cli import run
 
 BIRDS = ["Blue Tit", "Great Spotted Woodpecker", "House Sparrow"]
 GENRES = ["comedy", "drama", "sci-fi"]

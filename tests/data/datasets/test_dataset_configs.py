@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from epic_pl.cli.epic_cli import run
 from epic_pl.cli.main import main
+from epic_pl.run.epic_cli import run
 from epic_pl.utils.config_files import find_config
 
 # the first layout of each dataset, on which all commands are run

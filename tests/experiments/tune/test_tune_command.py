@@ -15,12 +15,12 @@ from jsonargparse import ArgumentError
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from epic_pl.cli.epic_cli import run
 from epic_pl.cli.main import call
 from epic_pl.experiments.tune import study
 from epic_pl.experiments.tune.report import draw_history
 from epic_pl.experiments.tune.search import Search
 from epic_pl.experiments.tune.study import TrialWatch, best_options, train
+from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import ConfigError
 
 SPACE = """\

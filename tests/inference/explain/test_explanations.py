@@ -7,7 +7,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 import tiny_runs
-from epic_pl.cli.epic_cli import build_trained
 from epic_pl.inference.explain.figures import draw_explanation
 from epic_pl.inference.explain.samples import (
     Explanation,
@@ -18,6 +17,7 @@ from epic_pl.inference.explain.samples import (
 )
 from epic_pl.module import EPICModule
 from epic_pl.nn.recording import Attention
+from epic_pl.run.epic_cli import build_trained
 from epic_pl.utils.errors import ConfigError
 
 

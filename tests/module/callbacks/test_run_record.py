@@ -7,7 +7,7 @@ import torch
 
 import tiny_runs
 from epic_pl import Classifier
-from epic_pl.cli.epic_cli import run
+from epic_pl.run.epic_cli import run
 from epic_pl.utils.config_files import read_yaml
 
 

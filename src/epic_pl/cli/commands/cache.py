@@ -14,8 +14,8 @@ def build(fit_options: Sequence[str], shard: str | None = None) -> None:
     Raises:
         CacheError: if the features cannot be written.
     """
-    from epic_pl.cli.epic_cli import build
     from epic_pl.experiments.options import feature_cache
+    from epic_pl.run.epic_cli import build
 
     module, data, trainer = build(fit_options)
     cache = feature_cache(trainer)

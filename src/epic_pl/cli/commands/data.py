@@ -26,9 +26,9 @@ def check(
     import pyarrow.parquet
     from rich.console import Console
 
-    from epic_pl.cli.epic_cli import build_data
     from epic_pl.data.inspection.check import check_data
     from epic_pl.data.inspection.report import print_summary, write_page
+    from epic_pl.run.epic_cli import build_data
     from epic_pl.utils.files import replacing
     from epic_pl.utils.validate import check_writable
 
@@ -70,9 +70,9 @@ def init(
     Raises:
         EpicError: if the columns cannot be guessed or the config cannot be written.
     """
-    from epic_pl.cli.epic_cli import build, quiet_lightning
     from epic_pl.data.inspection.init import write_config
     from epic_pl.module.estimate import estimate
+    from epic_pl.run.epic_cli import build, quiet_lightning
     from epic_pl.utils.assets.encoders import fetched_folder
     from epic_pl.utils.config_files import read_yaml
     from epic_pl.utils.errors import EpicError

@@ -30,7 +30,6 @@ def explain(
     Raises:
         EpicError: if the model cannot be explained or the output cannot be written.
     """
-    from epic_pl.cli.epic_cli import build_trained
     from epic_pl.inference.explain.figures import sample_png, sample_svg
     from epic_pl.inference.explain.samples import (
         explain_sample,
@@ -38,6 +37,7 @@ def explain(
         rows_of_ids,
         spread_rows,
     )
+    from epic_pl.run.epic_cli import build_trained
     from epic_pl.utils.errors import counted
     from epic_pl.utils.files import write_bytes, write_text
     from epic_pl.utils.html_page import render

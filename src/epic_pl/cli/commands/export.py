@@ -34,11 +34,11 @@ def export(
     Raises:
         EpicError: if the model cannot be exported.
     """
-    from epic_pl.cli.epic_cli import build_data, checkpoint_of
     from epic_pl.inference.export.folder import check_output, find_tokenizer, write_folder
     from epic_pl.inference.export.onnx_file import compare_scores, require_onnx
     from epic_pl.inference.sharing import find_model, load_trained
     from epic_pl.module.checkpoint import check_preprocessing
+    from epic_pl.run.epic_cli import build_data, checkpoint_of
 
     if not fit_options and (int8 or ckpt_path in ("best", "last")):
         option = "--int8" if int8 else f"--ckpt_path {ckpt_path}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from epic_pl.cli.wrong_options import UnknownOptionError, explain
+from epic_pl.run.wrong_options import UnknownOptionError, explain
 
 if TYPE_CHECKING:  # made at run time, where a type checker cannot see it
     NonNegativeInt = int

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from epic_pl.cli.epic_cli import as_options
 from epic_pl.experiments.compare.results import ALONE
 from epic_pl.experiments.options import ONE_DEVICE, options_key, parse_fit, refuse_own
 from epic_pl.experiments.runs import Run
 from epic_pl.nn.methods import Method
+from epic_pl.run.epic_cli import as_options
 from epic_pl.utils.config_files import find_packaged, read_yaml
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.plugins import find_class, known_classes

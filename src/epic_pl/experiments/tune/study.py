@@ -13,11 +13,11 @@ from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from optuna.trial import FrozenTrial, TrialState
 
-from epic_pl.cli.epic_cli import as_options, parse, quiet_lightning
 from epic_pl.experiments.options import ONE_DEVICE, free_memory, use_stored_features
 from epic_pl.experiments.tune.report import MESSAGE, plot_history, write_results
 from epic_pl.experiments.tune.search import Search, suggest, values_of
 from epic_pl.module.callbacks.checkpoints import require_logged
+from epic_pl.run.epic_cli import as_options, parse, quiet_lightning
 from epic_pl.utils.errors import ConfigError, first_line
 
 _TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)

@@ -1,4 +1,4 @@
-"""Callbacks that save the best checkpoint and the latest state to resume from."""
+"""Callbacks that save the best checkpoint and the latest state, and where these files are."""
 
 import os
 import signal
@@ -17,12 +17,37 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from epic_pl.data.loading import JOB_SIGNALS
-from epic_pl.utils.errors import ConfigError
+from epic_pl.module.checkpoint_io import newest_readable
+from epic_pl.utils.errors import CheckpointError, ConfigError
 from epic_pl.utils.validate import check_positive, check_writable
 
 LAST = "last.ckpt"
 PREVIOUS = "last.previous.ckpt"
+KINDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
+"""Files of a run's checkpoints; of several, the first that can be read."""
+# their places below a run's folder, the folder of a config's runs, or their own folder
+_PLACES = ("checkpoints", "fit/version_*/checkpoints", ".")
 _INTERVAL = 15 * 60  # seconds of training that a killed run loses at most, by default
+
+
+def find_checkpoint(path: Path) -> Path:
+    """Find the checkpoint at a path: a file, or the best or else the last one of a run's folder.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if path.is_file():
+        return path
+    for place in _PLACES:
+        for names in KINDS.values():
+            if any(path.glob(f"{place}/{names[0]}")):
+                return Path(newest_readable(path, place, names))
+    raise CheckpointError(
+        f"There is no run or checkpoint at {path}: give the folder of a run (runs/NAME or "
+        "runs/NAME/fit/version_0) or a checkpoint. A folder that save_pretrained or epic-pl export "
+        "has written is taken only by Classifier.load and epic-pl embed, serve, app, and export "
+        "without --config."
+    )
 
 
 class BestCheckpoint(ModelCheckpoint):

@@ -19,10 +19,10 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny_runs
-from epic_pl.cli import epic_cli
-from epic_pl.cli.epic_cli import build, parse, run
 from epic_pl.cli.main import main
 from epic_pl.module import EPICModule
+from epic_pl.run import epic_cli
+from epic_pl.run.epic_cli import build, parse, run
 from epic_pl.utils.config_files import packaged, packaged_configs
 from epic_pl.utils.errors import CheckpointError, ConfigError, EpicError
 

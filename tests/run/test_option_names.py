@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from epic_pl import data
-from epic_pl.cli.epic_cli import option_types
 from epic_pl.module import Loss, Method
+from epic_pl.run.epic_cli import option_types
 from epic_pl.utils.plugins import known_classes
 
 ROOT = Path(__file__).parents[2]

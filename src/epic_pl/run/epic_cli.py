@@ -24,10 +24,7 @@ from lightning.pytorch.utilities import (
 )
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
-from epic_pl.cli.error_text import MENDABLE
-from epic_pl.cli.wrong_options import explain, given_options
 from epic_pl.data import ImageTextDataModule
-from epic_pl.inference.models import find_checkpoint
 from epic_pl.module import EPICModule, Loss, Method
 from epic_pl.module.callbacks import (
     BestCheckpoint,
@@ -36,7 +33,7 @@ from epic_pl.module.callbacks import (
     PredictionWriter,
     SubsetAccuracy,
 )
-from epic_pl.module.callbacks.checkpoints import LAST, PREVIOUS, require_logged
+from epic_pl.module.callbacks.checkpoints import KINDS, find_checkpoint, require_logged
 from epic_pl.module.callbacks.run_record import RunRecord
 from epic_pl.module.checkpoint import input_options, require_info
 from epic_pl.module.checkpoint_io import (
@@ -49,6 +46,8 @@ from epic_pl.module.config import as_config
 from epic_pl.module.estimate import estimate
 from epic_pl.nn.encoders import Encoder
 from epic_pl.report.writer import ReportWriter
+from epic_pl.run.error_text import MENDABLE
+from epic_pl.run.wrong_options import explain, given_options
 from epic_pl.utils.config_files import packaged, read_yaml, resolve_configs
 from epic_pl.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean
 from epic_pl.utils.plugins import find_class, load_plugins
@@ -62,8 +61,6 @@ PARSER_OPTIONS: dict[str, Any] = {
     "usage": "epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]",
 }
 _SHORT = {"--report": "--report.folder", "--shard": "--predictions.shard"}
-# special values of ckpt_path, and the files that they mean in the newest run
-_CHECKPOINT_WORDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
 
 
 class EarlyStopping(callbacks.EarlyStopping):
@@ -288,12 +285,12 @@ class EPICCLI(LightningCLI):
                 f"{self._newest('best')}, or the path of a checkpoint or run."
             )
         path = local_path(path)
-        if path in _CHECKPOINT_WORDS and not Path(path).is_file():
+        if path in KINDS and not Path(path).is_file():
             word, path = path, self._newest(path)
             rank_zero_info(f"--ckpt_path {word} is {path}")
         elif not fits and os.path.isdir(path):
             path = str(find_checkpoint(Path(path)))
-        elif not os.path.exists(path) and (meant := did_you_mean(path, _CHECKPOINT_WORDS)):
+        elif not os.path.exists(path) and (meant := did_you_mean(path, KINDS)):
             raise CheckpointError(f"There is no checkpoint at {path!r}.{meant}")
         return path
 
@@ -303,7 +300,7 @@ class EPICCLI(LightningCLI):
         section = config["checkpoint" if word == "best" else "last_checkpoint"]
         own, runs = section["dirpath"], _root(config["trainer"])
         root, place = (own, ".") if own else (runs, "fit/version_*/checkpoints")
-        path = newest_readable(Path(root), place, _CHECKPOINT_WORDS[word])
+        path = newest_readable(Path(root), place, KINDS[word])
         _require_same_data(path, config["data"])
         return path
 
