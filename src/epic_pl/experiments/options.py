@@ -1,14 +1,11 @@
 """Functions that parse, build and hash options of ``fit``, for comparison and search."""
 
-import gc
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from epic_pl.module.callbacks import FeatureCache
 from epic_pl.run.epic_cli import Built, parse
@@ -47,12 +44,6 @@ def use_stored_features(built: Built) -> str:
     if cache.level != "off":
         cache.level = levels[-1] if levels else "off"
     return cache.level
-
-
-def free_memory() -> None:
-    """Free the memory of trainer and model, which refer to each other."""
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def options_key(parsed: Mapping[str, Any], *others: Any) -> str:

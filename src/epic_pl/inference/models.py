@@ -80,7 +80,7 @@ class TrainedModel:
     @property
     def digest(self) -> str:
         """A hash of weights, encoders, options, and of how this device computes."""
-        return self.module.digest_here()
+        return self.module.digest()
 
     def processor(self) -> Processor:
         """The processor that makes batches as in training."""

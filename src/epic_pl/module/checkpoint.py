@@ -106,13 +106,11 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
         if saved != here:
             raise CheckpointError(
                 f"The checkpoint's {key} is {saved}, this model's {here}: the number of classes, "
-                "prompts or the hub's width differs, or the file was changed; use the config that "
-                "was saved beside the checkpoint."
+                "prompts or the hub's width differs; use the config that was saved beside it."
             )
         if adapter[key].is_floating_point() and not bool(adapter[key].double().isfinite().all()):
             raise CheckpointError(
-                f"The checkpoint's {key} holds NaN or infinite values: the run that wrote it had "
-                "diverged. Use an earlier checkpoint."
+                f"The checkpoint's {key} holds NaN or infinite values: use an earlier checkpoint."
             )
     return {**{key: state[key] for key in frozen}, **adapter}
 
@@ -129,8 +127,7 @@ def check_encoder(role: str, saved: EncoderIdentity, here: EncoderIdentity) -> N
     raise CheckpointError(
         f"The checkpoint was trained on the {role} encoder {saved['name']!r}{revision} with "
         f"fingerprint {saved['fingerprint'][:12]}, but this model has {here['name']!r} with "
-        f"fingerprint {here['fingerprint'][:12]}. Set model.encoders.{role} to the checkpoint's; "
-        "prompts fit no other encoder."
+        f"fingerprint {here['fingerprint'][:12]}: set model.encoders.{role} to the checkpoint's."
     )
 
 
@@ -144,10 +141,9 @@ def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
         return  # if the lengths differ, the check of the head's shape fails
     at = next(i for i, names in enumerate(zip(saved, here, strict=True)) if len(set(names)) > 1)
     raise CheckpointError(
-        f"The checkpoint's class {at} is {saved[at]!r}, the data's is {here[at]!r}, so every "
-        "prediction would have a wrong name. Give the data the checkpoint's classes in its order "
-        f"({', '.join(saved[:8])}{', ...' if len(saved) > 8 else ''}), or train anew, from the "
-        "checkpoint's weights with model.warm_start if you like."
+        f"The checkpoint's class {at} is {saved[at]!r}, the data's is {here[at]!r}: give the data "
+        "the checkpoint's classes in its order "
+        f"({', '.join(saved[:8])}{', ...' if len(saved) > 8 else ''}), or train anew."
     )
 
 
@@ -209,8 +205,7 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
     info = checkpoint.get(CHECKPOINT_KEY)
     if not isinstance(info, dict) or "format_version" not in info:
         raise CheckpointError(
-            "This file is not a checkpoint of EPICModule: it does not say which encoders it "
-            "belongs to. Give a file that epic-pl fit wrote under checkpoints/."
+            "This file is not a checkpoint of EPICModule: give one that epic-pl fit has written."
         )
     version = info["format_version"]
     if not isinstance(version, int) or version != CHECKPOINT_FORMAT:
@@ -274,9 +269,8 @@ class CheckpointedModule(L.LightningModule):
         """
         if hparams_file is not None or strict is False or weights_only is False:
             raise ConfigError(
-                "A checkpoint of EPICModule holds its options, and is loaded strictly and without "
-                "running code: leave out hparams_file, strict and weights_only, and give options "
-                "to change as arguments."
+                "A checkpoint holds its options, and is loaded strictly and without running code: "
+                "leave out hparams_file, strict and weights_only."
             )
         is_file = hasattr(checkpoint_path, "read")
         content = read_checkpoint(checkpoint_path if is_file else str(checkpoint_path))
@@ -335,14 +329,10 @@ class CheckpointedModule(L.LightningModule):
                 )
 
     def digest(self) -> str:
-        """SHA-256 of trained weights, identity of the encoders, and options."""
-        known = weights_digest(self), self.checkpoint_info(), dict(self.hparams)
+        """SHA-256 of weights, encoders and options, and of how this device computes."""
+        here = self.device.type, self.model.image_tower.identity["precision"]
+        known = weights_digest(self), self.checkpoint_info(), dict(self.hparams), here
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-
-    def digest_here(self) -> str:
-        """SHA-256 of :meth:`digest`, the type of the device, and the encoders' precision."""
-        known = self.digest(), self.device.type, self.model.image_tower.identity["precision"]
-        return hashlib.sha256(repr(known).encode()).hexdigest()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Store trained weights only, the encoders' identity, and the state for an exact resume."""

@@ -291,8 +291,7 @@ class EPICModule(CheckpointedModule):
         """
         if "sample_id" not in batch:
             raise DataError(
-                "Predictions are identified by sample_id, which this batch lacks: let the loader "
-                "add a list with one string per sample under that key."
+                "This batch lacks sample_id, which names predictions: let the loader add strings."
             )
         logits = self(batch).logits
         self.outputs.add(batch, logits)

@@ -166,10 +166,7 @@ def resolve_weights(
     if weights != "balanced":
         return weights
     if frequencies is None:
-        raise ConfigError(
-            f"{name} 'balanced' needs class_frequencies=datamodule.class_frequencies; or give "
-            "numbers."
-        )
+        raise ConfigError(f"{name} 'balanced' needs class_frequencies, which the DataModule has.")
     if task == "multilabel":
         return [(1 - f) / f if 0 < f < 1 else 1.0 for f in frequencies]
     return [1 / (len(frequencies) * f) if f > 0 else 1.0 for f in frequencies]

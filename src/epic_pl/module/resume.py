@@ -72,8 +72,7 @@ def check_resumable(checkpoint: Mapping[str, Any]) -> None:
             if all(isinstance(entry, dict) for entry in parts):
                 continue
         raise CheckpointError(
-            f"The checkpoint's {name} is {'damaged' if name in checkpoint else 'missing'}: start "
-            "anew from its weights with --model.warm_start."
+            f"The checkpoint's {name} is damaged: start from its weights with --model.warm_start."
         )
 
 

@@ -214,7 +214,7 @@ def test_saved_and_exported_models_are_taken_or_the_message_says_what_is(
 ):
     room, written = "epic_pl.inference.export.folder.write_folder", []
     made = SimpleNamespace(seconds=0, eager_seconds=0, difference=0)
-    monkeypatch.setattr(room, lambda *given: written.append(given[0].digest_here()) or made)
+    monkeypatch.setattr(room, lambda *given: written.append(given[0].digest()) or made)
     classifier, saved = Classifier.load("runs", device="cpu"), tmp_path / "saved"
     classifier.save_pretrained(saved)
     description = tmp_path / "described"

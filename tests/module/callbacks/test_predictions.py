@@ -136,7 +136,7 @@ def test_predictions_of_another_model_or_other_options_are_not_kept(
     predicted(output="cached", level="boundary")
     refused(output="cached", level="boundary", dtype="float32")
     with monkeypatch.context() as changed:
-        changed.setattr(EPICModule, "digest_here", lambda module: "on another device")
+        changed.setattr(EPICModule, "digest", lambda module: "on another device")
         refused()
     model.postprocessor.temperature += 0.1
     refused()

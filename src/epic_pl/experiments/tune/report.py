@@ -14,8 +14,8 @@ from optuna.trial import TrialState
 
 from epic_pl.experiments.tune.search import Search
 from epic_pl.report.scores import label
-from epic_pl.utils.files import write_bytes, write_text
-from epic_pl.utils.html_page import BLUE, GREY, ORANGE, plot_style, png
+from epic_pl.utils.files import write_text
+from epic_pl.utils.html_page import BLUE, GREY, ORANGE, plot_style
 
 MESSAGE = "message"
 """Attribute of a trial: why it failed."""
@@ -50,11 +50,6 @@ def write_results(study: optuna.Study, search: Search) -> Path | None:
     path = search.output / "best.yaml"
     write_text(path, head + yaml.safe_dump(overlay.as_dict(), sort_keys=False))
     return path
-
-
-def plot_history(study: optuna.Study, search: Search) -> None:
-    """Write the plot of :func:`draw_history` to ``search.png``."""
-    write_bytes(search.output / "search.png", png(draw_history(study, search)))
 
 
 @plot_style()

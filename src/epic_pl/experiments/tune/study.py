@@ -1,6 +1,7 @@
 """The study of a search, whose trials are runs of ``fit`` without checkpoints."""
 
 import contextlib
+import gc
 import math
 import sqlite3
 import sys
@@ -9,16 +10,19 @@ from typing import Any
 
 import lightning as L
 import optuna
+import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, Checkpoint
 from optuna.trial import FrozenTrial, TrialState
 
-from epic_pl.experiments.options import ONE_DEVICE, free_memory, use_stored_features
-from epic_pl.experiments.tune.report import MESSAGE, plot_history, write_results
+from epic_pl.experiments.options import ONE_DEVICE, use_stored_features
+from epic_pl.experiments.tune.report import MESSAGE, draw_history, write_results
 from epic_pl.experiments.tune.search import Search, suggest, values_of
 from epic_pl.module.callbacks.checkpoints import require_logged
 from epic_pl.run.epic_cli import as_options, parse, quiet_lightning
 from epic_pl.utils.errors import ConfigError, first_line
+from epic_pl.utils.files import write_bytes
+from epic_pl.utils.html_page import png
 
 _TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -53,7 +57,7 @@ def best_options(search: Search, trials: int) -> dict[str, Any] | None:
                     write_results(study, search)
             if (best := write_results(study, search)) is None:
                 return None
-            plot_history(study, search)
+            write_bytes(search.output / "search.png", png(draw_history(study, search)))
     except Timeout:
         raise ConfigError(
             f"Another search is running in {search.output}: wait, or give another --output."
@@ -140,7 +144,8 @@ def run_trial(trial: optuna.Trial, search: Search) -> float:
             trial.set_user_attr(MESSAGE, " ".join(f"{type(error).__name__}: {error}".split()))
             raise
         finally:
-            free_memory()  # for the next trial
+            gc.collect()  # trainer and model refer to each other
+            torch.cuda.empty_cache()
     counted = watch.values if search.keeps_best else watch.values[-1:]
     finite = [value for value in counted if math.isfinite(value)]
     if not finite:

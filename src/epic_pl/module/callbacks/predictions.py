@@ -99,7 +99,7 @@ class PredictionWriter(Callback):
             data.eval_batch_size_per_device,
             Share.of(self.shard, trainer.global_rank, trainer.world_size),
             data.on_bad_sample,
-            module.digest_here(),
+            module.digest(),
             top_k=self.top_k,
             preprocessing=data.preprocessing,
             precision=trainer.precision,
