@@ -6,53 +6,33 @@ import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import NamedTuple
 
 from epic_pl.utils.config_files import packaged
 from epic_pl.utils.errors import did_you_mean
 from epic_pl.utils.version import __version__
 
-_TRAINER, _PARSER = "epic_pl.run.epic_cli", "epic_pl.cli.commands.parser"
-_ERROR_TEXT, _PLUGINS = "epic_pl.run.error_text", "epic_pl.utils.plugins"
-_WRONG_OPTIONS = "epic_pl.run.wrong_options"
-
-
-class Command(NamedTuple):
-    """A command: its line in the help, and the module of its function.
-
-    The function has the last word of the command's name. Commands of the trainer have no module;
-    :mod:`epic_pl.run.epic_cli` parses them.
-    """
-
-    summary: str
-    module: str = ""
-
-
-COMMANDS = {
-    "fit": Command("train; --ckpt_path PATH resumes, --model.warm_start PATH starts from weights"),
-    "validate": Command("metrics on the validation split"),
-    "test": Command("metrics on the test split; --report DIR writes a report"),
-    "predict": Command("classes and probabilities of each sample, to a file or folder"),
-    "explain": Command("draw the patches and words each prompt attends to", "cli.commands.explain"),
-    "embed": Command(
-        "the encoders' features of a table or a folder, as Parquet", "cli.commands.embed"
-    ),
-    "export": Command("a trained model as a folder that runs on its own", "cli.commands.export"),
-    "serve": Command("answer requests over HTTP (extra `serve`)", "cli.commands.serve"),
-    "app": Command(
-        "a page in the browser to try a trained model (extra `app`)", "cli.commands.app"
-    ),
-    "compare": Command(
-        "methods with several seeds: accuracy, cost, significance, plot",
-        "cli.commands.compare",
-    ),
-    "tune": Command("search options on the validation split (extra `tune`)", "cli.commands.tune"),
-    "data check": Command("can training start?", "cli.commands.data"),
-    "data init": Command("write a config for a table", "cli.commands.data"),
-    "doctor": Command("versions, devices, encoders: can they be reached?", "cli.commands.doctor"),
-    "cache build": Command("store features of the frozen encoders", "cli.commands.cache"),
-    "cache info": Command("list stored features", "cli.commands.cache"),
+OF_TRAINER = {
+    "fit": "train; --ckpt_path PATH resumes, --model.warm_start PATH starts from weights",
+    "validate": "metrics on the validation split",
+    "test": "metrics on the test split; --report DIR writes a report",
+    "predict": "classes and probabilities of each sample, to a file or folder",
 }
+"""Commands that :mod:`epic_pl.run.epic_cli` parses, and their lines in the help."""
+COMMANDS = OF_TRAINER | {
+    "explain": "draw the patches and words each prompt attends to",
+    "embed": "the encoders' features of a table or a folder, as Parquet",
+    "export": "a trained model as a folder that runs on its own",
+    "serve": "answer requests over HTTP (extra `serve`)",
+    "app": "a page in the browser to try a trained model (extra `app`)",
+    "compare": "methods with several seeds: accuracy, cost, significance, plot",
+    "tune": "search options on the validation split (extra `tune`)",
+    "data check": "can training start?",
+    "data init": "write a config for a table",
+    "doctor": "versions, devices, encoders: can they be reached?",
+    "cache build": "store features of the frozen encoders",
+    "cache info": "list stored features",
+}
+"""All commands; those that are not the trainer's are functions called as the name's last word."""
 _HELP = """\
 usage: epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]
 
@@ -109,22 +89,26 @@ def main(args: Sequence[str] | None = None) -> None:
         meant = did_you_mean(word, group or COMMANDS)
         print(f"epic-pl: no command {word!r}; there are {known}.{meant}", file=sys.stderr)
         raise SystemExit(1)
-    own, rest = bool(name and COMMANDS[name].module), argv[len(name.split()) :]
+    own, rest = bool(name) and name not in OF_TRAINER, argv[len(name.split()) :]
     if own and _asks_for_help(name, rest):
-        import_module(_PARSER).command_parser(name, load(name)).print_help()
+        from epic_pl.cli.commands.parser import command_parser
+
+        command_parser(name, load(name)).print_help()
         return
-    first = _TRAINER not in sys.modules
-    if first:  # imports leave no garbage, and looking for it takes a fifth of the start
-        gc.disable()
-    cli = import_module(_TRAINER)
+    if first := "epic_pl.run.epic_cli" not in sys.modules:
+        gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the start
+    from epic_pl.run import epic_cli
+    from epic_pl.run.error_text import errors_as_text
+    from epic_pl.utils.plugins import import_packages
+
     if first:
         gc.freeze()
         gc.enable()
-    with import_module(_ERROR_TEXT).errors_as_text():
-        import_module(_PLUGINS).import_packages(packages)
+    with errors_as_text():
+        import_packages(packages)
         if own:
             raise SystemExit(call(name, rest))
-        cli.run(argv)
+        epic_cli.run(argv)
 
 
 def _packages(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -143,21 +127,23 @@ def _packages(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def load(name: str) -> Callable[..., int | None]:
     """Import the function of a command that is not one of the trainer's."""
-    function: Callable[..., int | None] = getattr(
-        import_module(f"epic_pl.{COMMANDS[name].module}"), name.split()[-1]
-    )
+    words = name.split()
+    module = import_module(f"epic_pl.cli.commands.{words[0]}")
+    function: Callable[..., int | None] = getattr(module, words[-1])
     return function
 
 
 def call(name: str, argv: Sequence[str]) -> int:
     """Call that function with arguments of the command line, and return the exit code."""
-    function, errors = load(name), import_module(_WRONG_OPTIONS)
-    options = import_module(_PARSER).parse_command(name, function, argv)
+    from epic_pl.cli.commands.parser import parse_command
+    from epic_pl.run.wrong_options import UnknownOptionError
+
+    function = load(name)
     try:
-        return function(**options) or 0
-    except errors.UnknownOptionError as error:  # an option of `fit` or of the command was meant
+        return function(**parse_command(name, function, argv)) or 0
+    except UnknownOptionError as error:  # an option of `fit` or of the command was meant
         known = [*inspect.signature(function).parameters, *error.known]
-        raise errors.UnknownOptionError(error.name, known) from error
+        raise UnknownOptionError(error.name, known) from error
 
 
 def _asks_for_help(name: str, argv: Sequence[str]) -> bool:
@@ -169,7 +155,7 @@ def _asks_for_help(name: str, argv: Sequence[str]) -> bool:
 
 def _help() -> str:
     return _HELP.format(
-        commands="\n".join(f"  {name:<15} {command.summary}" for name, command in COMMANDS.items()),
+        commands="\n".join(f"  {name:<15} {summary}" for name, summary in COMMANDS.items()),
         recipes=_listed(packaged("")),
         overlays=_listed(packaged("overlays")),
         others=_listed([*packaged("variants"), *packaged("spaces")]),
