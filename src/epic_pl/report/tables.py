@@ -18,12 +18,7 @@ from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.module.evaluator import Evaluator, Scores, as_pil_image
 from epic_pl.module.outputs import SplitOutputs
-from epic_pl.module.postprocess import (
-    answers,
-    calibration_error,
-    error_by_chance,
-    reliability_bins,
-)
+from epic_pl.module.postprocess import answers, calibration_error, error_by_chance, reliability_bins
 from epic_pl.module.prediction_table import prediction_table
 from epic_pl.report.scores import Table
 from epic_pl.utils.types import Sample

@@ -57,12 +57,7 @@ class ReportWriter(Callback):
         ConfigError: before the test, if no report can be made or written.
     """
 
-    def __init__(
-        self,
-        folder: str | None = None,
-        absence: bool = True,
-        mistakes: int = 12,
-    ) -> None:
+    def __init__(self, folder: str | None = None, absence: bool = True, mistakes: int = 12) -> None:
         if mistakes < 0:
             raise ConfigError(f"report.mistakes is {mistakes}, but must be at least 0.")
         self.folder = None if folder is None else Path(folder)

@@ -9,9 +9,7 @@ from epic_pl.cli.commands.parser import PositiveInt
 
 
 def check(
-    fit_options: Sequence[str],
-    output: Path | None = None,
-    workers: PositiveInt | None = None,
+    fit_options: Sequence[str], output: Path | None = None, workers: PositiveInt | None = None
 ) -> int:
     """Read a dataset once and say whether training can start (exit code 0) or not (1).
 

@@ -6,12 +6,7 @@ from typing import Any, get_args
 
 from huggingface_hub import model_info
 
-from epic_pl.utils.assets.encoders import (
-    UNREACHED,
-    cached_commit,
-    fetched_folder,
-    repository,
-)
+from epic_pl.utils.assets.encoders import UNREACHED, cached_commit, fetched_folder, repository
 from epic_pl.utils.config_files import find_config, read_yaml
 from epic_pl.utils.errors import first_line, printable
 from epic_pl.utils.types import Modality

@@ -15,13 +15,7 @@ import torch
 from torch import Tensor
 
 from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
-from epic_pl.inference.description import (
-    DESCRIPTION,
-    INPUTS,
-    TOKENIZER,
-    Description,
-    model_inputs,
-)
+from epic_pl.inference.description import DESCRIPTION, INPUTS, TOKENIZER, Description, model_inputs
 from epic_pl.inference.export.onnx_file import write_int8, write_onnx
 from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
 from epic_pl.inference.exported import ONNX, ONNX_INT8, Program, load_program
