@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_the_same_check_is_made_before_a_description_is_written():
         Description(**changed("class_names", ["a", "b", "a"]))
     with pytest.raises(ConfigError, match=r"join labels by \|: rename the class 'b\|c'"):
         Description(**changed("class_names", ["a", "b|c", "d"]))
-    assert Description(**ABOUT).to_dict() == ABOUT
+    assert asdict(Description(**ABOUT)) == ABOUT
     assert tuple(ABOUT["inputs"]) == INPUTS
 
 

@@ -1,6 +1,6 @@
 """``model.json``, the description of an exported model, which writer and reader both check."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -100,10 +100,6 @@ class Description:
         except (DataError, ConfigError, TypeError) as error:
             said = str(error).rstrip(".")
             raise CheckpointError(f"{path}: {said}. Export the model again.") from error
-
-    def to_dict(self) -> dict[str, Any]:
-        """The description as plain types for JSON."""
-        return asdict(self)
 
 
 def model_inputs(height: int, width: int) -> dict[str, Any]:

@@ -32,22 +32,15 @@ def load_program(path: Path) -> Program:
         ConfigError: if onnxruntime is not installed, or too old to be safe.
         CheckpointError: if the file cannot be read.
     """
-    with (
-        raised_as(CheckpointError, f"{path} is damaged", "Export the model again."),
-        needs_extra("onnx", str(path)),
-    ):
-        return _load_onnx(path)
-
-
-def _load_onnx(path: Path) -> Program:
-    import onnxruntime
-
+    with needs_extra("onnx", str(path)):
+        import onnxruntime
     if Version(onnxruntime.__version__) < Version(_SAFE):
         raise ConfigError(
             f"onnxruntime {onnxruntime.__version__} reads any file that a model names, such as "
             f"/etc/passwd: pip install 'onnxruntime>={_SAFE}'."
         )
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    with raised_as(CheckpointError, f"{path} is damaged", "Export the model again."):
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> Tensor:
         given = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
@@ -83,9 +76,8 @@ class ExportedModel:
         self.thresholds = None if least is None else np.asarray(least, np.float32)
         file = folder / ONNX if (folder / ONNX).is_file() else folder / ONNX_INT8
         self._file, self._program = file, load_program(file)
-        _, channels, height, width = about.inputs["pixel_values"]["shape"]
         token = torch.ones(1, 2, dtype=torch.long)
-        pixels = torch.zeros(1, channels, height, width)
+        pixels = torch.zeros(1, *about.inputs["pixel_values"]["shape"][1:])
         batch = Batch(pixel_values=pixels, input_ids=token, attention_mask=token)
         shape = self.probabilities(batch).shape
         if shape != (1, len(self.class_names)):

@@ -1,6 +1,7 @@
 """model.json of modules that were trained without a DataModule of this package."""
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,7 @@ from epic_pl.inference.export.folder import describe
 def described(make):
     def described(preprocessing, tokenizer=None):
         module = make(method="LinearProbe", preprocessing=preprocessing)
-        return json.loads(json.dumps(describe(module, tokenizer).to_dict()))
+        return json.loads(json.dumps(asdict(describe(module, tokenizer))))
 
     return described
 

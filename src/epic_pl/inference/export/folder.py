@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
-from epic_pl.inference.description import DESCRIPTION, INPUTS, TOKENIZER, Description, model_inputs
+from epic_pl.inference.description import DESCRIPTION, TOKENIZER, Description, model_inputs
 from epic_pl.inference.export.onnx_file import write_int8, write_onnx
 from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
 from epic_pl.inference.exported import ONNX, ONNX_INT8, Program, load_program
@@ -138,7 +138,7 @@ def write_folder(
             (made / PREDICT).write_bytes(script.read_bytes())
             for name, place in IMPORTED.items():
                 (made / name).write_bytes((files / place / name).read_bytes())
-        write_json(made / DESCRIPTION, description.to_dict())
+        write_json(made / DESCRIPTION, asdict(description))
         if tokenizer is not None:
             tokenizer.save_pretrained(made / TOKENIZER)
         run = load_program(path)
@@ -180,8 +180,7 @@ def largest_difference(run: Program, module: EPICModule) -> float:
     differences = []
     for seed, (rows, tokens) in enumerate(_COMPARED, start=1):
         inputs = random_inputs(module.model, rows, tokens, seed)
-        batch: Any = dict(zip(INPUTS, inputs, strict=True))
         # not predict_step, which would warn of the missing modalities of the test batches
-        expected = module.postprocessor(module.model(batch).logits)
+        expected = Probabilities(module.model, module.postprocessor)(*inputs)
         differences.append((run(*inputs) - expected).abs().max())
     return float(torch.stack(differences).max())

@@ -33,9 +33,8 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
     """Write an ONNX file; weights of more than 2 GB go to a file beside it.
 
     Raises:
-        ConfigError: if the extra ``onnx`` is not installed, or an operation cannot be translated.
+        ConfigError: if an operation cannot be translated.
     """
-    require_onnx()
     way_out = "Use the checkpoint instead, with EPICModule.load_from_checkpoint."
     problem = "This model cannot be translated to ONNX"
     with raised_as(ConfigError, problem, way_out), warnings.catch_warnings():

@@ -3,13 +3,16 @@
 Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
+from epic_pl.inference.description import INPUTS
 from epic_pl.nn.base import DualEncoder
-from epic_pl.utils.errors import ConfigError, first_line
+from epic_pl.utils.errors import ConfigError, raised_as
 from epic_pl.utils.types import Batch
 
 # B and S of the traced inputs; torch would treat sizes 0 and 1 as constants
@@ -29,26 +32,13 @@ class Probabilities(nn.Module):
         self.model = model
         self.postprocessor = postprocessor
 
-    def forward(
-        self,
-        pixel_values: Tensor,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        image_present: Tensor,
-        text_present: Tensor,
-    ) -> Tensor:
-        """Probabilities ``(B, C)`` float32.
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Probabilities ``(B, C)`` float32 of :data:`~epic_pl.inference.description.INPUTS`.
 
         ``pixel_values (B, 3, H, W)`` float32; ``input_ids`` and ``attention_mask (B, S)`` int64;
         ``image_present`` and ``text_present (B,)`` bool.
         """
-        batch = Batch(
-            pixel_values=pixel_values,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            image_present=image_present,
-            text_present=text_present,
-        )
+        batch = cast(Batch, dict(zip(INPUTS, inputs, strict=True)))
         probabilities: Tensor = self.postprocessor(self.model(batch).logits)
         return probabilities
 
@@ -63,17 +53,11 @@ def export_program(module: Probabilities) -> ExportedProgram:
     inputs = random_inputs(model, _ROWS, _TOKENS)
     rows, rows_and_tokens = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
     shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows)  # in the order of INPUTS
-    try:
-        with torch.no_grad():
-            program = torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # a custom model may cause any error
-        encoders = " and ".join(
-            type(encoder.model).__name__ for encoder in (model.image_encoder, model.text_encoder)
-        )
-        raise ConfigError(
-            f"A {type(model).__name__} on {encoders} cannot be exported ({type(error).__name__}: "
-            f"{first_line(error)}): use EPICModule.load_from_checkpoint, or see docs/export.md."
-        ) from error
+    encoders = " and ".join(type(tower.encoder.model).__name__ for tower in model.towers)
+    problem = f"A {type(model).__name__} on {encoders} cannot be exported"
+    way_out = "Use EPICModule.load_from_checkpoint, or see docs/export.md."
+    with raised_as(ConfigError, problem, way_out), torch.no_grad():
+        program = torch.export.export(module, inputs, dynamic_shapes=(shapes,), strict=False)
     for part in program.graph_module.modules():
         if isinstance(part, GraphModule):
             for node in part.graph.nodes:
@@ -82,7 +66,7 @@ def export_program(module: Probabilities) -> ExportedProgram:
 
 
 def random_inputs(model: DualEncoder, rows: int, tokens: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """Random inputs in the order of :data:`~epic_pl.inference.description.INPUTS`.
+    """Random inputs in the order of ``INPUTS``.
 
     Half of the last text is padding; the second row has no image, the third no text.
     """
