@@ -32,7 +32,8 @@ def encode(model, config, output, shard):
 
 def predict_on_an_actor(model, config, output, shard):
     source = {"table": Path("data/table.csv"), **COLUMNS}
-    actor = Predictor(model, source, output, top_k=2, batch_size=4, on_bad_sample="error")
+    options = {"top_k": 2, "batch_size": 4, "on_bad_sample": "error"}
+    actor = Predictor({"path": model}, source, output=output, **options)
     actor(vars(Share.of(shard)))
 
 

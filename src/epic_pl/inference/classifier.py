@@ -6,7 +6,7 @@ Shape legend: N items, B batch, C classes.
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from epic_pl.data.processor import Item
 from epic_pl.inference.bulk import checked_dataset, read_source
 from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.exported import ExportedModel
-from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
+from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label, Loading, load_batches
 from epic_pl.inference.model_card import write_card
 from epic_pl.inference.models import TrainedModel
 from epic_pl.inference.sharing import WEIGHTS, find_model, load_trained, push_model, write_model
@@ -109,9 +109,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             ConfigError: the model is an exported one, which has no module.
         """
         if isinstance(self._model, ExportedModel):
-            raise ConfigError(
-                f"{self._model.folder} is an exported model, which only classifies: load its run."
-            )
+            raise ConfigError(f"{self._model.folder} is an exported model: load its run.")
         return self._model.module
 
     @classmethod
@@ -257,14 +255,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             raise ConfigError(message_of(error)) from error
         return cls.load(str(trainer.log_dir), device=device)
 
-    def embed(
-        self,
-        items: Sequence[Item],
-        *,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        progress: bool | None = None,
-    ) -> dict[str, Floats]:
+    def embed(self, items: Sequence[Item], **loading: Unpack[Loading]) -> dict[str, Floats]:
         """The encoders' pooled outputs of each item; arguments as in :meth:`__call__`.
 
         Returns:
@@ -273,9 +264,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         Raises:
             DataError: as in :meth:`__call__`.
         """
-        parts = [self._no_features]
-        for batch in self._batches(items, batch_size, num_workers, progress, "Encoding"):
-            parts.append(self._features(batch))
+        batches = self._batches(items, "Encoding", **loading)
+        parts = [self._no_features, *map(self._features, batches)]
         image, text = zip(*parts, strict=True)
         return {"image": np.concatenate(image), "text": np.concatenate(text)}
 
@@ -290,9 +280,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         columns = {"sample_id": pa.array(batch["sample_id"] if batch else [], pa.string())}
         for side, output in features._asdict().items():
             absent = pa.array(np.isnan(output[:, 0]))
-            columns[side] = pa.FixedSizeListArray.from_arrays(
-                output.reshape(-1), output.shape[1], mask=absent
-            )
+            rows = output.reshape(-1), output.shape[1]
+            columns[side] = pa.FixedSizeListArray.from_arrays(*rows, mask=absent)
         return pa.table(columns)
 
     @property
@@ -323,9 +312,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         image_root: str | Path | None = None,
         on_bad_sample: BadSamplePolicy = "error",
         top_k: int | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        progress: bool | None = None,
+        **loading: Unpack[Loading],
     ) -> pa.Table:
         """Predictions for the rows of a table, in its order, as ``epic-pl predict`` writes them.
 
@@ -343,9 +330,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
                 with neither image nor text is an error, or left out.
             top_k: None gives one column per class (``probability_<class>``); k gives the k most
                 probable classes as ``label_1``, ``probability_1``, ...
-            batch_size: number of rows at a time.
-            num_workers: number of processes that read images.
-            progress: as in :meth:`__call__`.
+            **loading: as in :meth:`__call__`.
 
         Returns:
             ``sample_id``, ``image_path`` (null without one), ``label`` (several joined by ``|``)
@@ -357,9 +342,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         """
         rows = read_source(table, image, text, id, image_root)
         dataset = checked_dataset(rows, on_bad_sample, self.processor)
-        loaded = self.processor.collate, batch_size, num_workers, progress
         full, tables = 0, [self.prediction_table(None, top_k)]
-        for batch in self._loaded(dataset, *loaded):
+        for batch in load_batches(dataset, self.processor.collate, "Classifying", **loading):
             full += self.processor.full_texts(batch)
             tables.append(self.prediction_table(batch, top_k))
         self.processor.tell_full(full)
@@ -389,12 +373,9 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             chosen = assign_labels(scores, self._model.thresholds)
             shown = len(self.class_names)
         orders = np.argsort(-scores, axis=1, kind="stable")[:, :shown]
+        names = self.class_names
         return [
-            [
-                {"label": self.class_names[index], "score": float(row[index])}
-                for index in order
-                if take[index]
-            ]
+            [{"label": names[at], "score": float(row[at])} for at in order if take[at]]
             for row, take, order in zip(scores, chosen, orders, strict=True)
         ]
 

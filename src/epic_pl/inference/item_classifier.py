@@ -6,7 +6,7 @@ Shape legend: N items, B batch, C classes.
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,14 @@ Label = dict[str, Any]
 Floats = npt.NDArray[np.float32]
 Scores = TypeVar("Scores")
 Answer = TypeVar("Answer")
+
+
+class Loading(TypedDict, total=False):
+    """How batches are loaded; see :meth:`ItemClassifier.__call__`."""
+
+    batch_size: int
+    num_workers: int
+    progress: bool | None
 
 
 class ItemClassifier(ABC, Generic[Scores, Answer]):
@@ -47,13 +55,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
 
     @overload
     def __call__(
-        self,
-        items: Sequence[Item],
-        *,
-        top_k: int | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        progress: bool | None = None,
+        self, items: Sequence[Item], *, top_k: int | None = None, **loading: Unpack[Loading]
     ) -> list[Answer]: ...
 
     def __call__(
@@ -63,9 +65,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         image: ImageInput | None = None,
         text: str | None = None,
         top_k: int | None = None,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        progress: bool | None = None,
+        **loading: Unpack[Loading],
     ) -> Answer | list[Answer]:
         """Classify one item or a list of items; labels have the highest score first.
 
@@ -76,9 +76,9 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
             text: text of a single item.
             top_k: number of labels; None is five, or in multilabel tasks all labels that reach
                 their thresholds, which were tuned on validation.
-            batch_size: number of items in a batch.
-            num_workers: number of processes that read images; 0 is this process.
-            progress: whether to show a progress bar; None shows it for several batches.
+            **loading: ``batch_size``, the number of items in a batch (32); ``num_workers``, the
+                number of processes that read images (0: this process does); and ``progress``,
+                whether to show a progress bar (None: for several batches).
 
         Raises:
             DataError: if an item has neither modality, an image cannot be read, or a type is wrong.
@@ -90,28 +90,18 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
             raise ConfigError("For one item write clf(image=..., text=...), with these names.")
         if items is None:
             one = Item(image=image, text=text)
-            return self.labels(self.probabilities([one], progress=False), top_k)[0]
+            return self.labels(self.probabilities([one], **loading), top_k)[0]
         if image is not None or text is not None:
             raise ConfigError("Give a list of items, or image and text of one, not both.")
-        scores = self.probabilities(
-            items, batch_size=batch_size, num_workers=num_workers, progress=progress
-        )
-        return self.labels(scores, top_k)
+        return self.labels(self.probabilities(items, **loading), top_k)
 
-    def probabilities(
-        self,
-        items: Sequence[Item],
-        *,
-        batch_size: int = 32,
-        num_workers: int = 0,
-        progress: bool | None = None,
-    ) -> Scores:
+    def probabilities(self, items: Sequence[Item], **loading: Unpack[Loading]) -> Scores:
         """Probabilities ``(N, C)`` float32 of items; arguments as in :meth:`__call__`.
 
         Raises:
             DataError: as in :meth:`__call__`.
         """
-        return self._score(self._batches(items, batch_size, num_workers, progress))
+        return self._score(self._batches(items, **loading))
 
     def prepare(self, item: Item, max_pixels: int = MAX_PIXELS) -> Sample:
         """Make a sample of an item, for :meth:`sample_probabilities`: read its image.
@@ -139,12 +129,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         """Probabilities of the items of all batches."""
 
     def _batches(
-        self,
-        items: Sequence[Item],
-        batch_size: int,
-        num_workers: int,
-        progress: bool | None,
-        title: str = "Classifying",
+        self, items: Sequence[Item], title: str = "Classifying", **loading: Unpack[Loading]
     ) -> Iterator[Batch]:
         """Batches of items; all items are checked before the first image is read."""
         if isinstance(items, Mapping | str | os.PathLike):
@@ -152,18 +137,19 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         for number, item in enumerate(items):
             check_item(item, f"Item {number}")
         numbered = [{**item, "sample_id": str(row)} for row, item in enumerate(items)]
-        return self._loaded(numbered, self.processor, batch_size, num_workers, progress, title)
+        return load_batches(numbered, self.processor, title, **loading)
 
-    def _loaded(
-        self,
-        rows: Any,
-        collate: Callable[[Any], Batch],
-        batch_size: int,
-        num_workers: int,
-        progress: bool | None,
-        title: str = "Classifying",
-    ) -> Iterator[Batch]:
-        check_at_least(1, batch_size=batch_size)
-        loader = DataLoader(rows, batch_size, collate_fn=collate, num_workers=num_workers)
-        shown = len(loader) > 1 if progress is None else progress
-        yield from track(loader, title, console=Console(stderr=True), disable=not shown)
+
+def load_batches(
+    rows: Any,
+    collate: Callable[[Any], Batch],
+    title: str,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    progress: bool | None = None,
+) -> Iterator[Batch]:
+    """Batches of rows; the other arguments are those of :meth:`ItemClassifier.__call__`."""
+    check_at_least(1, batch_size=batch_size)
+    loader = DataLoader(rows, batch_size, collate_fn=collate, num_workers=num_workers)
+    shown = len(loader) > 1 if progress is None else progress
+    yield from track(loader, title, console=Console(stderr=True), disable=not shown)

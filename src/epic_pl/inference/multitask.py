@@ -58,11 +58,10 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
             settings = _settings(classifier, f"{lead!r} and {name!r}" if lead else repr(name))
             if not self.tasks:
                 lead, shared, first = name, settings, classifier
-            if differing := [key for key, value in shared.items() if settings[key] != value]:
-                values = f"{shared[differing[0]]} and {settings[differing[0]]}"
+            for key in (key for key, value in shared.items() if settings[key] != value):
                 raise ConfigError(
-                    f"Tasks {lead!r} and {name!r} cannot share encoders: they differ in "
-                    f"{differing[0]}: {values}. Train both with the same, or use two classifiers."
+                    f"Tasks {lead!r} and {name!r} cannot share encoders: they differ in {key}: "
+                    f"{shared[key]} and {settings[key]}. Train both alike, or use two classifiers."
                 )
             towers = first.module.model.towers, classifier.module.model.towers
             for kept, tower in zip(*towers, strict=True):
@@ -131,11 +130,8 @@ def _settings(classifier: Classifier, tasks: str) -> dict[str, Any]:
     except ConfigError as error:
         raise ConfigError(f"Tasks {tasks} cannot share encoders: {error}") from error
     if "layers" not in module.model.cache_levels:
-        raise ConfigError(
-            f"Tasks {tasks} cannot share encoders: the last one's method is "
-            f"{module.hparams['method']}. {module.model.image_tower.not_stored_because} Call its "
-            "Classifier by itself."
-        )
+        why = f"{module.hparams['method']}. {module.model.image_tower.not_stored_because}"
+        raise ConfigError(f"Tasks {tasks} cannot share encoders: the last one's method is {why}")
     image, text = classifier.processor.image, classifier.processor.text
     settings = {f"preprocessing.image.{key}": value for key, value in image.to_dict().items()}
     settings |= {

@@ -16,24 +16,16 @@ from epic_pl.utils.validate import check_at_least, check_word
 class Predictor:
     """An actor that loads the model and reads the table once."""
 
-    def __init__(
-        self,
-        model: str,
-        source: dict[str, Any],
-        output: Path,
-        top_k: int | None,
-        trust: Sequence[str] = (),
-        **options: Any,
-    ) -> None:
-        self.classifier = Classifier.load(model, trust=trust)
-        self.rows = read_source(**source)
-        self.output, self.options = output, options | {"top_k": top_k}
-        self.make = partial(self.classifier.prediction_table, top_k=top_k)
+    def __init__(self, load: dict[str, Any], source: dict[str, Any], **options: Any) -> None:
+        self.classifier, self.rows = Classifier.load(**load), read_source(**source)
+        self.make = partial(self.classifier.prediction_table, top_k=options["top_k"])
+        self.options = options
 
     def __call__(self, shard: dict[str, Any]) -> dict[str, Any]:
         """Write the missing files of one shard."""
-        model = self.classifier.processor, self.make, self.classifier.digest
-        write_parts(self.rows, self.output, *model, share=Share(**shard), **self.options)
+        processor, digest = self.classifier.processor, self.classifier.digest
+        given = {"processor": processor, "make": self.make, "model": digest, **self.options}
+        write_parts(self.rows, share=Share(**shard), **given)
         return shard
 
 
@@ -79,11 +71,11 @@ def predict_on_ray(
     count = 4 * actors  # more shards than actors, so that a fast actor takes more of them
     shards = [{"index": index, "count": count} for index in range(count)]
     named = str(Path(model).resolve()) if Path(model).exists() else str(model)  # else a hub's
-    given = {"model": named, "source": source, "output": Path(output).resolve(), "top_k": top_k}
-    given |= {"batch_size": batch_size, "on_bad_sample": on_bad_sample, "trust": list(trust)}
+    options = {"top_k": top_k, "batch_size": batch_size, "on_bad_sample": on_bad_sample}
+    given = {"load": {"path": named, "trust": list(trust)}, "source": source, **options}
     ray.data.from_items(shards, override_num_blocks=len(shards)).map(
         Predictor,  # type: ignore[arg-type]  # a class, as Ray documents
-        fn_constructor_kwargs=given,
+        fn_constructor_kwargs={"output": Path(output).resolve(), **given},
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=actors),
         num_gpus=gpus or None,
     ).take_all()

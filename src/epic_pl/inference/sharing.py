@@ -37,8 +37,7 @@ def write_model(module: EPICModule, folder: Path) -> None:
     module.require_options()
     options: dict[str, Any] = deepcopy(dict(module.hparams))
     info: dict[str, Any] = deepcopy(dict(module.checkpoint_info()))
-    sides: tuple[Modality, ...] = get_args(Modality)
-    for side in sides:
+    for side in get_args(Modality):
         encoder = options["encoders"][side]
         source = repository(encoder["name"], side)
         if source and "@" not in encoder["name"]:
@@ -118,9 +117,7 @@ def load_trained(
         CheckpointError: if it is damaged or an exported model, or an encoder differs.
     """
     if (place / DESCRIPTION).is_file() and not (place / WEIGHTS).is_file():
-        raise CheckpointError(
-            f"{place} is an exported model, which only classifies: give its run or checkpoint."
-        )
+        raise CheckpointError(f"{place} is an exported model: give its run or checkpoint.")
     source = place if place.is_file() else place / CONFIG
     checkpoint = read_checkpoint(str(place)) if place.is_file() else read_model(place)
     return build_trained(checkpoint, source, image_encoder, text_encoder)
@@ -135,16 +132,12 @@ def _fetch_model(name: str, revision: str | None, token: str | None, offline: bo
     repo, _, pinned = name.partition("@")
     problem = f"There is no folder {name!r}, and no such model can be fetched"
     way_out = "Check the name and the network, or give the folder of a run."
+    commit, files = revision or pinned or None, [CONFIG, WEIGHTS]
     with raised_as(AssetError, problem, way_out):
-        return Path(
-            snapshot_download(
-                repo,
-                revision=revision or pinned or None,
-                allow_patterns=[CONFIG, WEIGHTS],
-                local_files_only=offline,
-                token=token,
-            )
+        folder = snapshot_download(
+            repo, revision=commit, allow_patterns=files, local_files_only=offline, token=token
         )
+    return Path(folder)
 
 
 def push_model(
@@ -155,12 +148,7 @@ def push_model(
     name = api.create_repo(name, private=private, exist_ok=True).repo_id
     if revision is not None:
         api.create_branch(name, branch=revision, exist_ok=True)
-    has_card = api.file_exists(name, CARD, revision=revision)
-    done = api.upload_folder(
-        repo_id=name,
-        folder_path=folder,
-        revision=revision,
-        ignore_patterns=[CARD] if has_card else None,
-        commit_message="Upload a model of epic_pl",
-    )
-    return str(done.commit_url)
+    kept = [CARD] if api.file_exists(name, CARD, revision=revision) else None
+    options: Any = {"ignore_patterns": kept, "commit_message": "Upload a model of epic_pl"}
+    uploaded = api.upload_folder(repo_id=name, folder_path=folder, revision=revision, **options)
+    return str(uploaded.commit_url)

@@ -121,7 +121,7 @@ def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trai
     assert [answer["label"] for answer in labels] == [answer["label"] for answer in first]
     loaded = Classifier.load(folder)
     np.testing.assert_allclose(loaded.probabilities(samples), scores, atol=1e-5)
-    with pytest.raises(ConfigError, match="exported model, which only classifies"):
+    with pytest.raises(ConfigError, match="an exported model: load its run"):
         loaded.embed(samples)
 
 

@@ -43,9 +43,8 @@ def find_checkpoint(path: Path) -> Path:
             if any(path.glob(f"{place}/{names[0]}")):
                 return Path(newest_readable(path, place, names))
     raise CheckpointError(
-        f"There is no run or checkpoint at {path}: give the folder of a run, or a checkpoint. A "
-        "folder that save_pretrained or epic-pl export has written is taken only by "
-        "Classifier.load and epic-pl embed, serve, app, and export without --config."
+        f"There is no run or checkpoint at {path}: give runs/NAME or a checkpoint. Folders of "
+        "save_pretrained and epic-pl export are for Classifier.load, embed, serve, app and export."
     )
 
 
