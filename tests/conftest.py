@@ -152,14 +152,13 @@ def started():
     import httpx
     import uvicorn
 
-    from epic_pl.inference.serving.server import Limits, build_app
+    from epic_pl.inference.serving.server import Settings, build_app
 
     @contextmanager
-    def started(model, key=None, max_batch=4, **limits):
+    def started(model, batch=4, **settings):
         failures = []
-        app = build_app(
-            model, Limits(**limits), max_batch, key, failures.append, ThreadPoolExecutor(1)
-        )
+        settings = Settings(batch=batch, **settings)
+        app = build_app(model, settings, failures.append, ThreadPoolExecutor(1))
         server = uvicorn.Server(uvicorn.Config(app, http="httptools", log_level="error"))
         with socket.create_server(("127.0.0.1", 0)) as listener:
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -32,15 +32,14 @@ def test_models_are_loaded_by_name_and_limits_passed_on(trained, told, port, mon
         "--cors=https://a.example,http://localhost:3000",
     )
     assert code == 0
-    ((model, limits, max_batch, key, listener, thread),) = given
+    ((model, settings, listener, thread),) = given
     listener.close()
     loaded, classifies = loads[0], thread.submit(threading.get_ident).result()
     assert loaded == classifies != threading.get_ident()
     assert list(model.tasks) == ["runs", "again"]
-    assert limits == server.Limits(
-        *(3, 4, 5_000_000, 6_000_000, 7), ("https://a.example", "http://localhost:3000")
-    )
-    assert (max_batch, key) == (8, "a secret")
+    origins = ("https://a.example", "http://localhost:3000")
+    sizes = 5_000_000, 6_000_000, 7
+    assert settings == server.Settings(3, 4, *sizes, origins, batch=8, key="a secret")
     assert "Serving runs, again with an API key: http://127.0.0.1:" in out
 
 

@@ -21,7 +21,7 @@ import torch
 from python_multipart.multipart import MultipartParser
 
 from epic_pl.inference.multitask import MultiTaskClassifier
-from epic_pl.inference.serving.server import Limits, Pair, run_server
+from epic_pl.inference.serving.server import ClassifyRequest, Settings, run_server
 
 ROOT = Path(__file__).parents[3]
 JSON = {"Content-Type": "application/json"}
@@ -80,7 +80,7 @@ def test_a_text_of_as_many_characters_as_allowed_passes(request_, client):
     "image", ["aGFsbG8=", "aGFs\nbG8=\n", "aGFs\r\n bG8=", "data:image/jpeg;base64,aGFsbG8="]
 )
 def test_an_image_may_be_a_data_url_or_have_line_breaks(image):
-    assert Pair(image=image).image == b"hallo"
+    assert ClassifyRequest(image=image).image == b"hallo"
 
 
 def _form(parts, value=b"", kind="multipart/form-data; boundary=x"):
@@ -118,7 +118,7 @@ HOSTILE = {
     "escapes": (422, "The text has 4,5", lambda: _json('{"text": "%s"}' % ("\\n" * 4_500_000))),
     "padding": (422, "image: must be", lambda: _json('{"image": "%s"}' % ("=" * 9_000_000))),
     "not UTF-8": (400, _PARSING, lambda: _json(b'{"text": "\xff"}')),
-    "large": (413, "The request is too large", lambda: _json(b"a" * 10_000_001)),
+    "large": (413, "The request is larger than 10,000,000 bytes", lambda: _json(b"a" * 10_000_001)),
     "large chunks": (413, "The request is", lambda: _json(itertools.repeat(b"a" * 10**5, 120))),
     "fields": (400, _FIELDS, lambda: _form(b'name="%d"' % n for n in range(100_000))),
     "files": (400, "Too many files", lambda: _form([b'name="a"; filename="a"'] * 100_000)),
@@ -424,7 +424,7 @@ def run(held, monkeypatch):
         with ThreadPoolExecutor(1) as pool, httpx.Client(base_url=address, timeout=20) as client:
             asked = pool.submit(ask, client)
             try:
-                run_server(held, Limits(), 4, None, listener, ThreadPoolExecutor(1))
+                run_server(held, Settings(batch=4), listener, ThreadPoolExecutor(1))
             finally:
                 held.answers = asked.result()
 
@@ -517,7 +517,7 @@ def test_several_models_under_load_answer_each_request(trained, started):
         image = item["image"] and base64.b64encode(item["image"]).decode()
         return client.post("/classify", json=item | {"image": image, "top_k": 3}).json()["labels"]
 
-    with started(models, max_batch=8) as client, ThreadPoolExecutor(12) as pool:
+    with started(models, batch=8) as client, ThreadPoolExecutor(12) as pool:
         answers = [*pool.map(ask, items)]
         assert _metric(client, 'epic_pl_requests_total{status="200"}') == len(items)
         assert _metric(client, "epic_pl_batch_size_count") == len(items)

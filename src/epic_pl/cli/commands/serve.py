@@ -58,7 +58,7 @@ def serve(
     from epic_pl.inference.sharing import find_model
 
     with needs_extra("serve", "epic-pl serve"):
-        from epic_pl.inference.serving.server import Limits, run_server
+        from epic_pl.inference.serving.server import Settings, run_server
     if not 1024 <= port <= 65535:
         raise ConfigError(f"--port is {port}: give one from 1024 to 65535.")
     origins = tuple(cors.split(",")) if cors else ()
@@ -68,7 +68,7 @@ def serve(
     paths = {name: str(find_model(path)) for name, path in _named(models).items()}
     key = os.environ.get(_KEY)
     sizes = max_megabytes * 10**6, max_megapixels * 10**6, max_characters
-    limits = Limits(max_waiting, timeout, *sizes, origins)
+    settings = Settings(max_waiting, timeout, *sizes, origins, max_batch, key)
     names, access = ", ".join(paths), "with an API key" if key else "without an API key"
     address = f"[{host}]" if ":" in host else host
     print(f"Loading {names} ...", flush=True)
@@ -78,7 +78,7 @@ def serve(
     model = thread.submit(load, *given).result()
     listener = _listen(host, port)
     print(f"Serving {names} {access}: http://{address}:{port}/docs", flush=True)
-    run_server(model, limits, max_batch, key, listener, thread)
+    run_server(model, settings, listener, thread)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -15,6 +15,8 @@ from starlette.exceptions import HTTPException
 from epic_pl.inference.item_classifier import ItemClassifier
 from epic_pl.utils.types import Sample
 
+Model = ItemClassifier[Any, Any]
+"""A classifier of one model, or of several."""
 RETRY = {"Retry-After": "1"}
 _WAIT_SECONDS = 0.005  # time to wait for further samples, unless the last batch had one alone
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -34,11 +36,7 @@ class Batches:
     """
 
     def __init__(
-        self,
-        model: ItemClassifier[Any, Any],
-        max_batch: int,
-        registry: CollectorRegistry,
-        thread: ThreadPoolExecutor,
+        self, model: Model, max_batch: int, registry: CollectorRegistry, thread: ThreadPoolExecutor
     ) -> None:
         self._model, self._max_batch, self._thread = model, max_batch, thread
         self._sizes = Histogram(
@@ -67,7 +65,7 @@ class Batches:
         Raises:
             Exception: if nothing can be classified any more, as after the loss of a device.
         """
-        jobs = list[_Job]()
+        jobs: list[_Job] = []
         try:
             while True:
                 jobs = await self._next_jobs()

@@ -37,7 +37,7 @@ shows what a layer read. It is not a cause of the prediction.</p>
 src="data:image/svg+xml;base64,{}">"""
 
 
-class Answer(NamedTuple):
+class PageContent(NamedTuple):
     """Labels with probabilities by title, notes on them, and the attention as HTML."""
 
     labels: dict[str, dict[str, float]]
@@ -148,7 +148,7 @@ def uploaded_file(upload: Any, folder: Path) -> Path | None:
     raise DataError(f"Upload the image, a file of at most {MAX_BYTES // 2**20} MiB.")
 
 
-def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
+def answer(classifier: Classifier, image: Path | None, text: Any) -> PageContent:
     """Labels of a pair and of each modality alone, and the attention of the pair.
 
     There may be no image (None) or no text (None or blanks).
@@ -192,7 +192,7 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> Answer:
             notes.append("This model has no prompts whose attention could be drawn.")
             attention = ""
         labels = {title: _labels(classifier, sample) for title, sample in samples.items()}
-        return Answer(labels, notes, attention)
+        return PageContent(labels, notes, attention)
 
 
 def _labels(classifier: Classifier, sample: Sample) -> dict[str, float]:

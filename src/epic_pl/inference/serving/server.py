@@ -31,8 +31,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from epic_pl.data.processor import Item
-from epic_pl.inference.item_classifier import ItemClassifier
-from epic_pl.inference.serving.batches import RETRY, Batches
+from epic_pl.inference.serving.batches import RETRY, Batches, Model
 from epic_pl.utils.errors import DataError
 
 _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -47,8 +46,8 @@ _LARGEST, _CHUNK = 16, 2**16
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Limits of a server; docs/serve.md lists the HTTP statuses of refused requests."""
+class Settings:
+    """Limits of a server and its key; docs/serve.md lists the HTTP statuses of refused requests."""
 
     waiting: int = 256  # maximum number of open requests
     seconds: int = 30  # time limit of a request
@@ -56,6 +55,8 @@ class Limits:
     pixels: int = 25_000_000  # maximum pixels of an image
     characters: int = 20_000  # maximum characters of a text
     origins: tuple[str, ...] = ()  # origins of the pages that may send requests, all with "*"
+    batch: int = 16  # maximum number of requests that are classified together
+    key: str | None = None  # what requests must have in the header X-API-Key; None admits all
 
 
 class _ImageEncoder(Base64Encoder):
@@ -67,7 +68,7 @@ class _ImageEncoder(Base64Encoder):
         return b64decode(content, validate=True)
 
 
-class Pair(BaseModel):
+class ClassifyRequest(BaseModel):
     """An image-text pair; an image or a text that is not given is missing."""
 
     model_config = ConfigDict(extra="forbid")
@@ -78,8 +79,8 @@ class Pair(BaseModel):
     """Number of labels; by default five, with several labels a pair those that are assigned."""
 
 
-class PairForm(BaseModel):
-    """A :class:`Pair` as a form sends it: a file, and numbers as text."""
+class ClassifyForm(BaseModel):
+    """A :class:`ClassifyRequest` as a form sends it: a file, and numbers as text."""
 
     model_config = ConfigDict(extra="forbid")
     image: UploadFile | None = None
@@ -87,24 +88,24 @@ class PairForm(BaseModel):
     top_k: PositiveInt | None = None
 
 
-_Form = Annotated[PairForm, Form(media_type=_FORM)]
+_Form = Annotated[ClassifyForm, Form(media_type=_FORM)]
 
 
-class Label(BaseModel):
+class ScoredLabel(BaseModel):
     """A label and its calibrated probability."""
 
     label: str
     score: float
 
 
-class Labels(BaseModel):
+class ClassifyResponse(BaseModel):
     """Labels of a pair, the most probable first; with several models by the model's name."""
 
-    labels: list[Label] | dict[str, list[Label]]
+    labels: list[ScoredLabel] | dict[str, list[ScoredLabel]]
 
 
 _REASONS = {
-    "extra_forbidden": f"unknown; there are {', '.join(Pair.model_fields)}",
+    "extra_forbidden": f"unknown; there are {', '.join(ClassifyRequest.model_fields)}",
     "json_invalid": "no JSON at character {loc[1]}: {ctx[error]}",
     "model_attributes_type": 'give one pair, {{"text": "a"}}, as Content-Type: application/json',
     "value_error": "must be a file in a form (curl -F image=@dish.jpg), in JSON its base64",
@@ -114,10 +115,8 @@ _REASONS = {
 class _Gate:
     """Checks requests before their bodies are read or parsed, and measures them."""
 
-    def __init__(
-        self, limits: Limits, key: str | None, registry: prometheus.CollectorRegistry
-    ) -> None:
-        self._limits, self._key, self._turn = limits, (key or "").encode(), asyncio.Lock()
+    def __init__(self, settings: Settings, registry: prometheus.CollectorRegistry) -> None:
+        self._settings, self._turn = settings, asyncio.Lock()
         self._open = self._bytes = 0  # number of open requests, and bytes of their bodies
         self._requests = prometheus.Counter(
             "epic_pl_requests", "Requests by status", ["status"], registry=registry
@@ -139,15 +138,15 @@ class _Gate:
         return response
 
     async def _admit(self, request: Request, handle: _Handler) -> Response:
-        limits = self._limits
+        settings, key = self._settings, (self._settings.key or "").encode()
         given = dict(request.scope["headers"]).get(b"x-api-key", b"")
-        if not secrets.compare_digest(given if self._key else b"", self._key):
+        if not secrets.compare_digest(given if key else b"", key):
             raise HTTPException(401, "The header X-API-Key is missing or wrong.")
         busy = HTTPException(503, "Too many requests are waiting. Try again.", RETRY)
-        if self._open >= limits.waiting:
+        if self._open >= settings.waiting:
             raise busy
-        too_large = HTTPException(413, f"The request is too large: limit {limits.payload:,} bytes.")
-        if int(request.headers.get("content-length", 0)) > limits.payload:
+        too_large = HTTPException(413, f"The request is larger than {settings.payload:,} bytes.")
+        if int(request.headers.get("content-length", 0)) > settings.payload:
             raise too_large
         kind, parameters = parse_options_header(request.headers.get("content-type"))
         # the parser of forms decodes with any codec of Python, and some take quadratic time
@@ -156,16 +155,16 @@ class _Gate:
         body = bytearray()
         self._open += 1
         try:
-            async with asyncio.timeout(limits.seconds):
+            async with asyncio.timeout(settings.seconds):
                 async for chunk in request.stream():
                     body += chunk
                     self._bytes += len(chunk)
-                    if len(body) > limits.payload:
+                    if len(body) > settings.payload:
                         raise too_large
-                    if self._bytes > _LARGEST * limits.payload:
+                    if self._bytes > _LARGEST * settings.payload:
                         raise busy
                 # many of these characters take long to parse, which would block other requests
-                if kind != _KINDS[0] and sum(map(body.count, b",[{")) > limits.characters + 10:
+                if kind != _KINDS[0] and sum(map(body.count, b",[{")) > settings.characters + 10:
                     raise HTTPException(422, "body: too many values, or too long a text")
                 boundary = re.escape(parameters.get(b"boundary", b""))
                 # a parser takes seconds for megabytes of blanks after a boundary
@@ -181,7 +180,7 @@ class _Gate:
 
                 return await handle(Request(request.scope, replay))
         except TimeoutError:
-            raise HTTPException(504, f"No answer within {limits.seconds} seconds.") from None
+            raise HTTPException(504, f"No answer within {settings.seconds} seconds.") from None
         except ClientDisconnect:
             raise HTTPException(400, "The client has closed the connection.") from None
         except RequestValidationError as error:
@@ -208,25 +207,18 @@ def _problems(error: RequestValidationError) -> str:
 
 
 def build_app(
-    model: ItemClassifier[Any, Any],
-    limits: Limits,
-    max_batch: int,
-    key: str | None,
-    end: Callable[[Any], object],
-    thread: ThreadPoolExecutor,
+    model: Model, settings: Settings, end: Callable[[Any], object], thread: ThreadPoolExecutor
 ) -> FastAPI:
     """Build the application of a server.
 
     Args:
         model: classifier of one model, or of several.
-        limits: limits of requests.
-        max_batch: maximum number of requests that are classified together.
-        key: key that requests must have in the header X-API-Key; None admits all requests.
+        settings: limits of requests and the key that they must have.
         end: function that is called with an error after which nothing can be classified.
         thread: the thread in which the model was loaded.
     """
     registry = prometheus.CollectorRegistry()
-    gate, batches = _Gate(limits, key, registry), Batches(model, max_batch, registry, thread)
+    gate, batches = _Gate(settings, registry), Batches(model, settings.batch, registry, thread)
     images, texts = ThreadPoolExecutor(_THREADS), ThreadPoolExecutor(_THREADS)
     stuck = set[Future[Any]]()  # what these still prepare for requests that have been given up
 
@@ -241,12 +233,12 @@ def build_app(
         def get_route_handler(self) -> _Handler:
             return partial(gate.respond, handle=super().get_route_handler())
 
-    async def labels(image: bytes | None, text: str | None, top_k: int | None) -> Labels:
-        if (characters := len(text or "")) > limits.characters:
-            reason = f"The text has {characters:,} characters; the limit is {limits.characters:,}."
+    async def labels(image: bytes | None, text: str | None, top_k: int | None) -> ClassifyResponse:
+        if (characters := len(text or "")) > (most := settings.characters):
+            reason = f"The text has {characters:,} characters; the limit is {most:,}."
             raise HTTPException(422, reason)
         threads = images if image else texts  # a text does not wait for images
-        job = threads.submit(model.prepare, Item(image=image, text=text), limits.pixels)
+        job = threads.submit(model.prepare, Item(image=image, text=text), settings.pixels)
         try:
             sample = await asyncio.wrap_future(job)
         except DataError as error:
@@ -254,19 +246,19 @@ def build_app(
         finally:
             stuck.add(job)
             job.add_done_callback(stuck.discard)
-        return Labels.model_validate({"labels": await batches.labels(sample, top_k)})
+        return ClassifyResponse.model_validate({"labels": await batches.labels(sample, top_k)})
 
     # the gate checks the key; this only describes it for /docs
     header = Security(APIKeyHeader(name="X-API-Key", auto_error=False))
     router = APIRouter(route_class=GatedRoute, dependencies=[header])
 
     @router.post("/classify")
-    async def classify(pair: Pair) -> Labels:
+    async def classify(pair: ClassifyRequest) -> ClassifyResponse:
         """Classify an image-text pair; the image's content is given in base64."""
         return await labels(pair.image, pair.text, pair.top_k)
 
     @router.post("/classify-form")
-    async def classify_form(request: Request, pair: _Form) -> Labels:
+    async def classify_form(request: Request, pair: _Form) -> ClassifyResponse:
         """Classify an image-text pair of a form (multipart/form-data)."""
         form = await request.form()
         if repeated := [name for name in form if len(form.getlist(name)) > 1]:
@@ -281,17 +273,17 @@ def build_app(
         title="epic-pl",
         lifespan=classifying,
         # allow more fields than exist, so that the error can name unknown ones
-        form_limits={"max_files": 3, "max_fields": 10, "max_part_size": limits.payload},
+        form_limits={"max_files": 3, "max_fields": 10, "max_part_size": settings.payload},
     )
     app.include_router(router)
-    if limits.origins:
+    if settings.origins:
         cors = partial(CORSMiddleware, allow_methods=["GET", "POST"], allow_headers=["X-API-Key"])
-        app.add_middleware(cors, allow_origins=limits.origins, expose_headers=[*RETRY])
+        app.add_middleware(cors, allow_origins=settings.origins, expose_headers=[*RETRY])
 
     @app.get("/health")
     async def health() -> Response:
         """Tell whether images are decoded and requests classified."""
-        works = batches.work(limits.seconds) and len(stuck) < _THREADS
+        works = batches.work(settings.seconds) and len(stuck) < _THREADS
         return Response("ok" if works else "not ready", 200 if works else 503)
 
     @app.get("/metrics")
@@ -321,12 +313,7 @@ class _Server(uvicorn.Server):
 
 
 def run_server(
-    model: ItemClassifier[Any, Any],
-    limits: Limits,
-    max_batch: int,
-    key: str | None,
-    listener: socket.socket,
-    thread: ThreadPoolExecutor,
+    model: Model, settings: Settings, listener: socket.socket, thread: ThreadPoolExecutor
 ) -> None:
     """Answer requests until SIGTERM or Ctrl-C, and then those that are still open.
 
@@ -343,16 +330,10 @@ def run_server(
         failures.append(error)
         server.should_exit = True
 
-    app = build_app(model, limits, max_batch, key, end, thread)
+    app = build_app(model, settings, end, thread)
     # in h11, uvicorn's other parser, a body in chunks of one byte blocks all others for seconds
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        ws="none",
-        log_level="warning",
-        timeout_graceful_shutdown=limits.seconds,
-    )
-    server = _Server(config)
+    options: Any = {"http": "httptools", "ws": "none", "log_level": "warning"}
+    server = _Server(uvicorn.Config(app, **options, timeout_graceful_shutdown=settings.seconds))
     for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn raises its signal again at the end
         signal.signal(number, lambda *_: os._exit(0))
     server.run(sockets=[listener])
