@@ -44,7 +44,7 @@ def test_dinov2_can_be_read_by_other_users_of_the_cache(put_wheel, monkeypatch):
 
 def test_missing_onnx_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(AssetError, match=r"pip install onnx"):
+    with pytest.raises(ConfigError, match=r"pypi:dinov2-small needs onnx: .*epic_pl\[demo\]"):
         timm_state_dict(b"")
 
 

