@@ -82,9 +82,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         names, count = self.class_names, len(self.class_names)
         shown = ", ".join(names[:_SHOWN]) + ", ..." * (count > _SHOWN)
         sides = ", ".join(f"{side} encoder {name}" for side, name in self._model.encoders.items())
-        return (
-            f"Classifier ({self._model.method}, {self.task}): {count} classes ({shown})\n  {sides}"
-        )
+        kind = f"Classifier ({self._model.method}, {self.task})"
+        return f"{kind}: {count} classes ({shown})\n  {sides}"
 
     @property
     def thresholds(self) -> Floats | None:
@@ -178,8 +177,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         """
         folder = Path(folder)
         write_model(self.module, folder)
-        measured = None if report is None else Path(report)
-        write_card(self.module, folder, name or folder.name, dataset, license, measured)
+        write_card(self.module, folder, name or folder.name, dataset, license, report)
 
     def push_to_hub(
         self,

@@ -66,11 +66,8 @@ class Description:
         sound = (least is not None) == (self.task == "multilabel")
         sound = sound and len(least or self.class_names) == count > 1
         if not sound or not all(0 <= value <= 1 for value in least or ()):
-            raise ConfigError(
-                f"class_names has {count} entries and thresholds is {least!r:.60}; a multilabel "
-                "task has a probability for each of its two classes or more, a multiclass task "
-                "null."
-            )
+            problem = f"thresholds is {least!r:.60}, but class_names has {count} entries"
+            raise ConfigError(f"{problem}; probabilities are for a multilabel task alone.")
         check_classes(count, self.task, self.class_names)
         try:
             height, width = self.inputs["pixel_values"]["shape"][2:]
@@ -106,7 +103,5 @@ def model_inputs(height: int, width: int) -> dict[str, Any]:
     """Shape and type of each input of a model for images of this size in pixels."""
     shapes = (["B", 3, height, width], ["B", "S"], ["B", "S"], ["B"], ["B"])
     types = ("float32", "int64", "int64", "bool", "bool")
-    return {
-        name: {"shape": shape, "dtype": dtype}
-        for name, shape, dtype in zip(INPUTS, shapes, types, strict=True)
-    }
+    inputs = zip(INPUTS, shapes, types, strict=True)
+    return {name: {"shape": shape, "dtype": dtype} for name, shape, dtype in inputs}

@@ -1,6 +1,7 @@
 """The model card of a shared model: its task, encoders and results."""
 
 import re
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def write_card(
     name: str,
     dataset: str | None,
     license: str | None,
-    report: Path | None,
+    report: str | Path | None,
 ) -> None:
     """Write a model card unless the folder has one.
 
@@ -36,12 +37,10 @@ def write_card(
     """
     if (folder / CARD).exists():
         return
-    measured, metrics = ({}, {}) if report is None else _read_report(report, module)
+    measured, metrics = ({}, {}) if report is None else _read_report(Path(report), module)
     dataset = dataset or measured.get("data") or "a dataset that was not named"
-    results = [
-        EvalResult("image-classification", "custom", dataset, key, value)
-        for key, value in metrics.items()
-    ]
+    measure = partial(EvalResult, "image-classification", "custom", dataset)
+    results = [measure(key, value) for key, value in metrics.items()]
     data = ModelCardData(
         library_name="epic_pl",
         pipeline_tag="image-classification",
@@ -50,8 +49,8 @@ def write_card(
         model_name=name if results else None,
         eval_results=results or None,
     )
-    if report is not None and (report / _CONFUSION).is_file():
-        write_bytes(folder / _CONFUSION, (report / _CONFUSION).read_bytes())
+    if report is not None and (drawn := Path(report, _CONFUSION)).is_file():
+        write_bytes(folder / _CONFUSION, drawn.read_bytes())
     info = module.checkpoint_info()
     metric = "accuracy" if module.task == "multiclass" else "f1_micro_tuned"
     encoders = {
@@ -84,12 +83,8 @@ def _read_report(report: Path, module: EPICModule) -> tuple[dict[str, Any], dict
     path = report / "report.json"
     measured: dict[str, Any] = read_json(path)
     try:
-        weights = measured["weights"]
-        metrics = {
-            key.removeprefix("test/"): float(value)
-            for key, value in measured["metrics"].items()
-            if value is not None
-        }
+        weights, scores = measured["weights"], measured["metrics"].items()
+        metrics = {k.removeprefix("test/"): float(v) for k, v in scores if v is not None}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError(f"{path} is no report ({error!r}): run epic-pl test --report.") from error
     if weights != weights_digest(module):

@@ -86,10 +86,8 @@ def coverage_table(evaluator: Evaluator, outputs: SplitOutputs) -> Table:
     ``probability`` is the lowest probability among them: that of the class or, in a multilabel
     task, that of all labels being correct if they were independent.
     """
-    confidence, predicted = (
-        evaluator.probabilities(outputs.logits),
-        evaluator.predict(outputs.logits),
-    )
+    predicted = evaluator.predict(outputs.logits)
+    confidence = evaluator.probabilities(outputs.logits)
     if evaluator.task == "multiclass":
         confidence = confidence.amax(dim=1)
     else:

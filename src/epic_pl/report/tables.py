@@ -180,13 +180,9 @@ def every_row(evaluator: Evaluator, outputs: SplitOutputs, dataset: ImageTextDat
         for name, these in (("missed", labels > predicted), ("wrong", predicted > labels)):
             columns[name] = ["|".join(evaluator.names(row)) for row in these]
     thresholds = evaluator.postprocessor.thresholds
-    table = prediction_table(
-        columns,
-        evaluator.probabilities(outputs.logits).numpy(),
-        evaluator.class_names,
-        None if thresholds is None else thresholds.numpy(),
-        None,
-    )
+    least = None if thresholds is None else thresholds.numpy()
+    scores = evaluator.probabilities(outputs.logits).numpy()
+    table = prediction_table(columns, scores, evaluator.class_names, least, None)
     losses = evaluator.losses(outputs.logits, outputs.labels)
     return table.take(pa.array(np.lexsort((-losses.numpy(), right.numpy()))))
 
@@ -217,16 +213,9 @@ def worst_mistakes(
     for row in order[: min(count, int(wrong.sum()))].tolist():
         sample, sample_id = dataset[row], outputs.sample_id[row]
         same = sample["sample_id"] == sample_id
-        image = sample["image"] if same else None
+        image, text = (sample["image"], sample["text"]) if same else (None, None)
         images.append(None if image is None else as_pil_image(image, preprocessing))
-        mistakes.append(
-            {
-                "row": row,
-                "sample_id": sample_id,
-                "truth": evaluator.names(outputs.labels[row]),
-                "prediction": evaluator.names(predicted[row]),
-                name: float(confidence[row]),
-                "text": sample["text"] if same else None,
-            }
-        )
+        truth, given = evaluator.names(outputs.labels[row]), evaluator.names(predicted[row])
+        known = {"row": row, "sample_id": sample_id, "truth": truth, "prediction": given}
+        mistakes.append({**known, name: float(confidence[row]), "text": text})
     return mistakes, images

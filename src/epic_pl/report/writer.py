@@ -70,10 +70,8 @@ class ReportWriter(Callback):
             return
         require_data(trainer, pl_module, "report.folder")
         if trainer.world_size > 1:
-            raise ConfigError(
-                f"A report is made by one process, not {trainer.world_size}: set trainer.devices "
-                "and trainer.num_nodes to 1."
-            )
+            given = f"by one process, not {trainer.world_size}"
+            raise ConfigError(f"A report is made {given}: set trainer.devices and num_nodes to 1.")
         check_writable("report.folder", self.folder, "report.html")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -199,25 +199,21 @@ class EPICCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add sections for callbacks, links between data and model, and the command's options."""
-        self._trainer_options = parser.add_method_arguments(
-            Trainer, self.command, skip=set(LightningCLI.subcommands()[self.command])
-        )
+        skip = set(LightningCLI.subcommands()[self.command])
+        self._trainer_options = parser.add_method_arguments(Trainer, self.command, skip=skip)
         for section, kind in _SECTIONS.items():
             parser.add_lightning_class_args(kind, section)
         parser.set_defaults(_DEFAULTS)
-        model = "model.init_args"
+        link, model = parser.link_arguments, "model.init_args"
         for name in ("num_classes", "task", "class_names", "preprocessing"):
-            parser.link_arguments(f"data.{name}", f"{model}.{name}", apply_on="instantiate")
-        parser.link_arguments(
-            "data", f"{model}.class_frequencies", self._class_frequencies, "instantiate"
-        )
-        encoders = f"{model}.encoders"
+            link(f"data.{name}", f"{model}.{name}", apply_on="instantiate")
+        frequencies = f"{model}.class_frequencies"
+        link("data", frequencies, self._class_frequencies, "instantiate")
+        encoders, data = f"{model}.encoders", "data.init_args"
         for side in ("image", "text"):
-            parser.link_arguments(f"{encoders}.{side}.name", f"data.init_args.{side}_encoder")
-            parser.link_arguments(
-                f"{encoders}.{side}.revision", f"data.init_args.{side}_encoder_revision"
-            )
-        parser.link_arguments(f"{encoders}.image_size", "data.init_args.image_size")
+            link(f"{encoders}.{side}.name", f"{data}.{side}_encoder")
+            link(f"{encoders}.{side}.revision", f"{data}.{side}_encoder_revision")
+        link(f"{encoders}.image_size", f"{data}.image_size")
 
     def _class_frequencies(self, data: ImageTextDataModule) -> list[float] | None:
         """Class frequencies of the training data, which is read only for fit or weighted losses."""
@@ -260,15 +256,11 @@ class EPICCLI(LightningCLI):
         given = given_options(words)
         explain(given, option_types(self.command, given))
         if null := [word for word in words if word.endswith("=null")]:
-            raise ConfigError(
-                f"{null[0]}: the parser takes null for an option of a nested class from a config "
-                "alone. Write it into one, and give that as another --config."
-            ) from None
+            raise ConfigError(f"{null[0]}: write it into a config, where null is read.") from None
         if not {"model", "data"} & {name.split(".")[0] for name in given}:
             raise ConfigError(
-                "No config names model and data: give --config a file, which `epic-pl data init "
-                f"TABLE` writes for a table of yours, or one of {', '.join(packaged(''))}. "
-                "Example: epic-pl fit --config openmoji.yaml"
+                "No config names model and data: give --config a file of `epic-pl data init`, or "
+                f"one of {', '.join(packaged(''))}."
             ) from None
 
     def _checkpoint(self) -> str | None:
@@ -280,10 +272,8 @@ class EPICCLI(LightningCLI):
         if not path and fits:
             return None
         if not path:
-            raise ConfigError(
-                "Without --ckpt_path no weights are trained: add --ckpt_path best, which is "
-                f"{self._newest('best')}, or the path of a checkpoint or run."
-            )
+            best = self._newest("best")
+            raise ConfigError(f"No weights are trained: add --ckpt_path best, which is {best}.")
         path = local_path(path)
         if path in KINDS and not Path(path).is_file():
             word, path = path, self._newest(path)
@@ -367,10 +357,7 @@ class EPICCLI(LightningCLI):
                     f"epic_pl logs {', '.join(sorted(logged))}.{did_you_mean(monitor, logged)}"
                 )
             if monitor in losses and mode == "max":
-                raise ConfigError(
-                    f"{section}.monitor is {monitor!r}, and {section}.mode 'max' would keep the "
-                    f"highest loss: set {section}.mode to min."
-                )
+                raise ConfigError(f"The lowest {monitor} is best: set {section}.mode to min.")
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:
@@ -508,7 +495,8 @@ def parse(args: Sequence[str]) -> EPICCLI:
     load_plugins()
     if not args or args[0] not in LightningCLI.subcommands():
         raise ConfigError("The command comes first, as in `epic-pl fit --config openmoji.yaml`.")
-    command, *arguments = resolve_configs(args)
+    command, *words = resolve_configs(args)
+    words = [re.sub("^--[a-z]+(?==|$)", lambda m: _SHORT.get(m[0], m[0]), word) for word in words]
     with _plain_errors():
         return EPICCLI(
             command,
@@ -522,10 +510,7 @@ def parse(args: Sequence[str]) -> EPICCLI:
                 "callbacks": [SubsetAccuracy()],
             },
             parser_kwargs=PARSER_OPTIONS,
-            args=[
-                re.sub("^--[a-z]+(?==|$)", lambda m: _SHORT.get(m[0], m[0]), arg)
-                for arg in arguments
-            ],
+            args=words,
         )
 
 

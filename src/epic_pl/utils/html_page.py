@@ -4,8 +4,7 @@ import base64
 import io
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -32,17 +31,12 @@ _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "epic_pl",  # the same file in every run
 }
+plot_style = partial(rc_context, _STYLE)
+"""The style of all figures while they are drawn; a decorator, too."""
 # an SVG in a page follows its reader's colours, also those that matplotlib leaves out as black
 _INK = (
     b":root{color:#1b1b1b;fill:currentColor}@media(prefers-color-scheme:dark){:root{color:#e4e4e4}}"
 )
-
-
-@contextmanager
-def plot_style() -> Iterator[None]:
-    """The style of all figures while they are drawn; a decorator, too."""
-    with rc_context(_STYLE):
-        yield
 
 
 def render(template: str, **content: Any) -> str:

@@ -27,10 +27,8 @@ def load_plugins() -> str:
         try:
             point.load()
         except Exception as error:  # whatever another package raises
-            failures.append(
-                f"The installed plug-in {point.name!r} ({point.value}) cannot be imported: "
-                f"{first_line(error)}. Mend it, or uninstall it."
-            )
+            what = f"The installed plug-in {point.name!r} ({point.value}) cannot be imported"
+            failures.append(f"{what}: {first_line(error)}. Mend it, or uninstall it.")
             warnings.warn(failures[-1], stacklevel=2)
     return "".join(f" {failure}" for failure in failures)
 
@@ -98,10 +96,7 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
     imported = getattr(_import(module, name), attribute, None)
     if not (isinstance(imported, type) and issubclass(imported, base)):
         why = f"{module} has no such attribute" if imported is None else f"it is no {base.__name__}"
-        raise ConfigError(
-            f"{name} cannot be used: {why}. It must be a subclass of "
-            f"{base.__module__}.{base.__name__}; docs/extend.md has an example."
-        )
+        raise ConfigError(f"{name} cannot be used: {why}. docs/extend.md has an example.")
     return imported
 
 
@@ -109,10 +104,9 @@ def _import(module: str, name: str) -> object:
     try:
         return import_module(module)
     except Exception as error:  # other packages may raise any error
-        raise ConfigError(
-            f"{name} cannot be imported: {type(error).__name__}: {first_line(error)}. Install its "
-            "package, or add its folder to PYTHONPATH."
-        ) from error
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        way_out = "Install its package, or add its folder to PYTHONPATH."
+        raise ConfigError(f"{name} cannot be imported: {reason}. {way_out}") from error
 
 
 def _subclasses(base: type[Kind]) -> Iterable[type[Kind]]:

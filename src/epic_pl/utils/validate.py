@@ -136,9 +136,7 @@ def check_batch(
 ) -> None:
     """Raise DataError if a batch does not fit :class:`Batch` or the model, or lacks labels."""
     if not isinstance(batch, Mapping):
-        raise DataError(
-            f"A batch is a {type(batch).__name__}, not a dictionary (utils.types.Batch)."
-        )
+        raise DataError(f"A batch is a {type(batch).__name__}, not a dictionary.")
     stored = {"pixel_values": "image_features", "input_ids": "text_features"}
     for key in (*stored, "attention_mask"):
         if key not in batch and stored.get(key) not in batch:
@@ -148,11 +146,8 @@ def check_batch(
         if key in _OF_EACH_SAMPLE and isinstance(value, Tensor) and value.shape[:1] != (count,):
             raise DataError(f"{key} has shape {tuple(value.shape)}, but there are {count} samples.")
     shape = tuple(batch["pixel_values"].shape) if "pixel_values" in batch else None
-    if shape is not None and shape[1:] != (3, *(size or shape[2:])):
-        raise DataError(
-            f"pixel_values have shape {shape}, but the image encoder takes (B, 3, "
-            f"{', '.join(map(str, size or 'HW'))}): set encoders.image_size, or resize the images."
-        )
+    if shape is not None and shape != (takes := (count, 3, *(size or shape[2:]))):
+        raise DataError(f"pixel_values have shape {shape}, not {takes}: set encoders.image_size.")
     if "labels" not in batch:
         raise DataError("The batch has no labels, so there is no loss: use predict for such data.")
     labels = batch["labels"]
@@ -165,8 +160,6 @@ def check_batch(
     right = (labels == 0) | (labels == 1) if highest == 1 else (labels >= 0) & (labels <= highest)
     if not right.all():
         row = int((~right).nonzero()[0, 0])
-        raise DataError(
-            f"Sample {batch.get('sample_id', range(count))[row]!r} has label "
-            f"{labels[~right][0].item()}, but {task} labels go from 0 to {highest}: correct it, or "
-            f"num_classes ({num_classes})."
-        )
+        sample, label = batch.get("sample_id", range(count))[row], labels[~right][0].item()
+        problem = f"Sample {sample!r} has label {label}, but {task} labels go from 0 to {highest}"
+        raise DataError(f"{problem}: correct it, or num_classes ({num_classes}).")

@@ -46,9 +46,7 @@ def info(folder: Path | None = None) -> None:
     folder = (folder or default_root()).resolve()
     stores = [path for path in (folder, *sorted(folder.glob("*"))) if (path / SPEC).is_file()]
     if not stores:
-        raise CacheError(
-            f"There is no feature store in {folder}: name another, or run `epic-pl cache build`."
-        )
+        raise CacheError(f"There is no feature store in {folder}: run `epic-pl cache build`.")
     names = ("precision", "level", "dtype", "items", "size")
     columns = (Column(name, no_wrap=True) for name in ("store", *names))
     table = Table(*columns, Column("encoder", overflow="fold"), box=None)

@@ -1,7 +1,7 @@
 """``epic-pl embed``."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from epic_pl.cli.commands.parser import NonNegativeInt
 
@@ -54,17 +54,7 @@ def embed(
     check_writable("--output", output, "part")
     if cluster and torch.accelerator.is_available():
         torch.accelerator.set_device_index(cluster.local_rank() % torch.accelerator.device_count())
-    classifier = Classifier.load(model)
-    written = write_parts(
-        read_source(source, image, text, id),
-        output,
-        classifier.processor,
-        classifier.feature_table,
-        classifier.digest,
-        batch_size=_BATCH_SIZE,
-        share=share,
-        on_bad_sample=on_bad_sample,
-        num_workers=workers,
-        title="Encoding",
-    )
-    print(written)
+    rows, clf = read_source(source, image, text, id), Classifier.load(model)
+    options: Any = {"share": share, "on_bad_sample": on_bad_sample, "num_workers": workers}
+    options |= {"batch_size": _BATCH_SIZE, "title": "Encoding"}
+    print(write_parts(rows, output, clf.processor, clf.feature_table, clf.digest, **options))

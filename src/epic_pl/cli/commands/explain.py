@@ -30,7 +30,7 @@ def explain(
     Raises:
         EpicError: if the model cannot be explained or the output cannot be written.
     """
-    from epic_pl.inference.explain.figures import sample_png, sample_svg
+    from epic_pl.inference.explain.figures import draw_explanation, sample_svg
     from epic_pl.inference.explain.samples import (
         explain_sample,
         predict_alone,
@@ -40,7 +40,7 @@ def explain(
     from epic_pl.run.epic_cli import build_trained
     from epic_pl.utils.errors import counted
     from epic_pl.utils.files import write_bytes, write_text
-    from epic_pl.utils.html_page import render
+    from epic_pl.utils.html_page import png, render
     from epic_pl.utils.validate import check_writable
 
     check_writable("--output", output, "index.html")
@@ -48,15 +48,13 @@ def explain(
     data.prepare_data()
     data.setup(_STAGES[split])
     dataset = data.dataset(split)
-    if samples is None:
-        rows = spread_rows(len(dataset), count)
-    else:
-        rows = rows_of_ids(dataset, samples.split(","))
+    ids = None if samples is None else samples.split(",")
+    rows = rows_of_ids(dataset, ids) if ids else spread_rows(len(dataset), count)
     chosen = [dataset[row] for row in rows]
     explanations = [explain_sample(module, data.processor, sample) for sample in chosen]
     for number, explanation in enumerate(explanations, start=1):
         name = re.sub(r"[^\w.-]", "_", explanation.sample_id)[:_MAX_NAME]
-        write_bytes(output / f"{number:02}_{name}.png", sample_png(explanation))
+        write_bytes(output / f"{number:02}_{name}.png", png(draw_explanation(explanation)))
     page = render(
         "inference/templates/explain.html",
         explanations=explanations,

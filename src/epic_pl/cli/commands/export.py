@@ -59,10 +59,8 @@ def export(
     print(f"{checkpoint} exported to {output}")
     for path in sorted(path for path in output.rglob("*") if path.is_file()):
         print(f"  {path.relative_to(output)}  {path.stat().st_size / 1e6:,.1f} MB")
-    print(
-        f"one sample takes at least {1000 * written.seconds:.1f} ms, in eager torch "
-        f"{1000 * written.eager_seconds:.1f} ms"
-    )
+    own, eager = 1000 * written.seconds, 1000 * written.eager_seconds
+    print(f"one sample takes at least {own:.1f} ms, in eager torch {eager:.1f} ms")
     print(f"largest difference to the checkpoint's probabilities: {written.difference:.1e}")
     if data:
         print(compare_scores(output, module, data))

@@ -39,9 +39,8 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
     lists = {key for key in parameters if hints[key] == list[str] and key != _OF_FIT}
     for key in lists:
         parser.add_argument(key, nargs="+", type=str)
-    parser.add_function_arguments(
-        function, as_group=False, as_positional=True, skip={_OF_FIT, *lists}
-    )
+    skip: set[str | int] = {_OF_FIT, *lists}
+    parser.add_function_arguments(function, as_group=False, as_positional=True, skip=skip)
     return parser
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from epic_pl.inference.explain.samples import Explanation
-from epic_pl.utils.html_page import HEAT, SHADES, plot_style, png, shorten, svg
+from epic_pl.utils.html_page import HEAT, SHADES, plot_style, shorten, svg
 
 _WIDTH = 6.4  # inches: legible on a phone
 _COLUMNS, _PANEL = 3, 2.2  # images in a row; height of an image with its title in inches
@@ -71,20 +71,14 @@ def _similarities(explanation: Explanation) -> tuple[dict[int, Tensor], list[str
         if high - low > _ALIKE:
             matrices[step] = shares
         else:
-            names = " with each ".join(_compared(step))
-            told = f"Before step {step}, each {names} is compared: all are about equally similar"
-            flat.append(f"{told} ({low:.2f} to {high:.2f})")
+            told = f"Before step {step}, each {' with each '.join(_compared(step))} is compared:"
+            flat.append(f"{told} all are about equally similar ({low:.2f} to {high:.2f})")
     return matrices, flat
 
 
 def _compared(step: int) -> tuple[str, str]:
     """Names of rows and columns of a step's similarity matrix."""
     return ("patch", "part of the text") if step == 1 else ("image prompt", "text prompt")
-
-
-def sample_png(explanation: Explanation, step: int = -1) -> bytes:
-    """A PNG of :func:`draw_explanation`."""
-    return png(draw_explanation(explanation, step))
 
 
 def sample_svg(explanation: Explanation, step: int = -1) -> bytes:
@@ -107,8 +101,7 @@ def _draw_patches(part: Any, rows: int, image: Image.Image, maps: Tensor) -> Non
         axes.imshow(pale, cmap="gray", vmin=0, vmax=255)
         shown = {"cmap": HEAT, "extent": extent, "vmin": 0, "vmax": most}
         drawn = axes.imshow(100 * shares.numpy(), interpolation="nearest", **shown)
-        title = f"{name}: {shares.sum():.0%} on patches,\nat most {shares.max():.1%}"
-        axes.set_title(title)
+        axes.set_title(f"{name}: {shares.sum():.0%} on patches,\nat most {shares.max():.1%}")
     part.colorbar(drawn, ax=panels, label="attention on a patch, %", shrink=0.8)
 
 

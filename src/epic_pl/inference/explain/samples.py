@@ -106,6 +106,7 @@ def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> 
     with torch.no_grad():
         logits = model(moved).logits
     text, image, labels = sample["text"], sample["image"], batch.get("labels")
+    exchanges = () if image is None or text is None else recording.similarities
     words, numbers = ([], []) if text is None else _words(processor, text)
     prefix = model.image_encoder.num_prefix_tokens
     prediction, probability = _answer(evaluator, logits)
@@ -120,9 +121,7 @@ def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> 
             Step(_on_patches(of_image, prefix), _on_words(of_text, len(words), numbers))
             for of_image, of_text in zip(recording.image, recording.text, strict=True)
         ],
-        similarities=[scores[0].float().softmax(dim=1).cpu() for scores in recording.similarities]
-        if image is not None and text is not None
-        else [],
+        similarities=[scores[0].float().softmax(dim=1).cpu() for scores in exchanges],
     )
 
 
@@ -154,10 +153,7 @@ def _on_patches(attention: Attention, prefix: int) -> Tensor:
     patches = attention.tokens[0, :, prefix:].float().cpu()  # (n, g * g)
     side = math.isqrt(patches.shape[1])
     if side * side != patches.shape[1]:
-        raise EncoderError(
-            f"Attention on {patches.shape[1]} patches, no square, cannot be drawn: use square "
-            "images."
-        )
+        raise EncoderError(f"{patches.shape[1]} patches are no square: use square images.")
     return patches.view(-1, side, side)
 
 

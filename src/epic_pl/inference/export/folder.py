@@ -144,10 +144,8 @@ def write_folder(
         run = load_program(path)
         difference = largest_difference(run, module)
         if not difference <= TOLERANCE:  # also true for NaN
-            raise ConfigError(
-                f"The exported model's probabilities differ by {difference:.1e}, more than "
-                f"{TOLERANCE:.0e}: use the checkpoint, with EPICModule.load_from_checkpoint."
-            )
+            told = f"probabilities differ by {difference:.1e}, more than {TOLERANCE:.0e}"
+            raise ConfigError(f"The exported model's {told}: use the checkpoint.")
         inputs = random_inputs(module.model, *_TIMED)
         written = Written(difference, *_seconds(inputs, run, eager))
         replace_model(made, folder)

@@ -74,10 +74,5 @@ def random_inputs(model: DualEncoder, rows: int, tokens: int, seed: int = 0) -> 
     mask = torch.ones(rows, tokens, dtype=torch.long)
     mask[-1, (tokens + 1) // 2 :] = 0
     row = torch.arange(rows)
-    return (
-        model.image_encoder.example(rows, tokens, generator),
-        model.text_encoder.example(rows, tokens, generator),
-        mask,
-        row != 1,
-        row != 2,
-    )
+    image, text = (tower.encoder.example(rows, tokens, generator) for tower in model.towers)
+    return image, text, mask, row != 1, row != 2

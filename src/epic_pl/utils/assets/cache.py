@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from epic_pl.utils.errors import AssetError
+from epic_pl.utils.errors import AssetError, raised_as
 
 
 def cache_dir() -> Path:
@@ -29,7 +29,8 @@ def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
     """
     target = cache_dir() / relative
     partial = target.with_name(f".{target.name}.partial")
-    try:
+    problem = f"The cache folder {target} cannot be used"
+    with raised_as(AssetError, problem, "Set EPIC_PL_CACHE to another.", OSError):
         if target.is_dir():  # without the lock, so that a read-only cache works
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -39,8 +40,4 @@ def cached_folder(relative: str, fill: Callable[[Path], None]) -> Path:
                 partial.mkdir()
                 fill(partial)
                 os.replace(partial, target)
-    except OSError as error:
-        raise AssetError(
-            f"The cache folder {target} could not be used ({error}): set EPIC_PL_CACHE to another."
-        ) from error
     return target

