@@ -62,9 +62,8 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ConfigError(
-            f"{purpose} needs {error.name}: pip install 'epic_pl[{extra}]'."
-        ) from error
+        way_out = f"pip install 'epic_pl[{extra}]'"
+        raise ConfigError(f"{purpose} needs {error.name}: {way_out}.") from error
 
 
 @contextmanager

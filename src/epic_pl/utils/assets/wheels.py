@@ -110,4 +110,6 @@ def verify_sha256(path: Path, expected: str, name: str) -> None:
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, "sha256").hexdigest()
     if actual != expected:
-        raise AssetError(f"{path} is truncated or not {name} (SHA-256 {actual}). Delete it first.")
+        raise AssetError(
+            f"{path} is truncated or not the published {name} (SHA-256 {actual}). Delete it first."
+        )
