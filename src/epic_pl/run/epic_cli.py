@@ -259,8 +259,8 @@ class EPICCLI(LightningCLI):
             raise ConfigError(f"{null[0]}: write it into a config, where null is read.") from None
         if not {"model", "data"} & {name.split(".")[0] for name in given}:
             raise ConfigError(
-                "No config names model and data: give --config a file of `epic-pl data init`, or "
-                f"one of {', '.join(packaged(''))}."
+                "Name model and data, as in `epic-pl fit --config openmoji.yaml`: by a file of "
+                f"`epic-pl data init`, or one of {', '.join(packaged(''))}."
             ) from None
 
     def _checkpoint(self) -> str | None:
