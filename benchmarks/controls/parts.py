@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epic_pl.nn.encoders.segments import grid_side, patch_places, segment_means
+from epic_pl.nn.interaction import grid_side, patch_places, segment_means
 from epic_pl.nn.methods.parts import Parts, PartsModel, Reader
 from epic_pl.nn.pair import Pair
 

@@ -11,7 +11,7 @@ import torch
 import tiny_runs
 from epic_pl.module import EPICModule
 from epic_pl.module.optim import warmup_cosine
-from epic_pl.nn.standardization import Standardization
+from epic_pl.nn.heads.features import Standardization
 from epic_pl.run.epic_cli import build
 from epic_pl.utils.errors import ConfigError, DataError, TrainingError
 from epic_pl.utils.validate import check_batch

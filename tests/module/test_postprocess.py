@@ -133,7 +133,7 @@ def test_thresholds_of_miscalibrated_labels_with_many_positives_help(shift):
 
 @pytest.mark.parametrize("used", [True, False])
 def test_a_fit_keeps_what_validation_says_of_the_experts(used, make, monkeypatch, tmp_path):
-    monkeypatch.setattr("epic_pl.nn.heads.experts.most_likely", lambda *_: int(not used))
+    monkeypatch.setattr("epic_pl.nn.heads.classification.most_likely", lambda *_: int(not used))
     model, rows = make(num_classes=4, head=HeadConfig()), _rows("multiclass", 1, 32)
     averages = EMAWeightAveraging()
     trainer = tiny_runs.trainer(tmp_path, max_epochs=1, callbacks=[averages])

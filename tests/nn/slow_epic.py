@@ -19,7 +19,7 @@ from slow_encoders import (
 )
 from torch import Tensor
 
-from epic_pl.nn.encoders import segments
+from epic_pl.nn.encoders import base
 
 
 @torch.no_grad()
@@ -115,9 +115,9 @@ class Stream:
         """What read-only prompts see: means of neighbouring patches, if there are many."""
         prefix = self.encoder.num_prefix
         side = math.isqrt(len(self.tokens) - prefix) if self.tokens else 0
-        if self.joint or not prefix or side <= segments._MAX_SIDE:
+        if self.joint or not prefix or side <= base._MAX_SIDE:
             return self.tokens
-        length = math.ceil(side / segments._MAX_SIDE)
+        length = math.ceil(side / base._MAX_SIDE)
         patches = self.tokens[prefix:]
         starts = range(0, side, length)
         return self.tokens[:prefix] + [

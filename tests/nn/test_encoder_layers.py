@@ -18,6 +18,8 @@ from tiny_models import (
     vit,
 )
 
+from epic_pl.nn.encoders.base import merged
+
 from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
 from epic_pl.nn.encoders.base import masked_mean
 from epic_pl.nn.encoders.build import TEXT_MODEL_TYPES
@@ -186,3 +188,23 @@ def test_frozen_from_the_start():
     assert not any(p.requires_grad for p in encoder.parameters())
     assert not any(m.training for m in encoder.model.modules())
     assert not encoder.train().model.training
+
+
+@pytest.mark.parametrize(
+    ("side", "cells", "factor"), [(16, 8, 2), (14, 7, 2), (9, 5, 2), (37, 8, 5)]
+)
+def test_merged_patches_are_means_of_neighbours(side, cells, factor):
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 3 + side**2, 4)
+    found = merged(tokens, 3)
+    assert torch.equal(found[:, :3], tokens[:, :3])
+    grid = tokens[:, 3:].view(2, side, side, 4)
+    steps = [slice(factor * i, factor * i + factor) for i in range(cells)]
+    expected = [grid[:, rows, columns].mean((1, 2)) for rows in steps for columns in steps]
+    torch.testing.assert_close(found[:, 3:], torch.stack(expected, 1))
+
+
+def test_few_patches_and_those_of_no_square_stay():
+    for number in (64, 65, 90):
+        tokens = torch.randn(1, 1 + number, 4)
+        assert merged(tokens, 1) is tokens

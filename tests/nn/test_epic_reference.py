@@ -73,7 +73,7 @@ def test_agrees_over_encoders(encoders, attention):
 @either_attention
 def test_agrees_where_prompts_read_means_of_patches(attention, monkeypatch):
     """4 x 4 patches, of which read-only prompts see 2 x 2 means; real encoders have 16 x 16."""
-    monkeypatch.setattr("epic_pl.nn.encoders.segments._MAX_SIDE", 2)
+    monkeypatch.setattr("epic_pl.nn.encoders.base._MAX_SIDE", 2)
     image = image_encoder(patch_size=4)
     model = make("EPIC", image, prompt_attention=attention, head=ALL_PARTS)
     assert_agrees(model, batch([5, 3, 4], [1, 0, 1], [1, 1, 0]))

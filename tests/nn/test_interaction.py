@@ -6,7 +6,8 @@ import torch
 from tiny_models import scramble
 
 from epic_pl.nn import BottleneckHub, Pair, ParameterFreeHub
-from epic_pl.nn.interaction import ScaledCosine
+from epic_pl.nn.interaction import ScaledCosine, patch_places, segment_means, where_parts_fit
+from epic_pl.utils.errors import ConfigError
 
 IMAGE, TEXT, WIDTH = 6, 4, 3
 ALL = Pair(None, None)
@@ -61,3 +62,35 @@ def test_dropout_affects_messages_in_training_only():
     given = prompts(hub)
     assert not torch.equal(hub(given, ALL).prompts.image, given.image)
     assert torch.equal(hub.train()(given, ALL).prompts.image, given.image)
+
+
+@pytest.mark.parametrize(
+    ("number", "cells"),
+    [
+        (4, [[0, 1, 4, 5], [2, 3, 6, 7], [8, 9, 12, 13], [10, 11, 14, 15]]),
+        (2, [[0, 1, 4, 5, 8, 9, 12, 13], [2, 3, 6, 7, 10, 11, 14, 15]]),
+        # three columns of four patches share the middle ones
+        (3, [[row * 4 + at for row in range(4) for at in (k, k + 1)] for k in range(3)]),
+    ],
+)
+def test_parts_of_an_image_are_cells_of_a_grid(number, cells):
+    patches = torch.randn(2, 16, 3)
+    expected = torch.stack([patches[:, each].mean(dim=1) for each in cells], dim=1)
+    torch.testing.assert_close(segment_means(patches, number), expected)
+
+
+def test_patches_must_form_a_square():
+    with pytest.raises(ConfigError, match="square"):
+        segment_means(torch.randn(1, 12, 3), 4)
+    with pytest.raises(ConfigError, match="square"):
+        patch_places(12)
+
+
+def test_a_part_that_fits_one_patch_alone_has_its_place():
+    similarities = torch.full(
+        (1, 64, 1), -100.0
+    )  # of the lowest temperature: other shares are zero
+    similarities[0, 10] = 100.0
+    assert where_parts_fit(similarities)[0].tolist() == pytest.approx(
+        [-0.625, -0.375, 100], abs=1e-6
+    )

@@ -24,8 +24,8 @@ from epic_pl.nn.encoders import (
     build_image_encoder,
     build_text_encoder,
 )
-from epic_pl.nn.heads.experts import ModalityExperts
-from epic_pl.nn.standardization import Standardization
+from epic_pl.nn.heads.classification import ModalityExperts
+from epic_pl.nn.heads.features import Standardization
 from epic_pl.utils.types import Batch
 
 VOCABULARY = 40

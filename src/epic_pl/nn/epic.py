@@ -21,8 +21,8 @@ from torch import Tensor
 
 from epic_pl.nn.base import DualEncoder, Method, Output, Recording, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, where_parts_fit
-from epic_pl.nn.interaction import Exchange, Hub, ScaledCosine, build_hubs
+from epic_pl.nn.heads import ClassificationHead, HeadConfig
+from epic_pl.nn.interaction import Exchange, Hub, ScaledCosine, build_hubs, where_parts_fit
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import FirstPrompt, Generation, TemporalPrompts
 from epic_pl.nn.recording import prompt_attention

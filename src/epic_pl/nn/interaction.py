@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epic_pl.nn.encoders.segments import segment_means
 from epic_pl.nn.pair import Pair, Presence, where_present
+from epic_pl.utils.errors import ConfigError
 
 Hub = Literal["bottleneck", "parameter_free", "none"]
 
@@ -205,3 +205,57 @@ def build_hubs(
         return nn.ModuleList(BottleneckHub(widths, hub_width, dropout) for _ in range(exchanges))
     shared = NoHub() if kind == "none" else ParameterFreeHub(widths)
     return nn.ModuleList([shared] if exchanges else [])
+
+
+def where_parts_fit(similarities: Tensor) -> Tensor:
+    """Locations ``s (B, 3 n_t)`` of the text's parts in the image, from ``S (B, P, n_t)``.
+
+    For each part they are its mean row and column under the softmax over patches, and its match
+    score (``logsumexp`` over patches).
+    """
+    shares = similarities.softmax(dim=1)
+    places = patch_places(similarities.shape[1]).to(shares)  # (P, 2)
+    return torch.cat([(places.T @ shares).flatten(1), similarities.logsumexp(dim=1)], dim=1)
+
+
+def segment_means(patches: Tensor, number: int) -> Tensor:
+    """Means ``(B, n, d)`` of the cells of a grid that is as square as n allows.
+
+    Cells overlap if the patches cannot be divided evenly among them.
+
+    Args:
+        patches: patches ``(B, P, d)`` of a square image, row by row.
+        number: number of cells n.
+
+    Raises:
+        ConfigError: if the patches do not form a square.
+    """
+    side = grid_side(patches.shape[1])
+    rows = max(divisor for divisor in range(1, math.isqrt(number) + 1) if number % divisor == 0)
+    grid = patches.mT.reshape(patches.shape[0], -1, side, side)  # (B, d, side, side)
+    return F.adaptive_avg_pool2d(grid, (rows, number // rows)).flatten(2).mT
+
+
+def patch_places(number: int) -> Tensor:
+    """Row and column ``(P, 2)`` of the patches of a square image, from -1 to 1.
+
+    Raises:
+        ConfigError: if the patches do not form a square.
+    """
+    side = grid_side(number)
+    middles = (2 * torch.arange(side).double() + 1) / side - 1
+    return torch.cartesian_prod(middles, middles)
+
+
+def grid_side(number: int) -> int:
+    """Number of patches per row of a square image with ``number`` patches.
+
+    Raises:
+        ConfigError: if the patches do not form a square.
+    """
+    side = math.isqrt(number)
+    if side**2 != number:
+        raise ConfigError(
+            f"{number} patches form no square: take another first_prompt, method or image encoder."
+        )
+    return side

@@ -3,10 +3,9 @@ import torch
 from torch import nn
 
 from epic_pl.nn import ClassificationHead, HeadConfig, Pair
-from epic_pl.nn.heads import Pooled, where_parts_fit
-from epic_pl.nn.heads.classification import SimilarityHead
-from epic_pl.nn.heads.experts import ModalityExperts
-from epic_pl.nn.standardization import Standardization
+from epic_pl.nn.heads import Pooled
+from epic_pl.nn.heads.classification import ModalityExperts, SimilarityHead
+from epic_pl.nn.heads.features import Standardization
 from epic_pl.utils.errors import ConfigError
 
 WIDTHS = Pair(6, 4)
@@ -87,16 +86,6 @@ def test_dropout_is_on_in_training_only_and_is_a_probability():
     assert torch.equal(head(given, None, NONE)[0], head(given, None, NONE)[0])
     with pytest.raises(ConfigError, match="dropout"):
         HeadConfig(dropout=1.5)
-
-
-def test_a_part_that_fits_one_patch_alone_has_its_place():
-    similarities = torch.full(
-        (1, 64, 1), -100.0
-    )  # of the lowest temperature: other shares are zero
-    similarities[0, 10] = 100.0
-    assert where_parts_fit(similarities)[0].tolist() == pytest.approx(
-        [-0.625, -0.375, 100], abs=1e-6
-    )
 
 
 # experts --------------------------------------------------------------------------------------

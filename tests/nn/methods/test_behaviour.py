@@ -246,7 +246,7 @@ def test_features_of_every_level_give_the_same_logits(name, attention, level, he
 @pytest.mark.parametrize(("name", "attention"), [("EPIC", "read_only"), ("Parts", "joint")])
 def test_features_of_merged_patches_give_the_same_logits(name, attention, monkeypatch):
     """Merged tokens are stored as cells, from which no later layer is computed."""
-    monkeypatch.setattr("epic_pl.nn.encoders.segments._MAX_SIDE", 2)
+    monkeypatch.setattr("epic_pl.nn.encoders.base._MAX_SIDE", 2)
     model = make(name, image_encoder(patch_size=4), head=ALL_PARTS, prompt_attention=attention)
     for level in model.cache_levels:
         made = batch([4, 2, 3], [1, 0, 1], [1, 1, 0])

@@ -5,11 +5,13 @@ Shape legend: B batch, N tokens, n extra positions (prompts), d width, h heads.
 
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self, TypeVar, overload
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -19,6 +21,9 @@ from epic_pl.utils.errors import EncoderError
 T = TypeVar("T")
 _ROWS = 4  # rows at a time of what activation checkpointing divides
 Pooling = Literal["auto", "cls", "mean"]
+# prompts learn as much from 8 x 8 cells of a photograph as from 16 x 16 patches, at a quarter of
+# the disk (docs/feature_cache.md)
+_MAX_SIDE = 8
 
 
 class Encoder(nn.Module, ABC):
@@ -292,4 +297,19 @@ def read_mask(mask: Tensor | None, length: int) -> Tensor | None:
     """SDPA's mask ``(B, 1, 1, length)``; positions after the given mask are visible."""
     if mask is None:
         return None
-    return nn.functional.pad(mask, (0, length - mask.shape[1]), value=True)[:, None, None, :]
+    return F.pad(mask, (0, length - mask.shape[1]), value=True)[:, None, None, :]
+
+
+def merged(tokens: Tensor, num_prefix: int) -> Tensor:
+    """Tokens ``(B, M, d)`` whose patches are means of neighbours, at most 8 a side.
+
+    Prefix tokens stay as they are, and so does an image whose patches form no square.
+    """
+    patches = tokens[:, num_prefix:]
+    side = math.isqrt(patches.shape[1])
+    if side <= _MAX_SIDE or side**2 != patches.shape[1]:
+        return tokens
+    # not len(patches), which would be a constant of an exported program
+    grid = patches.mT.reshape(patches.shape[0], -1, side, side)  # (B, d, side, side)
+    means = F.avg_pool2d(grid, -(-side // _MAX_SIDE), ceil_mode=True)
+    return torch.cat([tokens[:, :num_prefix], means.flatten(2).mT], dim=1)

@@ -5,9 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from epic_pl.nn.encoders.base import masked_mean
+from epic_pl.nn.encoders.base import masked_mean, merged
 from epic_pl.nn.encoders.hf import HFEncoder, Projections
-from epic_pl.nn.encoders.segments import merged
 
 
 class _CLIPTower(HFEncoder):

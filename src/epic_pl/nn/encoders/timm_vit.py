@@ -8,9 +8,8 @@ from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
+from epic_pl.nn.encoders.base import Encoder, Pooling, merged, read_mask
 from epic_pl.nn.encoders.reading import Memory, read_attention
-from epic_pl.nn.encoders.segments import merged
 from epic_pl.utils.errors import EncoderError
 
 

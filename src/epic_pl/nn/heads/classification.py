@@ -1,20 +1,21 @@
-"""The classification head of all methods, with optional parts.
+"""The classification head of all methods, and its optional parts.
 
 Shape legend: B batch, C classes, n prompts, d encoder width, D features of a modality, r width of
-the similarity's common space.
+the similarity's common space, P patches, n_t parts of the text.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epic_pl.nn.heads.experts import ModalityExperts
-from epic_pl.nn.heads.network import Network, NetworkHead
+from epic_pl.nn.heads.features import ModalityFeatures, Pooled, Standardization
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
-from epic_pl.nn.standardization import Standardization
+from epic_pl.nn.temperature import most_likely
+from epic_pl.utils.types import Task
 from epic_pl.utils.validate import check_choices, check_probabilities
 
 # factor of torch's initial weights; at 1, logits of rare labels would vary by half a unit
@@ -24,6 +25,14 @@ _COMMON_WIDTH = 128
 # standard deviation of the similarity's initial weights; with zeros the projections would get no
 # gradient
 _WEIGHT_STD = 0.1
+# few, to avoid overfitting
+_SQUEEZED = 16
+_HIDDEN = 128
+_HIDDEN_DROPOUT = 0.3
+# fewer validation rows are too few to tell whether experts help
+_ENOUGH_TO_CHOOSE = 30
+
+Network = Literal["none", "wide", "squeezed"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class HeadConfig:
         similarity: whether to add a term for the similarity of both modalities.
         network: "none" is a linear layer; "wide" adds a network with one hidden layer on the
             features and the locations of the text's parts, and an expert on each modality
-            (:class:`~epic_pl.nn.heads.experts.ModalityExperts`); "squeezed" is the network alone,
+            (:class:`ModalityExperts`); "squeezed" is the network alone,
             on features projected to few dimensions, for labels that say how image and text match.
         dropout: dropout rate of the features.
 
@@ -54,17 +63,6 @@ class HeadConfig:
         check_probabilities(self, "dropout")
 
 
-class Pooled(NamedTuple):
-    """Pooled features of one modality.
-
-    ``output (B, d)`` is the encoder's pooled output; the boundary features ``boundary (B, d)`` are
-    the mean of the tokens that enter the first interaction layer.
-    """
-
-    output: Tensor
-    boundary: Tensor
-
-
 class HeadOutput(NamedTuple):
     """The logits of a batch, and what they are made of."""
 
@@ -76,86 +74,6 @@ class HeadOutput(NamedTuple):
     """Logits ``(B, C)`` that each get a loss in training, by name."""
     candidates: Tensor | None
     """Logits ``(B, 2, C)`` with and without the experts, if the head has these."""
-
-
-class ModalityFeatures(nn.Module):
-    """Features ``h_m (B, D)``: standardised pooled output, boundary features and mean prompt.
-
-    If the modality is missing, a learned missing-modality embedding replaces the encoder's part.
-    It is initialised as zero, the features' mean over the training set. In a unimodal sample, the
-    mean prompts of both modalities are zero, since they could not interact.
-
-    Args:
-        width: encoder width d.
-        boundary: whether to include the boundary features.
-        prompts: whether to include the mean prompt.
-    """
-
-    def __init__(self, width: int, boundary: bool, prompts: bool) -> None:
-        super().__init__()
-        encoder_width = width * (1 + boundary)
-        self.boundary = boundary
-        self.standardize_encoder = Standardization(encoder_width)
-        self.missing = nn.Parameter(torch.zeros(encoder_width))
-        self.standardize_prompts = Standardization(width) if prompts else None
-        self.encoder_width = encoder_width
-        self.width = encoder_width + width * prompts
-
-    def forward(
-        self,
-        pooled: Pooled,
-        prompts: Tensor | None,
-        present: Tensor | None,
-        both: Tensor | None,
-    ) -> Tensor:
-        """The features ``h_m (B, D)`` from ``pooled`` and prompts ``(B, n, d)``.
-
-        ``present (B,)`` marks samples with the modality, ``both (B,)`` those with both.
-        """
-        output = pooled.output
-        if self.boundary:
-            output = torch.cat([output, pooled.boundary], dim=-1)
-        features = self.standardize_encoder(output, present)
-        # use the embedding in every step, since DDP waits for its gradient
-        mask = torch.ones_like(output[:, 0], dtype=torch.bool) if present is None else present
-        features = torch.where(mask[:, None], features, self.missing.to(features.dtype))
-        if self.standardize_prompts is None or prompts is None:
-            return features
-        # prompts of unimodal samples would be outliers for the statistics of complete samples
-        mean = self.standardize_prompts(prompts.mean(dim=1), both)
-        return torch.cat([features, where_present(mean, both)], dim=-1)
-
-
-class SimilarityHead(nn.Module):
-    """The similarity ``cos(h_v W_v, h_t W_t) / tau`` times a learned weight for each class.
-
-    Whether two modalities match is a bilinear function, which a linear layer on their features
-    cannot express. Not part of the paper; any method can use it.
-
-    Args:
-        widths: D_v and D_t.
-        num_classes: number of classes C.
-    """
-
-    def __init__(self, widths: Pair[int], num_classes: int) -> None:
-        super().__init__()
-        self.down_image, self.down_text = (
-            nn.Linear(width, _COMMON_WIDTH, bias=False) for width in widths
-        )
-        self.cosine = ScaledCosine()
-        self.linear = nn.Linear(1, num_classes, bias=False)
-        nn.init.normal_(self.linear.weight, std=_WEIGHT_STD)
-
-    def project(self, features: Pair[Tensor], present: Presence) -> Pair[Tensor]:
-        """Project features ``(B, D_v)`` and ``(B, D_t)`` to ``(B, 1, r)``; zero where missing."""
-        image = where_present(self.down_image(features.image), present.image)
-        text = where_present(self.down_text(features.text), present.text)
-        return Pair(image[:, None], text[:, None])
-
-    def forward(self, projected: Pair[Tensor]) -> Tensor:
-        """Logits ``(B, C)`` from the output of :meth:`project`; 0 for unimodal samples."""
-        logits: Tensor = self.linear(self.cosine(*projected)[:, 0])  # the cosine of zero is zero
-        return logits
 
 
 class ClassificationHead(nn.Module):
@@ -251,3 +169,188 @@ class ClassificationHead(nn.Module):
         candidates = self.experts.candidates(logits, experts)
         trained = {"joint": logits, **experts._asdict()}
         return HeadOutput(self.experts.answer(candidates), projected, trained, candidates)
+
+
+class SimilarityHead(nn.Module):
+    """The similarity ``cos(h_v W_v, h_t W_t) / tau`` times a learned weight for each class.
+
+    Whether two modalities match is a bilinear function, which a linear layer on their features
+    cannot express. Not part of the paper; any method can use it.
+
+    Args:
+        widths: D_v and D_t.
+        num_classes: number of classes C.
+    """
+
+    def __init__(self, widths: Pair[int], num_classes: int) -> None:
+        super().__init__()
+        self.down_image, self.down_text = (
+            nn.Linear(width, _COMMON_WIDTH, bias=False) for width in widths
+        )
+        self.cosine = ScaledCosine()
+        self.linear = nn.Linear(1, num_classes, bias=False)
+        nn.init.normal_(self.linear.weight, std=_WEIGHT_STD)
+
+    def project(self, features: Pair[Tensor], present: Presence) -> Pair[Tensor]:
+        """Project features ``(B, D_v)`` and ``(B, D_t)`` to ``(B, 1, r)``; zero where missing."""
+        image = where_present(self.down_image(features.image), present.image)
+        text = where_present(self.down_text(features.text), present.text)
+        return Pair(image[:, None], text[:, None])
+
+    def forward(self, projected: Pair[Tensor]) -> Tensor:
+        """Logits ``(B, C)`` from the output of :meth:`project`; 0 for unimodal samples."""
+        logits: Tensor = self.linear(self.cosine(*projected)[:, 0])  # the cosine of zero is zero
+        return logits
+
+
+class GEGLU(nn.Module):
+    """``a * GELU(b)`` of ``[a; b]`` (*GLU Variants Improve Transformer*, arXiv 2002.05202).
+
+    Whether "left of" is true depends on a product of text features and locations. A gated layer
+    can express it; a layer without a gate has to approximate it.
+    """
+
+    def forward(self, halves: Tensor) -> Tensor:
+        """Outputs ``(..., D)`` of inputs ``(..., 2 D)``."""
+        value, gate = halves.chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class NetworkHead(nn.Module):
+    """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s]))))`` with features s of the first exchange.
+
+    ``s`` comes from :func:`~epic_pl.nn.interaction.where_parts_fit` or another
+    :class:`~epic_pl.nn.methods.parts.Reader`. The parts have a fixed order, so s shows how two
+    objects are placed. "squeezed" first projects each modality to 16 dimensions, so that the
+    network depends mostly on ``s``.
+
+    Args:
+        widths: D_v and D_t.
+        num_part_features: length of s; 0 if the method has no exchange.
+        num_classes: number of classes C.
+        network: "wide" or "squeezed".
+    """
+
+    def __init__(
+        self, widths: Pair[int], num_part_features: int, num_classes: int, network: Network
+    ) -> None:
+        super().__init__()
+        if network == "squeezed":
+            self.squeeze_image, self.squeeze_text = (
+                nn.Linear(width, _SQUEEZED) for width in widths
+            )
+            widths = Pair(_SQUEEZED, _SQUEEZED)
+        self.squeezed = network == "squeezed"
+        self.linear = None if self.squeezed else _zeros(sum(widths), num_classes)
+        self.standardize = Standardization(num_part_features) if num_part_features else None
+        self.network = nn.Sequential(
+            nn.Linear(sum(widths) + num_part_features, 2 * _HIDDEN),
+            GEGLU(),
+            nn.Dropout(_HIDDEN_DROPOUT),
+            nn.Linear(_HIDDEN, num_classes),
+        )
+
+    def forward(
+        self, features: Pair[Tensor], part_features: Tensor | None, present: Presence
+    ) -> Tensor:
+        """Logits ``(B, C)`` from features ``(B, D_v)`` and ``(B, D_t)`` and part features ``s``.
+
+        ``s (B, num_part_features)`` must be zero for unimodal samples.
+        """
+        seen = list(features)
+        if self.squeezed:
+            seen = [self.squeeze_image(features.image), self.squeeze_text(features.text)]
+        if self.standardize is not None and part_features is not None:
+            both = both_present(present)
+            seen.append(where_present(self.standardize(part_features, both), both))
+        logits: Tensor = self.network(torch.cat(seen, dim=1))
+        return logits if self.linear is None else logits + self.linear(torch.cat(features, dim=1))
+
+
+class ModalityExperts(nn.Module):
+    """A linear classifier of each modality, and how its logits join those of both modalities.
+
+    A network that also sees the weaker modality overfits to it: on SNLI-VE it is less accurate than
+    on the text alone. Each expert is trained by a loss of its own, so it does not depend on the
+    other modality. Where labels say whether both match, experts can only overfit: then validation
+    rows are more likely without them, and :attr:`used` becomes False.
+
+    Args:
+        widths: D of the image and of the text.
+        num_classes: number of classes C.
+    """
+
+    used: Tensor
+    prior: Tensor
+
+    def __init__(self, widths: Pair[int], num_classes: int) -> None:
+        super().__init__()
+        self.image, self.text = (nn.Linear(width, num_classes) for width in widths)
+        self.register_buffer("used", torch.tensor(True))
+        self.register_buffer("prior", torch.zeros(num_classes))
+
+    @torch.no_grad()
+    def start_at(self, prior: Tensor) -> None:
+        """Let both experts give the logits ``prior (C,)`` until they are trained."""
+        self.prior.copy_(prior)
+        for expert in (self.image, self.text):
+            expert.weight.zero_()
+            expert.bias.copy_(prior)
+
+    @torch.no_grad()
+    def move_to(self, prior: Tensor) -> None:
+        """Change the prior to ``prior (C,)``; what the experts tell beyond the prior stays."""
+        for expert in (self.image, self.text):
+            expert.bias.add_(prior.to(self.prior) - self.prior)
+        self.prior.copy_(prior)
+
+    def reset(self) -> None:
+        """Use the experts, as before validation."""
+        self.used.fill_(True)
+
+    def forward(self, features: Pair[Tensor], present: Presence) -> Pair[Tensor]:
+        """Logits ``(B, C)`` of both on ``features (B, D)``; the prior for a missing modality."""
+
+        def logits(expert: nn.Module, given: Tensor, mask: Tensor | None) -> Tensor:
+            made: Tensor = expert(given)
+            return made if mask is None else torch.where(mask[:, None], made, self.prior)
+
+        image = logits(self.image, features.image, present.image)
+        return Pair(image, logits(self.text, features.text, present.text))
+
+    def candidates(self, joint: Tensor, experts: Pair[Tensor]) -> Tensor:
+        """Logits ``(B, 2, C)`` with and without the experts.
+
+        With them it is the mean of the joint logits and of the experts' product. If image and text
+        are independent given the class, then ``p(c | image, text)`` is proportional to
+        ``p(c | image) p(c | text) / p(c)``.
+        """
+        averaged = (joint + experts.image + experts.text - self.prior) / 2
+        return torch.stack([averaged, joint], dim=1)
+
+    def answer(self, candidates: Tensor) -> Tensor:
+        """The model's logits ``(B, C)`` among the candidates."""
+        return torch.where(self.used, candidates[:, 0], candidates[:, 1])
+
+    def choose(self, candidates: Tensor, labels: Tensor, task: Task) -> Tensor:
+        """Use the experts if labels are more likely with them, at 30 or more samples.
+
+        Args:
+            candidates: logits ``(N, 2, C)`` of validation samples.
+            labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
+            task: "multiclass" or "multilabel".
+
+        Returns:
+            The chosen logits ``(N, C)``.
+        """
+        enough = len(candidates) >= _ENOUGH_TO_CHOOSE
+        chosen = most_likely(candidates, labels, task) if enough else 0
+        self.used.fill_(chosen == 0)
+        return candidates[:, chosen]
+
+
+def _zeros(width: int, num_classes: int) -> nn.Linear:
+    linear = nn.Linear(width, num_classes)
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from epic_pl.nn.base import DualEncoder, Method, Output, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, where_parts_fit
-from epic_pl.nn.interaction import ScaledCosine
+from epic_pl.nn.heads import ClassificationHead, HeadConfig
+from epic_pl.nn.interaction import ScaledCosine, where_parts_fit
 from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FrozenTower
@@ -105,9 +105,7 @@ class PartsModel(DualEncoder):
         present = self.presence(batch)
         image, text = self.extract(batch, present)
         patches = self.image_tower.content_tokens(image.boundary_tokens)
-        parts = self.parts(
-            self.text_tower.content_tokens(text.boundary_tokens), text.mask
-        )  # (B, n, d_t)
+        parts = self.parts(self.text_tower.content_tokens(text.boundary_tokens), text.mask)  # (B, n, d_t)
         compared = Pair(
             where_present(self.down_image(patches), present.image),  # (B, P, r)
             where_present(self.down_text(parts), present.text),  # (B, n, r)

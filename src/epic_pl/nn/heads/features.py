@@ -1,7 +1,9 @@
-"""Feature standardisation before a linear layer.
+"""The features of a modality that the classifiers of a head read.
 
-Shape legend: B batch, D features.
+Shape legend: B batch, n prompts, d encoder width, D features.
 """
+
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,6 +16,65 @@ _MOMENTUM = 0.05
 # maximum of the stored sample count, which half precision can represent
 _MAX_COUNT = 32_768
 _EPSILON = 1e-6
+
+
+class Pooled(NamedTuple):
+    """Pooled features of one modality.
+
+    ``output (B, d)`` is the encoder's pooled output; the boundary features ``boundary (B, d)`` are
+    the mean of the tokens that enter the first interaction layer.
+    """
+
+    output: Tensor
+    boundary: Tensor
+
+
+class ModalityFeatures(nn.Module):
+    """Features ``h_m (B, D)``: standardised pooled output, boundary features and mean prompt.
+
+    If the modality is missing, a learned missing-modality embedding replaces the encoder's part.
+    It is initialised as zero, the features' mean over the training set. In a unimodal sample, the
+    mean prompts of both modalities are zero, since they could not interact.
+
+    Args:
+        width: encoder width d.
+        boundary: whether to include the boundary features.
+        prompts: whether to include the mean prompt.
+    """
+
+    def __init__(self, width: int, boundary: bool, prompts: bool) -> None:
+        super().__init__()
+        encoder_width = width * (1 + boundary)
+        self.boundary = boundary
+        self.standardize_encoder = Standardization(encoder_width)
+        self.missing = nn.Parameter(torch.zeros(encoder_width))
+        self.standardize_prompts = Standardization(width) if prompts else None
+        self.encoder_width = encoder_width
+        self.width = encoder_width + width * prompts
+
+    def forward(
+        self,
+        pooled: Pooled,
+        prompts: Tensor | None,
+        present: Tensor | None,
+        both: Tensor | None,
+    ) -> Tensor:
+        """The features ``h_m (B, D)`` from ``pooled`` and prompts ``(B, n, d)``.
+
+        ``present (B,)`` marks samples with the modality, ``both (B,)`` those with both.
+        """
+        output = pooled.output
+        if self.boundary:
+            output = torch.cat([output, pooled.boundary], dim=-1)
+        features = self.standardize_encoder(output, present)
+        # use the embedding in every step, since DDP waits for its gradient
+        mask = torch.ones_like(output[:, 0], dtype=torch.bool) if present is None else present
+        features = torch.where(mask[:, None], features, self.missing.to(features.dtype))
+        if self.standardize_prompts is None or prompts is None:
+            return features
+        # prompts of unimodal samples would be outliers for the statistics of complete samples
+        mean = self.standardize_prompts(prompts.mean(dim=1), both)
+        return torch.cat([features, where_present(mean, both)], dim=-1)
 
 
 class Standardization(nn.Module):
