@@ -262,7 +262,7 @@ def stores(folder: Path) -> tuple[Any, Case]:
         (store,) = fill_stores(folder / "sound", requests[-1:], **{**options, "shard_bytes": 2000})
         files = {path.name: path.read_bytes() for path in sorted(store.folder.glob("shard-*"))}
         contents.append(files)
-        expected.append(store.gather(store.rows(hashes)))
+        expected.append(store.gather(store.find(hashes)))
 
     def reshaped(choice: tuple[bytes, str, str, int]) -> bytes:
         tensors = load(choice[0])
@@ -295,7 +295,7 @@ def stores(folder: Path) -> tuple[Any, Case]:
 
     def check(number: int, store: FeatureStore, names: list[str]) -> None:
         at = torch.tensor([hashes.index(name) for name in names])
-        given = store.gather(store.rows(names))
+        given = store.gather(store.find(names))
         for name, tensor in given.items():
             wanted = expected[number][name][at]
             if name != "pooled" and number % 2:  # padded to the longest of the batch
@@ -318,7 +318,7 @@ def stores(folder: Path) -> tuple[Any, Case]:
             (filled,) = fill_stores(place, [requests[number]], **options)
             check(number, filled, hashes)
         opened = FeatureStore(store)
-        if found := [name for name in hashes if opened.rows([name]) >= 0]:
+        if found := [name for name in hashes if opened.find([name]) >= 0]:
             check(number, opened, found)
 
     return st.tuples(st.one_of(variants), st.sampled_from([False] * 9 + [True])), case
@@ -332,7 +332,7 @@ def _folder_name(described: str) -> str:
 
     try:
         plain = json.loads(described)
-        plain.pop("format")
+        plain.pop("version")
         known = {field.name for field in dataclasses.fields(StoreSpec)} & set(plain)
         plain["fields"] = tuple(Field(**field) for field in plain["fields"])
         key = StoreSpec(**{name: plain[name] for name in known}).key

@@ -80,7 +80,7 @@ def row_bytes() -> list[dict[str, Any]]:
             for method, level in (
                 ("NoPrompts", "layers"),
                 ("Parts", "layers"),
-                ("EPIC", "boundary"),
+                ("EPIC", "tokens"),
                 ("EPIC", "layers"),
             ):
                 encoders = {"image_size": size, "precision": "same"}

@@ -53,7 +53,7 @@ METHODS = {
     "LinearProbe": Setting("LinearProbe"),
     "PMF": Setting("PMF"),
     "epic_joint": Setting("EPIC"),
-    "epic_joint_cached": Setting("EPIC", level="boundary"),
+    "epic_joint_cached": Setting("EPIC", level="tokens"),
     "epic_read_only": Setting("EPIC", "read_only"),
     "epic_read_only_cached": Setting("EPIC", "read_only", "layers"),
     "parts_cached": Setting("Parts", level="layers"),

@@ -119,7 +119,7 @@ MULTILABEL += [f"--{section}.monitor=val/f1_micro" for section in ("checkpoint",
 def test_a_run_has_result_and_predictions_and_caches_what_it_can(
     method, task, level, train, tmp_path
 ):
-    cached = ["--cache.level=boundary", f"--cache.folder={tmp_path}/features"]
+    cached = ["--cache.level=tokens", f"--cache.folder={tmp_path}/features"]
     result = train(method, *cached, *(MULTILABEL if task == "multilabel" else []))
     assert (result["cache_level"], result["epochs"]) == (level, 2)
     assert result["task"] == task

@@ -20,7 +20,7 @@ from epic_pl.nn.encoders import Encoder
 from epic_pl.nn.towers import ReadOnlyTower
 from epic_pl.utils.errors import ConfigError
 
-MODES = [("joint", "boundary"), ("read_only", "boundary"), ("read_only", "layers")]
+MODES = [("joint", "tokens"), ("read_only", "tokens"), ("read_only", "layers")]
 KINDS = ("image", "text")
 modes = pytest.mark.parametrize(("attention", "level"), MODES)
 
@@ -219,7 +219,7 @@ def test_a_probe_reads_what_a_store_of_prompts_has_beside(workshop, encoded, dty
 
 
 @pytest.mark.parametrize("method", ["EPIC", "Parts"])
-@pytest.mark.parametrize("level", ["boundary", "layers"])
+@pytest.mark.parametrize("level", ["tokens", "layers"])
 def test_patches_of_large_images_are_merged(workshop, method, level):
     """12 x 12 patches become 6 x 6; one test row lacks its image, another its text."""
     blank_cells(workshop.root, {17: "image", 18: "text"})
@@ -229,7 +229,7 @@ def test_patches_of_large_images_are_merged(workshop, method, level):
     assert_close(logits_of(workshop, module, cache, workshop.data(image_size=96)), expected)
     (store,) = map(FeatureStore, workshop.stores("image"))
     shapes = {field.name: field.shape for field in store.spec.fields}
-    if level == "boundary":
+    if level == "tokens":
         assert shapes == {"tokens": (145, 32)}
     else:
         assert shapes["cells"] == (37, 32)
@@ -242,7 +242,7 @@ def test_patches_of_large_images_are_merged(workshop, method, level):
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-6), ("float16", 1e-2)])
-@pytest.mark.parametrize("level", ["boundary", "layers"])
+@pytest.mark.parametrize("level", ["tokens", "layers"])
 def test_layers_that_a_store_lacks_follow_from_its_tokens(
     workshop, monkeypatch, level, dtype, atol
 ):

@@ -12,7 +12,6 @@ import torch
 
 import tiny_runs
 from epic_pl.data.preprocessing import load_tokenizer
-from epic_pl.features import items
 from epic_pl.features.items import Images, Texts, image_digests, tokenizer_digest
 
 
@@ -53,7 +52,7 @@ IMAGES, TEXTS, BOTH = (0,), (1,), (0, 1)
 @pytest.mark.parametrize(
     ("changed", "others"),
     [
-        ({"level": "boundary"}, BOTH),
+        ({"level": "tokens"}, BOTH),
         ({"dtype": "float32"}, BOTH),
         ({"layers": 3}, BOTH),
         ({"data": {"resize": "pad"}}, IMAGES),
@@ -73,13 +72,16 @@ def test_a_store_is_another_one_if_what_its_features_depend_on_changes(changed, 
 
 @pytest.mark.parametrize(
     ("name", "value", "others"),
-    [("FEATURES_VERSION", 0, BOTH), ("tokenizer_digest", lambda tokenizer: "another", TEXTS)],
+    [
+        ("store.spec.FEATURES_VERSION", 0, BOTH),
+        ("items.tokenizer_digest", lambda tokenizer: "another", TEXTS),
+    ],
 )
 def test_a_store_is_another_one_for_another_version_or_tokenizer(
     name, value, others, keys, monkeypatch
 ):
     before = keys()
-    monkeypatch.setattr(items, name, value)
+    monkeypatch.setattr(f"epic_pl.features.{name}", value)
     differ = [one != other for one, other in zip(before, keys(), strict=True)]
     assert differ == [side in others for side in (0, 1)]
 

@@ -66,7 +66,7 @@ def _test_logits(workshop, module, level):
 def test_stored_features_give_the_logits_of_images_and_other_levels_are_refused(name, workshop):
     module = workshop.module(name)
     live = _test_logits(workshop, module, "off")
-    for level in ("boundary", "layers"):
+    for level in ("tokens", "layers"):
         if level in module.model.cache_levels:
             cached = _test_logits(workshop, module, level)
             torch.testing.assert_close(cached, live, rtol=0, atol=1e-5)

@@ -293,7 +293,7 @@ once = pytest.mark.parametrize("reported", ["multiclass"], indirect=True)
 def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
     reported, tmp_path, monkeypatch
 ):
-    cached = ["--cache.level", "boundary", "--cache.dtype", "float32"]
+    cached = ["--cache.level", "tokens", "--cache.dtype", "float32"]
     cached += ["--cache.folder", str(tmp_path / "features"), "--report.mistakes", "4"]
     run(["test", *reported.options, *cached, f"--report={tmp_path / 'cached'}"])
     content = _content(tmp_path / "cached")

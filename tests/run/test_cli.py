@@ -708,7 +708,7 @@ def test_a_corrupt_image_is_one_paragraph_also_from_a_worker(num_workers, config
 
 def test_a_folder_with_a_corrupt_image_is_predicted_without_it(config, best, capsys, workdir):
     tiny_runs.table(workdir / "data", corrupt="val1")
-    options = ["--ckpt_path", best, "--data.predict_table=data/images", "--cache.level=boundary"]
+    options = ["--ckpt_path", best, "--data.predict_table=data/images", "--cache.level=tokens"]
     args = ["predict", "--config", config, *options, "--cache.folder=features"]
     said = _refused(args, capsys)
     assert "val1.png cannot be read" in said

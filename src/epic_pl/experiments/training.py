@@ -65,7 +65,7 @@ def _store(runs: Sequence[Run], none: Sequence[str], folder: Path) -> dict[str, 
             level = use_stored_features(built)
             print(f"{run.name} takes {estimate(*built, runs=counts[run.name])}", file=sys.stderr)
             towers = module.model.image_tower, module.model.text_tower
-            lacks = (level != "boundary" and not tower.keeps_tokens for tower in towers)
+            lacks = (level != "tokens" and not tower.keeps_tokens for tower in towers)
             if level != "off":
                 order.append(((*lacks, *(tower.layers[0] for tower in towers)), run.options))
     for _, options in sorted(order):

@@ -35,14 +35,14 @@ class StoredItems:
         in_place: Collection[str],
     ) -> None:
         self._store, self._in_place = store, in_place
-        self._rows = dict(zip(keys, store.rows(hashes).tolist(), strict=True))
+        self._places = dict(zip(keys, store.find(hashes).tolist(), strict=True))
 
     def gather(self, keys: Sequence[Any]) -> Features:
         """Fields of items, with the batch axis first; zeros where the key is None."""
-        rows = np.array([-1 if key is None else self._rows[key] for key in keys], np.int64)
+        places = np.array([-1 if key is None else self._places[key] for key in keys], np.int64)
         # a loader's worker sends tensors, so memory-mapped lists are for the main process only
         in_place = self._in_place if get_worker_info() is None else ()
-        return self._store.gather(rows, in_place)
+        return self._store.gather(places, in_place)
 
 
 class CachedDataset(Dataset[Batch]):

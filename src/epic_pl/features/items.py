@@ -25,18 +25,11 @@ from epic_pl.features.dataset import ImageKey
 from epic_pl.features.store.fill import StoreRequest, earlier_tokens
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoredDtype, StoreSpec
-from epic_pl.nn.towers import FeatureLevel, Tower
+from epic_pl.nn.towers import TOKEN_AXES, TOKENS, FeatureLevel, Tower
 from epic_pl.utils.files import write_json
 from epic_pl.utils.validate import fits
 
 Key = TypeVar("Key")
-
-FEATURES_VERSION = 6
-"""Part of every feature store's key. It is raised whenever an image's transform, a text's tokens or
-a field that a tower stores changes its meaning, so that older stores are not read."""
-
-# axis of a field that counts tokens, without the batch axis
-_TOKEN_AXES = {"memory": 3, "tokens": 0, "cells": 0}
 
 
 @dataclass
@@ -79,19 +72,18 @@ class Items(ABC, Generic[Key]):
         """
         fields = []
         for name, tensor in self.encode(self._inputs([self.blank]))[0].items():
-            shape, axis = list(tensor.shape[1:]), _TOKEN_AXES.get(name)
+            shape, axis = list(tensor.shape[1:]), TOKEN_AXES.get(name)
             if axis is not None and self.modality == "text":
                 shape[axis] = self.data.processor.max_text_tokens
             fields.append(Field(name, tuple(shape), axis))
-        identity = self._preparation() | self.tower.identity
-        identity |= {
-            "version": FEATURES_VERSION,
+        provenance = self._preparation() | self.tower.provenance
+        provenance |= {
             "level": self.level,
             # the tokens that enter the first layer do not depend on later layers
-            "layers": self.tower.layers[:1] if self.level == "boundary" else self.tower.layers,
+            "layers": self.tower.layers[:1] if self.level == "tokens" else self.tower.layers,
         }
         name = getattr(self.data, f"{self.modality}_encoder")
-        spec = StoreSpec(self.modality, identity, tuple(fields), self.dtype, name)
+        spec = StoreSpec(self.modality, provenance, tuple(fields), self.dtype, name)
         # if torch uses every core, decoding in parallel would slow it down by more than it saves
         busy = self.device.type == "cpu" and torch.get_num_threads() >= (os.cpu_count() or 1)
         request = StoreRequest(
@@ -159,8 +151,8 @@ def _stored_tokens(
     source: FeatureStore, hashes: Sequence[str], positions: Sequence[int]
 ) -> tuple[Tensor, Tensor | None]:
     """Tokens ``(B, N, d)`` of the items at some positions, and the mask ``(B, N)`` of texts."""
-    stored = source.gather(source.rows([hashes[position] for position in positions]))
-    return stored["tokens"].float(), stored.get("mask")
+    stored = source.gather(source.find([hashes[position] for position in positions]))
+    return stored[TOKENS].float(), stored.get("mask")
 
 
 @dataclass

@@ -142,5 +142,5 @@ def _settings(classifier: Classifier, tasks: str) -> dict[str, Any]:
         "device": module.device,
     }
     for side, tower in zip(("image", "text"), module.model.towers, strict=True):
-        settings |= {f"{key} of the {side} encoder": v for key, v in tower.identity.items()}
+        settings |= {f"{key} of the {side} encoder": v for key, v in tower.provenance.items()}
     return settings

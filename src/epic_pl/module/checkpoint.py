@@ -330,7 +330,7 @@ class CheckpointedModule(L.LightningModule):
 
     def digest(self) -> str:
         """SHA-256 of weights, encoders and options, and of how this device computes."""
-        here = self.device.type, self.model.image_tower.identity["precision"]
+        here = self.device.type, self.model.image_tower.provenance["precision"]
         known = weights_digest(self), self.checkpoint_info(), dict(self.hparams), here
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from epic_pl.nn.towers import TOKEN_AXES
 from epic_pl.utils.errors import ConfigError, raised_as
 from epic_pl.utils.types import Batch
 
-# axis N of (B, N), and of stored features: memory (B, K, 2, h, N, d / h), tokens (B, N, d)
-_TEXT_AXES = {"input_ids": 1, "attention_mask": 1, "memory": 4, "tokens": 1}
+_STORED_AXES = {name: axis + 1 for name, axis in TOKEN_AXES.items() if axis is not None}
+# the axis that counts tokens in each tensor of a batch
+_TEXT_AXES = {"input_ids": 1, "attention_mask": 1, **_STORED_AXES}
 
 
 def is_compiled(model: nn.Module) -> bool:

@@ -113,7 +113,7 @@ class EPICModel(DualEncoder):
         """
         if not self.from_tokens:
             return None
-        tokens = image.boundary_tokens, text.boundary_tokens, text.mask
+        tokens = image.tokens, text.tokens, text.mask
         compared: Exchange = self.image_encoder.checkpointed_by_rows(
             self._compare, *tokens, *present
         )

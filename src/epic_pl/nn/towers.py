@@ -2,7 +2,8 @@
 
 A tower has no trained parameters of its own. A method calls ``extract`` for the layers that depend
 on the sample alone and ``pool`` at the end. In between, EPIC calls ``acquire`` for the outputs of
-prompts. A feature cache stores the output of ``features``, and ``restore`` continues from it.
+prompts. A feature cache stores the output of ``features``, and ``restore`` continues from it;
+:data:`TOKEN_AXES` has the fields that it may consist of.
 Models that share an encoder restore the ``shared_features`` of a batch.
 
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction layers.
@@ -18,12 +19,23 @@ from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.encoders.reading import Memory
-from epic_pl.nn.heads import Pooled
+from epic_pl.nn.heads.features import Pooled
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Features
 
 State = TypeVar("State")
-FeatureLevel = Literal["boundary", "layers"]
+FeatureLevel = Literal["tokens", "layers"]
+
+TOKENS, CELLS, MEMORY = "tokens", "cells", "memory"
+OUTPUT, BOUNDARY = Pooled._fields
+TOKEN_AXES: dict[str, int | None] = {TOKENS: 0, CELLS: 0, MEMORY: 3, OUTPUT: None, BOUNDARY: None}
+"""The fields that are stored of an image or a text, and the axis of each that counts tokens.
+
+Axes are those of one item, without the batch axis. ``tokens (N, d)`` enter the first interaction
+layer. ``cells (M, d)`` are the same with merged patches: no later layer can be computed from them.
+``memory (K, 2, h, M, d / h)`` are keys and values of the K interaction layers. ``output (d,)`` and
+``boundary (d,)`` are :class:`~epic_pl.nn.heads.features.Pooled`.
+"""
 
 
 class Tower(nn.Module, ABC, Generic[State]):
@@ -34,15 +46,17 @@ class Tower(nn.Module, ABC, Generic[State]):
         layers: the interaction layers, increasing, counted from 0. Layers before the first one
             depend on the sample alone; the boundary features are the mean of the tokens that enter
             the first one.
-        keeps_tokens: whether states keep the tokens that enter the first of ``layers``.
+        keeps_tokens: whether the first state must have the tokens that enter the first one.
     """
 
-    levels: tuple[FeatureLevel, ...] = ("boundary",)
+    levels: tuple[FeatureLevel, ...] = ("tokens",)
     """Levels that a feature cache can store of this tower, the fastest last."""
     not_stored_because = (
         "Prompts change the tokens in every interaction layer, unless they are read_only."
     )
     """Why other levels cannot be stored, as a sentence."""
+    trains_encoder = False
+    """Whether the encoder's layers run with gradient, and in the precision of what is trained."""
 
     def __init__(self, encoder: Encoder, layers: Sequence[int], keeps_tokens: bool = False) -> None:
         super().__init__()
@@ -51,21 +65,20 @@ class Tower(nn.Module, ABC, Generic[State]):
         self.keeps_tokens = keeps_tokens
 
     def extract(self, inputs: Tensor, mask: Tensor | None) -> State:
-        """Run the frozen layers that depend on the sample alone, without gradient.
+        """Run the layers that depend on the sample alone, without gradient if they are frozen.
 
         Args:
             inputs: pixels ``(B, 3, H, W)`` or token ids ``(B, N)``.
             mask: ``(B, N)`` bool, False on padding; None without padding.
         """
-        return self.start(self.boundary(inputs, mask), mask)
+        return self.start(self.entering(inputs, mask), mask)
 
-    @torch.no_grad()
-    def boundary(self, inputs: Tensor, mask: Tensor | None, layer: int | None = None) -> Tensor:
+    def entering(self, inputs: Tensor, mask: Tensor | None, layer: int | None = None) -> Tensor:
         """Tokens ``(B, N, d)`` that enter the first layer of :attr:`layers`.
 
         With ``layer`` the inputs are tokens that enter this layer.
         """
-        with self.autocast():
+        with self.gradients(), self.autocast():
             tokens = self.encoder.embed(inputs) if layer is None else inputs
             tokens = self.encoder.run_layers(layer or 0, self.layers[0], tokens, mask)
         return self.cast(tokens)
@@ -79,7 +92,7 @@ class Tower(nn.Module, ABC, Generic[State]):
     ) -> dict[str, Tensor]:
         """The features that a cache of ``level`` stores, with the batch axis first.
 
-        Arguments are those of :meth:`boundary`.
+        Arguments are those of :meth:`entering`.
 
         Raises:
             ConfigError: if the method needs more than this level stores.
@@ -90,26 +103,30 @@ class Tower(nn.Module, ABC, Generic[State]):
                 f"cache.level {level!r} stores less than this method needs. "
                 f"{self.not_stored_because} Set cache.level to {able}."
             )
-        return {"tokens": self.boundary(inputs, mask, layer)}
+        return {TOKENS: self.entering(inputs, mask, layer)}
 
     def restore(self, features: Features, mask: Tensor | None) -> State:
         """The state before step 1, from the output of :meth:`features`."""
-        return self.start(features["tokens"].to(self.dtype), mask)
+        return self.start(features[TOKENS].to(self.dtype), mask)
 
     @abstractmethod
     def pool(self, state: State) -> Pooled:
         """The modality's pooled output after the last step, and its boundary features."""
 
     def content_tokens(self, tokens: Tensor | list[Tensor]) -> Tensor:
-        """The words or patches among boundary tokens ``(B, N, d)``, in the weights' precision."""
+        """The words or patches among a state's tokens ``(B, N, d)``, in the weights' precision."""
         first = self.encoder.num_prefix_tokens
         if isinstance(tokens, list):
             return torch.stack([sample[first:] for sample in tokens]).to(self.dtype)
         return tokens[:, first:].to(self.dtype)
 
+    def gradients(self) -> AbstractContextManager[Any]:
+        """Context manager that switches gradients off, unless the encoder is trained."""
+        return torch.set_grad_enabled(self.trains_encoder and torch.is_grad_enabled())
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Context manager that runs frozen layers in the encoder's precision."""
-        if self.encoder.precision is None:
+        if self.encoder.precision is None or self.trains_encoder:
             return nullcontext()
         return torch.autocast(next(self.encoder.parameters()).device.type, self.encoder.precision)
 
@@ -118,7 +135,7 @@ class Tower(nn.Module, ABC, Generic[State]):
         return frozen if self.encoder.precision is None else frozen.to(self.dtype)
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Plain values of the encoder that features depend on besides inputs and layers."""
         precision = str(self.encoder.precision or self.dtype).removeprefix("torch.")
         encoder = {"fingerprint": self.encoder.fingerprint, "pooling": self.encoder.pooling}
@@ -131,18 +148,16 @@ class Tower(nn.Module, ABC, Generic[State]):
 
 
 class JointState(NamedTuple):
-    """Current tokens ``(B, N, d)``, the mask of visible ones, and the next layer.
+    """Tokens ``(B, N, d)`` that enter the next layer, and the mask of visible ones.
 
-    ``boundary (B, d)`` are the boundary features. First prompts start from ``boundary_tokens
-    (B, N, d)``. After the last layer ``first (B, 1, d)`` is the pooled token, or None if all
-    tokens are pooled.
+    ``boundary (B, d)`` are the boundary features. After the last layer ``first (B, 1, d)`` is the
+    pooled token, or None if all tokens are pooled.
     """
 
     tokens: Tensor
     mask: Tensor | None
     next_layer: int
     boundary: Tensor
-    boundary_tokens: Tensor | None
     first: Tensor | None = None
 
 
@@ -154,14 +169,12 @@ class JointTower(Tower[JointState]):
 
     def start(self, tokens: Tensor, mask: Tensor | None) -> JointState:
         """The state before step 1, from the tokens that enter the first layer."""
-        mean = self.encoder.mean(tokens, mask)
-        kept = tokens if self.keeps_tokens else None
-        return JointState(tokens, mask, self.layers[0], mean, kept)
+        return JointState(tokens, mask, self.layers[0], self.encoder.mean(tokens, mask))
 
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with ``P (B, n, d)``."""
         layer = self.layers[step]
-        tokens = self._entering(layer, state)
+        tokens = self._before(layer, state)
         state = state._replace(next_layer=layer + 1)
         last = layer == self.encoder.num_layers - 1
         # a text of two tokens would keep one, and an exported graph treats size 1 as a constant
@@ -175,30 +188,30 @@ class JointTower(Tower[JointState]):
     def memory(self, step: int, state: JointState) -> tuple[Memory, Tensor | None]:
         """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
         layer = self.layers[step]
-        return self.encoder.memory(layer, self._entering(layer, state)), state.mask
+        return self.encoder.memory(layer, self._before(layer, state)), state.mask
 
-    def _entering(self, layer: int, state: JointState) -> Tensor:
+    def _before(self, layer: int, state: JointState) -> Tensor:
         return self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
 
     def pool(self, state: JointState) -> Pooled:
         """Run the remaining layers, then the encoder's own pooling."""
         if state.first is not None:
             return Pooled(self.encoder.pool(state.first), state.boundary)
-        tokens = self._entering(self.encoder.num_layers, state)
+        tokens = self._before(self.encoder.num_layers, state)
         return Pooled(self.encoder.pool(tokens, state.mask), state.boundary)
 
 
 class FrozenState(NamedTuple):
     """Pooled features, and what else the method reads of the frozen encoder.
 
-    ``boundary_tokens (B, M, d)``, or a list of B memory-mapped tensors, enter the first layer;
-    patches are merged, here and in the memories.
-    ``memories`` are keys and values of the K layers; ``mask (B, N)`` marks their visible tokens.
+    ``tokens (B, M, d)``, or a list of B memory-mapped tensors, enter the first layer. ``memories``
+    are keys and values of the K layers, and ``mask (B, N)`` marks their visible tokens. Patches are
+    merged in both.
     """
 
     pooled: Pooled
     mask: Tensor | None
-    boundary_tokens: Tensor | list[Tensor] | None
+    tokens: Tensor | list[Tensor] | None
     memories: list[Memory]
 
 
@@ -208,22 +221,18 @@ class FrozenTower(Tower[FrozenState]):
     It gives pooled features and the tokens that enter the first layer; subclasses add prompts.
     """
 
-    levels: tuple[FeatureLevel, ...] = ("boundary", "layers")
+    levels: tuple[FeatureLevel, ...] = ("tokens", "layers")
     reads_memory = False
     """Whether the state has keys and values of :attr:`layers`."""
 
-    @torch.no_grad()
     def start(self, tokens: Tensor, mask: Tensor | None) -> FrozenState:
         """Run the rest of the encoder."""
-        return self.run_through(tokens, mask)
-
-    def run_through(self, tokens: Tensor, mask: Tensor | None) -> FrozenState:
-        """Run the encoder on tokens ``(B, N, d)`` that enter the first layer; return the state."""
-        return self.state(_run_encoder([self], tokens, mask), mask)
+        with self.gradients():
+            return self.state(_run_encoder([self], tokens, mask), mask)
 
     def state(self, run: "_EncoderRun", mask: Tensor | None) -> FrozenState:
         """The state of this tower, from a run of the encoder."""
-        tokens = run.boundary_tokens[self.layers[0]]
+        tokens = run.entering[self.layers[0]]
         with self.autocast():
             mean = self.encoder.mean(tokens, mask)
         memories = [run.memories[layer] for layer in self.layers] if self.reads_memory else []
@@ -234,30 +243,28 @@ class FrozenTower(Tower[FrozenState]):
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel, layer: int | None = None
     ) -> dict[str, Tensor]:
-        """The features of level "boundary" are the tokens that enter the first of ``layers``.
+        """The features of level "tokens" are ``tokens``, those of "layers" the other fields.
 
-        Those of level "layers" are ``output (B, d)`` and ``boundary (B, d)`` and, if the method
-        uses them, ``memory (B, K, 2, h, M, d / h)`` and ``tokens (B, M, d)``. Merged tokens have
-        the name ``cells``, since no later layer can be computed from them.
+        Of these, ``memory`` and ``tokens`` (or ``cells``, if patches are merged) are stored where
+        the method uses them.
         """
         stored = super().features(inputs, mask, level, layer)
-        if level == "boundary":
-            return stored
-        fields, entering = _fields(self.start(stored["tokens"], mask)), stored["tokens"]
-        if "tokens" in fields and fields["tokens"].shape != entering.shape:
-            fields["cells"] = fields.pop("tokens")
-        return fields
+        if level == "layers":
+            entering = stored[TOKENS]
+            stored = _fields(self.start(entering, mask))
+            if TOKENS in stored and stored[TOKENS].shape != entering.shape:
+                stored[CELLS] = stored.pop(TOKENS)
+        return stored
 
     def restore(self, features: Features, mask: Tensor | None) -> FrozenState:
-        """The state from stored features; only level "boundary" still runs frozen layers."""
-        if "output" not in features:
+        """The state from stored features; only level "tokens" still runs frozen layers."""
+        if OUTPUT not in features:
             return super().restore(features, mask)
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
-        named = "cells" if "cells" in features else "tokens"
-        tokens, memories = features[named] if self.keeps_tokens else None, []
+        memories = []
         if self.reads_memory:
-            memories = [_layer(features["memory"], k) for k in range(len(self.layers))]
-        return FrozenState(pooled, mask, tokens, memories)
+            memories = [_layer(features[MEMORY], k) for k in range(len(self.layers))]
+        return FrozenState(pooled, mask, features.get(CELLS, features.get(TOKENS)), memories)
 
     def pool(self, state: FrozenState) -> Pooled:
         """The frozen encoder's pooled features."""
@@ -288,19 +295,7 @@ class TrainedTower(FrozenTower):
 
     levels = ()
     not_stored_because = "It trains inside the encoders, so their outputs change with every step."
-
-    def boundary(self, inputs: Tensor, mask: Tensor | None, layer: int | None = None) -> Tensor:
-        """Tokens ``(B, N, d)`` that enter the first layer of :attr:`layers`, with gradient."""
-        tokens = self.encoder.embed(inputs) if layer is None else inputs
-        return self.encoder.run_layers(layer or 0, self.layers[0], tokens, mask)
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """An empty context, since the encoder's precision is for frozen layers."""
-        return nullcontext()
-
-    def start(self, tokens: Tensor, mask: Tensor | None) -> FrozenState:
-        """Run the rest of the encoder."""
-        return self.run_through(tokens, mask)
+    trains_encoder = True
 
 
 @torch.no_grad()
@@ -312,7 +307,7 @@ def shared_features(
     Inputs are those of ``extract``. Towers that read the same features share a dictionary.
     """
     lowest = min(towers, key=lambda tower: tower.layers[0])
-    run = _run_encoder(towers, lowest.boundary(inputs, mask), mask)
+    run = _run_encoder(towers, lowest.entering(inputs, mask), mask)
     keys = [(*tower.layers, tower.reads_memory, tower.keeps_tokens) for tower in towers]
     distinct = dict(zip(keys, towers, strict=True))
     stored = {key: _fields(tower.state(run, mask)) for key, tower in distinct.items()}
@@ -322,7 +317,7 @@ def shared_features(
 class _EncoderRun(NamedTuple):
     """Tokens ``(B, N, d)`` by the layer that they enter, memories by layer, and pooled output."""
 
-    boundary_tokens: dict[int, Tensor]
+    entering: dict[int, Tensor]
     memories: dict[int, Memory]
     output: Tensor
 
@@ -333,18 +328,18 @@ def _run_encoder(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | N
     first = {tower.layers[0] for tower in towers}
     read = {layer for tower in towers if tower.reads_memory for layer in tower.layers}
     at = min(first)
-    boundary_tokens: dict[int, Tensor] = {}
+    entering: dict[int, Tensor] = {}
     memories: dict[int, Memory] = {}
     with towers[0].autocast():
         for layer in sorted(first | read):
             tokens = encoder.run_layers(at, layer, tokens, mask)
             at = layer
             if layer in first:
-                boundary_tokens[layer] = tokens
+                entering[layer] = tokens
             if layer in read:
                 memories[layer] = encoder.memory(layer, encoder.merge(tokens))
         tokens = encoder.run_layers(at, encoder.num_layers, tokens, mask)
-        return _EncoderRun(boundary_tokens, memories, encoder.pool(tokens, mask))
+        return _EncoderRun(entering, memories, encoder.pool(tokens, mask))
 
 
 def _fields(state: FrozenState) -> dict[str, Tensor]:
@@ -353,9 +348,9 @@ def _fields(state: FrozenState) -> dict[str, Tensor]:
     if state.memories:
         parts = torch.stack([part for layer in state.memories for part in cast(Any, layer)])
         layers = parts.view(-1, 2, *parts.shape[1:])  # (K, 2, B, h, N, d / h)
-        fields["memory"] = layers.movedim(2, 0)
-    if isinstance(state.boundary_tokens, Tensor):
-        fields["tokens"] = state.boundary_tokens
+        fields[MEMORY] = layers.movedim(2, 0)
+    if isinstance(state.tokens, Tensor):
+        fields[TOKENS] = state.tokens
     return fields | state.pooled._asdict()
 
 

@@ -17,9 +17,9 @@ Modality = Literal["image", "text"]
 """One of the two modalities of a sample."""
 
 Features = dict[str, Any]
-"""What a feature cache stored of a modality: a tensor for each field, batch first. On the CPU a
-large ``memory``, and large ``tokens`` of images, may be lists of B tensors, each mapped from the
-disk and as long as its sample."""
+"""What a feature cache stored of a modality: a tensor for each field, batch first
+(:data:`epic_pl.nn.towers.TOKEN_AXES`). On the CPU, large fields with tokens may be lists of B
+tensors, each mapped from the disk and as long as its sample."""
 
 
 class _Cells(TypedDict):

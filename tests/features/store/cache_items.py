@@ -66,7 +66,7 @@ class Items:
 
     def assert_in(self, store: FeatureStore, names: Sequence[str]) -> None:
         """The store gives these items as they were produced."""
-        memory = store.gather(store.rows(names))["memory"]
+        memory = store.gather(store.find(names))["memory"]
         assert torch.equal(memory, self.padded(names)[0]["memory"].nan_to_num())
 
 

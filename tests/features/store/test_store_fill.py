@@ -155,7 +155,7 @@ def test_a_damaged_shard_is_left_out_and_written_again(tmp_path, items, damage):
     silent = damage in ("lost", "pipe")
     with nullcontext() if silent else pytest.warns(UserWarning, match=str(path)):
         left = FeatureStore(folder)
-    here = [name for name in items.hashes if left.rows([name]) >= 0]
+    here = [name for name in items.hashes if left.find([name]) >= 0]
     assert 0 < len(here) == len(left) < 23
     items.assert_in(left, here)
     items.build(tmp_path / "stores")

@@ -29,7 +29,7 @@ def test_a_batch_is_what_was_stored_item_by_item(tmp_path, items, rng, dtype, sh
     store = items.build(tmp_path, dtype, shard_bytes=shard_bytes)
     for size in (1, 8, 23):
         names = rng.choice(items.hashes, size).tolist()  # with repetitions
-        batch = store.gather(store.rows(names))
+        batch = store.gather(store.find(names))
         assert batch["memory"].dtype == getattr(torch, dtype)
         assert_batch(batch, items, names, TOLERANCE[dtype])
 
@@ -47,7 +47,7 @@ def test_padding_is_not_stored(tmp_path, items):
 
 def test_absent_items_are_zero(tmp_path, items):
     store = items.build(tmp_path)
-    assert store.rows(["unknown"]) < 0
+    assert store.find(["unknown"]) < 0
     batch = store.gather(np.array([3, -1, 4]))
     alone = store.gather(np.array([3, 4]))
     for name, tensor in alone.items():

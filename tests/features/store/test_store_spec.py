@@ -35,7 +35,7 @@ PROMPTS = spec([1, 2], MEMORY, *POOLED)
         (spec([1], Field("summary", (6,))), False),
         (spec([1], *POOLED, dtype="float16"), False),
         (spec([1], *POOLED, pooling="mean"), False),
-        (spec([1], *POOLED, level="boundary"), False),
+        (spec([1], *POOLED, level="tokens"), False),
         (replace(spec([1], *POOLED), modality="image"), False),
     ],
 )
@@ -50,7 +50,7 @@ TOKENS = spec([1, 2], Field("tokens", (9, 6), 0), *POOLED)
     ("store", "wanted", "leads"),
     [
         (TOKENS, PROMPTS, True),
-        (TOKENS, spec([2], *POOLED, level="boundary"), True),
+        (TOKENS, spec([2], *POOLED, level="tokens"), True),
         (TOKENS, spec([0, 2], *POOLED), False),  # of an earlier layer
         (PROMPTS, spec([2], *POOLED), False),  # without tokens
         (TOKENS, replace(PROMPTS, dtype="float16"), True),
@@ -71,14 +71,14 @@ def test_tokens_depend_on_the_first_layer_alone():
 
 
 def test_any_change_of_a_spec_but_the_encoders_name_is_another_key(items):
-    specs = [items.spec(), items.spec("float16"), items.spec(level="boundary")]
+    specs = [items.spec(), items.spec("float16"), items.spec(level="tokens")]
     specs.append(items.spec(layers=[8]))
     specs.append(replace(specs[0], fields=specs[0].fields[1:]))
     specs += [replace(specs[0], modality=side) for side in ("image", "text")]
     assert len({spec.key for spec in specs}) == 6
     assert replace(specs[0], encoder="/moved/elsewhere").key == specs[0].key
-    other_order = dict(reversed(specs[3].identity.items()))
-    assert replace(specs[3], identity=other_order).key == specs[3].key
+    other_order = dict(reversed(specs[3].provenance.items()))
+    assert replace(specs[3], provenance=other_order).key == specs[3].key
 
 
 def pooled(size):
@@ -91,7 +91,7 @@ def pooled(size):
         b"{",
         b"null",
         b"[]",
-        b'{"format": 1}',
+        b'{"version": 1}',
         b"\xff\xfe",
         b"[" * 100_000,
         {"dtype": ["float32"]},
@@ -101,8 +101,8 @@ def pooled(size):
         pooled(-9),
         pooled(10**15),
         {"files": ["../../notes.txt"]},
-        {"identity": None},
-        {"identity": {"level": float("nan")}},
+        {"provenance": None},
+        {"provenance": {"level": float("nan")}},
         {"modality": 5},
     ],
     ids=lambda damage: str(damage)[:20],
@@ -121,7 +121,7 @@ def test_a_malformed_spec_is_written_again_and_shards_stay(tmp_path, items, dama
 
 @pytest.mark.parametrize(
     "change",
-    [{"dtype": "../../x"}, {"identity": []}, {"modality": "sound"}, {"encoder": 1}],
+    [{"dtype": "../../x"}, {"provenance": []}, {"modality": "sound"}, {"encoder": 1}],
     ids=str,
 )
 def test_a_spec_of_other_types_is_refused_whatever_its_folder_is_called(tmp_path, items, change):

@@ -125,7 +125,7 @@ def test_predictions_of_another_model_or_other_options_are_not_kept(
     for changed in (
         {"top_k": 1},
         {"precision": "bf16-mixed"},
-        {"level": "boundary"},
+        {"level": "tokens"},
         {"data": {"batch_size_per_device": 3}},
         {"data": {"max_text_tokens": 9}},
         {"data": {"image_size": 16}},
@@ -133,8 +133,8 @@ def test_predictions_of_another_model_or_other_options_are_not_kept(
         {"data": {"clean_text": True}},
     ):
         refused(**changed)
-    predicted(output="cached", level="boundary")
-    refused(output="cached", level="boundary", dtype="float32")
+    predicted(output="cached", level="tokens")
+    refused(output="cached", level="tokens", dtype="float32")
     with monkeypatch.context() as changed:
         changed.setattr(EPICModule, "digest", lambda module: "on another device")
         refused()

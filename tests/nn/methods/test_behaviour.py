@@ -287,7 +287,7 @@ def test_models_of_one_pass_share_what_they_read_alike():
 @methods
 def test_a_level_that_stores_too_little_is_refused(name):
     model, made = make(name), batch([4, 2])
-    for level in {"boundary", "layers"} - set(model.cache_levels):
+    for level in {"tokens", "layers"} - set(model.cache_levels):
         with pytest.raises(ConfigError) as error:
             model.image_tower.features(made["pixel_values"], None, level)
         said = str(error.value)

@@ -23,7 +23,7 @@ def rows(start: str) -> dict[str, list[str]]:
 def test_the_table_counts_what_is_trained(name):
     model, row = base_method(name), rows("| `model.method`")[name]
     assert row[2:4] == [f"{count_trained(model):,}", f"{trainable_share(model):.2%}"]
-    levels = re.findall(r"`(boundary|layers)`", row[4].split(";")[0])
+    levels = re.findall(r"`(tokens|layers)`", row[4].split(";")[0])
     assert tuple(levels) == model.cache_levels
 
 

@@ -58,7 +58,7 @@ def info(folder: Path | None = None) -> None:
             table.add_row(path.name, "", "", "", "", size, f"[red]{escape(str(error))}[/]")
             continue
         spec = store.spec
-        made = (escape(str(spec.identity.get(name, "-"))) for name in names[:2])
+        made = (escape(str(spec.provenance.get(name, "-"))) for name in names[:2])
         row = (path.name, *made, spec.dtype, f"{len(store):,}", size, escape(spec.encoder))
         table.add_row(*row)
     Console().print(table)

@@ -34,7 +34,7 @@ _LEGEND = (
     "Holm's correction for the number of methods. "
     "seconds: training with validation, mean over seeds; stored features are filled before. "
     "peak MB: above the memory held when training began. "
-    "cache: stored features, where boundary is the input of the first interaction layer."
+    "cache: stored features, where tokens are those that enter the first interaction layer."
 )
 _PLOTTED = {"seconds": "training, s", "trainable": "trained parameters"}
 

@@ -23,6 +23,7 @@ from epic_pl.features.store.shard import (
     write_shard,
 )
 from epic_pl.features.store.spec import SPEC, StoreSpec
+from epic_pl.nn.towers import TOKENS
 from epic_pl.utils.assets import cache_dir
 from epic_pl.utils.errors import CacheError
 from epic_pl.utils.files import free_bytes, write_json
@@ -87,7 +88,7 @@ class StoreRequest:
             with suppress(CacheError):  # the store is missing, or of another version
                 if StoreSpec.read(folder).serves(self.spec):
                     store = FeatureStore(folder, self.spec.fields, self.hashes)
-                    if (store.rows(self.hashes) >= 0).all():
+                    if (store.find(self.hashes) >= 0).all():
                         return store
         return None
 
@@ -99,9 +100,9 @@ def earlier_tokens(root: Path, spec: StoreSpec, hashes: Sequence[str]) -> Featur
         with suppress(CacheError):  # of another version, or removed meanwhile
             other = StoreSpec.read(path.parent)
             if other.key != spec.key and other.leads_to(spec):
-                tokens = [field for field in other.fields if field.name == "tokens"]
+                tokens = [field for field in other.fields if field.name == TOKENS]
                 store = FeatureStore(path.parent, tokens, hashes)
-                if (store.rows(hashes) >= 0).all():
+                if (store.find(hashes) >= 0).all():
                     sources.append(store)
     return max(sources, key=lambda store: store.spec.first_layer, default=None)
 

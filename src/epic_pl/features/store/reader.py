@@ -35,7 +35,7 @@ class FeatureStore:
 
     Attributes:
         spec: description of the store.
-        digests: digests of its items, in the order of rows.
+        digests: digests of its items, in the order of places.
 
     Raises:
         CacheError: if there is no such store.
@@ -62,36 +62,36 @@ class FeatureStore:
         if digests:
             self.digests = np.concatenate(digests).view(self.digests.dtype)[:, 0]
         self._order = np.argsort(self.digests, kind="stable")
-        # for each row: its shard, its index in it, and the index of its first token
+        # for each item: its shard, its index in it, and the index of its first token
         counts = [*map(len, digests)]
         self._shard = np.repeat(np.arange(len(counts)), counts)
-        self._place = _concatenate(map(np.arange, counts))
+        self._index = _concatenate(map(np.arange, counts))
         lengths = [shard["lengths"].numpy() for shard in self._shards if self.spec.ragged]
         self._lengths = _concatenate(lengths)
         self._start = _concatenate(np.cumsum(tokens) - tokens for tokens in lengths)
 
     def __reduce__(self) -> tuple[type["FeatureStore"], tuple[object, ...]]:
-        # rows depend on the shards, so open the same ones even if other processes have added some
+        # places depend on the shards, so open the same ones even if other processes have added some
         return type(self), (self.folder, self._fields, None, self._names)
 
     def __len__(self) -> int:
         return len(self.digests)
 
-    def rows(self, hashes: Sequence[str]) -> Indices:
-        """Row of each item; -1 if the store lacks it."""
+    def find(self, hashes: Sequence[str]) -> Indices:
+        """Place of each item in the store; -1 if the store lacks it."""
         digests = digests_of(hashes)
         if len(self) == 0:
             return np.full(len(digests), -1)
         at = np.searchsorted(self.digests, digests, sorter=self._order)
-        rows = self._order[np.minimum(at, len(self) - 1)]
-        return np.where(self.digests[rows] == digests, rows, -1)
+        places = self._order[np.minimum(at, len(self) - 1)]
+        return np.where(self.digests[places] == digests, places, -1)
 
-    def gather(self, rows: Indices, in_place: Collection[str] = ()) -> Features:
+    def gather(self, places: Indices, in_place: Collection[str] = ()) -> Features:
         """Read the fields of a batch.
 
         Args:
-            rows: rows ``(B,)`` from `rows`, in any order, also repeated; at least one. Row -1 gives
-                zeros and no tokens.
+            places: places ``(B,)`` from :meth:`find`, in any order, also repeated; at least one.
+                Place -1 gives zeros and no tokens.
             in_place: fields to return as lists of B memory-mapped tensors if they are large.
 
         Returns:
@@ -103,7 +103,7 @@ class FeatureStore:
         for field in self._fields:
             name, axis = field.name, self.spec.ragged_axis(field)
             ragged = axis is not None
-            parts = self._parts(name, rows, ragged)
+            parts = self._parts(name, places, ragged)
             if name in in_place and math.prod(field.shape) >= _LARGE:
                 batch[name] = [part[0] if axis is None else part.movedim(0, axis) for part in parts]
                 continue
@@ -111,20 +111,20 @@ class FeatureStore:
             values = pad_sequence(parts, batch_first=True) if ragged else torch.cat(parts)
             batch[name] = values if axis is None else values.movedim(1, axis + 1)
         if any(self.spec.ragged_axis(field) is not None for field in self._fields):
-            lengths = np.where(rows < 0, 0, self._lengths[rows])
+            lengths = np.where(places < 0, 0, self._lengths[places])
             batch["mask"] = torch.from_numpy(np.arange(max(lengths.max(), 1)) < lengths[:, None])
         return batch
 
-    def _parts(self, name: str, rows: Indices, ragged: bool) -> list[Tensor]:
-        """The mapped part of a tensor that belongs to each row: its tokens, or ``(1, *shape)``."""
+    def _parts(self, name: str, places: Indices, ragged: bool) -> list[Tensor]:
+        """The mapped part of a tensor that belongs to each item: its tokens, or ``(1, *shape)``."""
         parts = []
-        for row in rows.tolist():
-            stored = self._shards[self._shard[row]][name]
+        for place in places.tolist():
+            stored = self._shards[self._shard[place]][name]
             first, count = (
-                (self._start[row], self._lengths[row]) if ragged else (self._place[row], 1)
+                (self._start[place], self._lengths[place]) if ragged else (self._index[place], 1)
             )
             part = stored[first : first + count]
-            parts.append(part if row >= 0 else stored.new_zeros(1, *stored.shape[1:]))
+            parts.append(part if place >= 0 else stored.new_zeros(1, *stored.shape[1:]))
         return parts
 
 

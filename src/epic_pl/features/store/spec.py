@@ -11,12 +11,15 @@ from typing import Any, Literal
 
 import torch
 
+from epic_pl.nn.towers import MEMORY, TOKENS
 from epic_pl.utils.errors import CacheError
 from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.validate import check_choices
 
-# part of every key, so that stores of another format are never read
-FORMAT = 5
+FEATURES_VERSION = 7
+"""Part of every store's key. It is raised whenever an image's transform, a text's tokens, a field
+that a tower stores or the files of a store change their meaning, so that older stores are not read.
+"""
 SPEC = "spec.json"
 DIGEST_BYTES = 16
 
@@ -28,7 +31,7 @@ class Field:
     """One tensor of every item.
 
     Attributes:
-        name: for example ``memory`` or ``pooled``.
+        name: a name of :data:`~epic_pl.nn.towers.TOKEN_AXES`.
         shape: of one item, without the batch axis; the token axis holds the largest length.
         token_axis: which axis of ``shape`` counts tokens, never the last one; None where there is
             none. Stores of texts cut it to each item's own length.
@@ -54,7 +57,7 @@ class StoreSpec:
 
     Attributes:
         modality: the modality of all items.
-        identity: plain JSON values: encoder fingerprint, level, layers, pooling, preprocessing.
+        provenance: plain JSON values: encoder fingerprint, level, layers, pooling, preprocessing.
             Any change gives another key, hence another folder.
         fields: the tensors of each item.
         dtype: how they are stored.
@@ -62,7 +65,7 @@ class StoreSpec:
     """
 
     modality: Literal["image", "text"]
-    identity: Mapping[str, Any]
+    provenance: Mapping[str, Any]
     fields: tuple[Field, ...]
     dtype: StoredDtype = "float16"
     encoder: str = dataclasses.field(default="", compare=False)
@@ -76,7 +79,7 @@ class StoreSpec:
     @property
     def first_layer(self) -> int:
         """The layer that stored tokens enter."""
-        layer: int = self.identity["layers"][0]
+        layer: int = self.provenance["layers"][0]
         return layer
 
     @property
@@ -122,12 +125,12 @@ class StoreSpec:
         """
 
         def first_layer_key(spec: StoreSpec) -> str:
-            identity = {**spec.identity, "layers": spec.identity.get("layers", [])[:1]}
-            return dataclasses.replace(spec, identity=identity, fields=()).key
+            provenance = {**spec.provenance, "layers": spec.provenance.get("layers", [])[:1]}
+            return dataclasses.replace(spec, provenance=provenance, fields=()).key
 
         if self.key == wanted.key:
             return True
-        kept = {field for field in self.fields if field.name != "memory"}
+        kept = {field for field in self.fields if field.name != MEMORY}
         return kept.issuperset(wanted.fields) and first_layer_key(self) == first_layer_key(wanted)
 
     def leads_to(self, wanted: "StoreSpec") -> bool:
@@ -135,42 +138,42 @@ class StoreSpec:
 
         def without_layers(spec: StoreSpec) -> dict[str, Any]:
             left_out = ("level", "layers")
-            return {name: spec.identity[name] for name in spec.identity if name not in left_out}
+            return {name: spec.provenance[name] for name in spec.provenance if name not in left_out}
 
         enough = ("float32",) if wanted.dtype == "float32" else ("float32", "float16")
         return (
             self.modality == wanted.modality
             and self.dtype in enough
-            and any(field.name == "tokens" for field in self.fields)
+            and any(field.name == TOKENS for field in self.fields)
             and without_layers(self) == without_layers(wanted)
             and self.first_layer <= wanted.first_layer
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The spec as plain JSON values, with the version of the format."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        """The spec as plain JSON values, with :data:`FEATURES_VERSION`."""
+        return {"version": FEATURES_VERSION, **dataclasses.asdict(self)}
 
     @classmethod
     def read(cls, folder: Path) -> "StoreSpec":
         """Read a store's spec.
 
         Raises:
-            CacheError: there is none, one of another format, or not that of a folder of this name.
+            CacheError: there is none, one of another version, or not that of a folder of this name.
         """
         path = folder / SPEC
         try:
             require_regular(path)
             plain = json.loads(path.read_text(encoding="utf-8"))
-            if plain.pop("format") != FORMAT:
-                raise ValueError("written in another format")
+            if plain.pop("version") != FEATURES_VERSION:
+                raise ValueError("written by another version")
             plain["fields"] = tuple(
                 Field(field["name"], tuple(field["shape"]), field["token_axis"])
                 for field in plain["fields"]
             )
             spec = cls(**plain)
             check_choices(spec)
-            typed = isinstance(spec.encoder, str) and isinstance(spec.identity, dict)
-            typed = typed and isinstance(spec.identity.get("layers", []), list)
+            typed = isinstance(spec.encoder, str) and isinstance(spec.provenance, dict)
+            typed = typed and isinstance(spec.provenance.get("layers", []), list)
             # the folder's name is a hash of all other values
             if not typed or spec.folder(folder.parent) != folder:
                 raise ValueError("changed since it was written")

@@ -16,6 +16,7 @@ from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
 from epic_pl.module.evaluator import own_data, require_data
+from epic_pl.nn.towers import CELLS, MEMORY, TOKENS
 from epic_pl.utils.errors import CacheError, ConfigError, DataError, raised_as
 from epic_pl.utils.share import ALL, Share
 from epic_pl.utils.validate import check_at_least
@@ -28,7 +29,7 @@ class FeatureCache(Callback):
     work.
 
     Args:
-        level: "off"; "boundary": tokens that enter the first interaction layer, for any prompts;
+        level: "off"; "tokens": those that enter the first interaction layer, for any prompts;
             "layers": keys and values of every interaction layer, for read-only prompts.
         dtype: data type of the stored numbers: float32, bfloat16 or float16.
         folder: folder of the stores; None is ``features`` in the cache folder.
@@ -42,7 +43,7 @@ class FeatureCache(Callback):
 
     def __init__(
         self,
-        level: Literal["off", "boundary", "layers"] = "off",
+        level: Literal["off", "tokens", "layers"] = "off",
         dtype: StoredDtype = "float16",
         folder: str | None = None,
         batch_size: int | None = None,
@@ -128,7 +129,7 @@ class FeatureCache(Callback):
         if not complete:
             return
         image_store, text_store = stores
-        in_place = ("memory", "tokens", "cells") if _reads_in_place(module) else ()
+        in_place = (MEMORY, TOKENS, CELLS) if _reads_in_place(module) else ()
         both = (
             StoredItems(image_store, images.keys, requests[0].hashes, in_place),
             # texts have different numbers of tokens, which the model reads as one tensor
@@ -158,7 +159,7 @@ class FeatureCache(Callback):
             CacheError: the stores cannot be written.
         """
         if self.level == "off":
-            raise ConfigError("There is nothing to store: set cache.level to boundary or layers.")
+            raise ConfigError("There is nothing to store: set cache.level to tokens or layers.")
         launcher: Any = trainer.strategy.launcher
         if launcher is None:
             self._build(trainer, module, data, shard)

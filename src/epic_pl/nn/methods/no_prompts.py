@@ -60,7 +60,7 @@ class NoPrompts(Method):
 
     Example:
         >>> NoPrompts().build(encoders, num_classes=3).cache_levels
-        ('boundary', 'layers')
+        ('tokens', 'layers')
     """
 
     model: ClassVar[Callable[..., DualEncoder]] = NoPromptsModel

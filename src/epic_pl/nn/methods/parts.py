@@ -104,8 +104,8 @@ class PartsModel(DualEncoder):
         """The head's output for the pooled features and the features of the reader."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        patches = self.image_tower.content_tokens(image.boundary_tokens)
-        parts = self.parts(self.text_tower.content_tokens(text.boundary_tokens), text.mask)  # (B, n, d_t)
+        patches = self.image_tower.content_tokens(image.tokens)
+        parts = self.parts(self.text_tower.content_tokens(text.tokens), text.mask)  # (B, n, d_t)
         compared = Pair(
             where_present(self.down_image(patches), present.image),  # (B, P, r)
             where_present(self.down_text(parts), present.text),  # (B, n, r)
