@@ -21,6 +21,8 @@ import tiny_onnx
 import tiny_runs
 from epic_pl import Classifier
 from epic_pl.cli.main import call
+from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
+from epic_pl.data.processor import Processor
 from epic_pl.data.tables.formats import read_csv
 from epic_pl.inference.export.folder import largest_difference, write_folder
 from epic_pl.inference.exported import load_program
@@ -276,20 +278,29 @@ def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(predict):
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("resize", ["pad", "squash"])
-def test_predict_py_makes_images_square_as_the_package_does(
+@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
+def test_predict_py_prepares_inputs_as_the_package_does(
     resize, predict, written, samples, tmp_path
 ):
     for path in written.iterdir():
         (tmp_path / path.name).symlink_to(path)
     about = json.loads((tmp_path / "model.json").read_text())
     about["preprocessing"]["image"]["resize"] = resize
+    about["preprocessing"]["text"] |= {"clean": True, "max_tokens": 12}
+    about["never_missing"] = []
     (tmp_path / "model.json").unlink()
     (tmp_path / "model.json").write_text(json.dumps(about))
-    pairs = [(sample.get("image"), sample.get("text")) for sample in samples]
-    model = predict.Model(tmp_path)
-    scores = [model.probabilities(*pair) for pair in pairs]
-    np.testing.assert_allclose(scores, Classifier.load(tmp_path).probabilities(samples), atol=1e-5)
+    model, prepared = predict.Model(tmp_path), []
+    run = model.session.run
+    model.session = SimpleNamespace(run=lambda *given: prepared.append(given[1]) or run(*given))
+    for sample in samples:
+        model.probabilities(sample.get("image"), sample.get("text"))
+    preprocessing = Preprocessing.from_dict(about["preprocessing"])
+    processor = Processor(*preprocessing, load_tokenizer(str(written / "tokenizer")))
+    for sample, inputs in zip(samples, prepared, strict=True):
+        for name, value in processor([sample]).items():
+            if name in inputs:
+                np.testing.assert_allclose(inputs[name], value, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.slow
