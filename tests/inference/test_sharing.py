@@ -56,7 +56,7 @@ def _option(value):
     ("change", "said"),
     [
         (_without("library_name"), "describes a model of None"),
-        (lambda config: config.update(format_version=1), "format_version 1.*4"),
+        (lambda config: config["epic_pl"].update(format_version=4), "has format 4"),
         (_without("weights_sha256"), "weights_sha256 differs"),
         (_without("options"), "name no encoders"),
         (lambda config: config["options"].pop("num_classes"), "No model can be built"),

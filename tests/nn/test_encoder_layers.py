@@ -18,10 +18,8 @@ from tiny_models import (
     vit,
 )
 
-from epic_pl.nn.encoders.base import merged
-
 from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
-from epic_pl.nn.encoders.base import masked_mean
+from epic_pl.nn.encoders.base import masked_mean, merged
 from epic_pl.nn.encoders.build import TEXT_MODEL_TYPES
 from epic_pl.utils.errors import EncoderError
 

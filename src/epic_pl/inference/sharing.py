@@ -25,7 +25,7 @@ from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.version import __version__
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-_FORMAT, _HASH = 4, "weights_sha256"
+_HASH = "weights_sha256"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 
 
@@ -48,7 +48,6 @@ def write_model(module: EPICModule, folder: Path) -> None:
     weights = save({name: tensor.cpu().contiguous() for name, tensor in state.items()})
     content = {
         "library_name": "epic_pl",
-        "format_version": _FORMAT,
         "version": __version__,
         _HASH: hashlib.sha256(weights).hexdigest(),
         "options": options,
@@ -71,11 +70,9 @@ def read_model(folder: Path) -> dict[str, Any]:
         content = read_json(path)
     except DataError as error:
         raise CheckpointError(str(error)) from error
-    if content.get("library_name") != "epic_pl" or content.get("format_version") != _FORMAT:
+    if (library := content.get("library_name")) != "epic_pl":
         raise CheckpointError(
-            f"{path} describes a model of {content.get('library_name')!r}, format_version "
-            f"{content.get('format_version')!r}, but this version of epic_pl reads {_FORMAT} only: "
-            "use the version that saved it, or save it again."
+            f"{path} describes a model of {library!r:.40}, not of epic_pl: give another folder."
         )
     try:
         require_regular(weights)
