@@ -66,6 +66,15 @@ def test_what_is_no_image_is_refused(image, said, tmp_path, monkeypatch):
         as_rgb(image)
 
 
+def test_an_image_of_too_many_pixels_is_refused(tokenizer, tmp_path):
+    processor, path = made(tokenizer), tmp_path / "a.png"
+    Image.fromarray(RGB).save(path)
+    for image in (path, path.read_bytes()):
+        assert processor.prepare({"image": image}, max_pixels=48)["image"].shape == (3, 8, 8)
+        with pytest.raises(DataError, match="the limit is 47 pixels"):
+            processor.prepare({"image": image}, max_pixels=47)
+
+
 def sample(name="a", image=True, text="a red cat", label=1):
     image = torch.ones(3, 8, 8) if image else None
     return {"sample_id": name, "image": image, "text": text, "label": label}

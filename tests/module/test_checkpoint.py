@@ -12,6 +12,7 @@ from epic_pl.module.checkpoint import (
     check_encoder,
     complete_state,
     require_info,
+    with_new_classes,
 )
 from epic_pl.utils.errors import CheckpointError
 
@@ -44,6 +45,15 @@ def test_what_does_not_fit_is_refused_by_name(model, change, words):
         complete_state(model, adapter)
     for word in [KEY, *words]:
         assert word in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["model.head.classifier", "loss.margins", "postprocessor"])
+def test_weights_of_known_classes_go_to_their_rows_among_more_classes(place):
+    saved, new = torch.tensor([1.0, 2.0]), torch.zeros(3)
+    adapter = {f"{place}.weight": saved, "model.prompts.first": saved}
+    widened = with_new_classes(adapter, dict.fromkeys(adapter, new), ["a", "c"], ["a", "b", "c"])
+    assert widened[f"{place}.weight"].tolist() == [1, 0, 2]
+    assert widened["model.prompts.first"] is saved  # two prompts are not two classes
 
 
 def test_a_checkpoint_cannot_bring_encoder_weights(model):

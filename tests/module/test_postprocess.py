@@ -124,6 +124,16 @@ def test_thresholds_of_labels_with_few_positives_do_no_harm():
     assert (rare - 0.5).abs().max() < 0.2
 
 
+def test_thresholds_are_shrunk_by_the_number_of_positives():
+    """60 of 90 rows are positive: 60 / (60 + 10) of the way from 0.5 to the best threshold."""
+    labels = torch.tensor([[0, 0], [1, 1], [1, 1]]).repeat(30, 1)
+    probabilities = labels * torch.linspace(0.4, 0.2, 90)[:, None]
+    best = best_thresholds(probabilities, labels)
+    expected = 0.5 + (best - 0.5) * 60 / 70
+    torch.testing.assert_close(best, torch.tensor([0.2, 0.2]))
+    torch.testing.assert_close(fit_thresholds(probabilities, labels), expected)
+
+
 @pytest.mark.parametrize("shift", [-2.0, 2.0])
 def test_thresholds_of_miscalibrated_labels_with_many_positives_help(shift):
     (micro, macro), thresholds = _gain(0, torch.full((8,), -1.5), 3.0, shift, rows=600)

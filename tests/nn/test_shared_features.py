@@ -17,7 +17,7 @@ def models():
         ("EPIC", {"interaction_layers": [[1, 0], [3, 2], [4, 4]]}),
         ("EPIC", {"interaction_layers": [[1, 0], [3, 2], [4, 4]]}),
         ("Parts", {"interaction_layers": 3}),
-        ("LinearProbe", {"interaction_layers": 1}),
+        ("LinearProbe", {"interaction_layers": 3}),
     ]
     encoders = [(image_encoder(5), text_encoder(5)) for _ in cases]
     return [

@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
+from cache_items import build_one
 
-from epic_pl.features.store.fill import StoreRequest
+from epic_pl.features.store.fill import StoreRequest, earlier_tokens
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoreSpec
 from epic_pl.utils.errors import CacheError
@@ -63,6 +65,17 @@ TOKENS = spec([1, 2], Field("tokens", (9, 6), 0), *POOLED)
 )
 def test_later_layers_follow_from_tokens(store, wanted, leads):
     assert store.leads_to(wanted) == leads
+
+
+def test_encoding_continues_from_the_tokens_of_the_latest_layer(tmp_path):
+    def produce(positions):
+        return {"tokens": torch.zeros(len(positions), 9, 6)}, torch.tensor([9] * len(positions))
+
+    # the folder's names, which are hashes, have no order of layers
+    for layers in ([0], [1], [2], [3], [5]):
+        build_one(tmp_path, spec(layers, TOKENS.fields[0], level="tokens"), ["a"], produce)
+    assert earlier_tokens(tmp_path, spec([4, 5], *POOLED), ["a"]).spec.first_layer == 3
+    assert earlier_tokens(tmp_path, spec([4, 5], *POOLED), ["a", "b"]) is None
 
 
 def test_tokens_depend_on_the_first_layer_alone():
