@@ -16,14 +16,9 @@ class GatedModel(NoPromptsModel):
     """The head on gated features of frozen encoders."""
 
     def __init__(
-        self,
-        encoders: Pair[Encoder],
-        num_classes: int,
-        method: "Gated",
-        head: HeadConfig,
-        modality_dropout: float,
+        self, encoders: Pair[Encoder], num_classes: int, method: "Gated", head: HeadConfig
     ) -> None:
-        super().__init__(encoders, num_classes, method, head, modality_dropout)
+        super().__init__(encoders, num_classes, method, head)
         hidden, inputs = method.width, sum(self.widths)
         self.gate = nn.Sequential(nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, 2))
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from controls.parts import AttentionReader, MapReader, MeanReader
-from epic_pl.nn.methods.parts import PlaceReader, Reader
+from epic_pl.nn.methods.parts import Reader
 from epic_pl.nn.pair import Pair
 
 PARTS, WIDTH, SIDE = 3, 8, 4
-READERS = (PlaceReader, MeanReader, AttentionReader, MapReader)
+READERS = (Reader, MeanReader, AttentionReader, MapReader)
 
 
 @pytest.fixture

@@ -132,9 +132,9 @@ def test_the_last_k_layers_by_default_and_pairs_as_given():
         ([[1, 1], [0, 2]], "rise"),
         ([[0, 1], [0, 2]], "rise"),
         ([[0, 1], [1, 1]], "rise"),
-        ([[0, 0], [3, 4]], "not exist"),
-        ([[0, 0], [1, 5]], "not exist"),
-        ([[-1, 0]], "not exist"),
+        ([[0, 0], [3, 4]], "counted from 0"),
+        ([[0, 0], [1, 5]], "counted from 0"),
+        ([[-1, 0]], "counted from 0"),
     ],
     ids=str,
 )

@@ -37,9 +37,9 @@ from epic_pl.module.metrics import build_metrics, compute_metrics, final_metrics
 from epic_pl.module.optim import build_optimizer, set_rates, warmup_cosine
 from epic_pl.module.outputs import OutputCollector
 from epic_pl.module.postprocess import Postprocessor
-from epic_pl.nn.base import Method, Output
+from epic_pl.nn.base import Method
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import HeadConfig
+from epic_pl.nn.heads import HeadConfig, Output
 from epic_pl.nn.methods import EPIC
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES
@@ -169,7 +169,7 @@ class EPICModule(CheckpointedModule):
 
     def forward(self, batch: Batch) -> Output:
         """The model's output for a batch, with logits ``(B, C)``."""
-        if is_compiled(self.model):
+        if self.hparams["compile"]:
             mark_lengths(batch)
         output: Output = self.model(batch)
         return output

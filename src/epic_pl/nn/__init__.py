@@ -1,8 +1,8 @@
 """Modules in pure torch, without Lightning: encoders, prompts, interaction, heads and methods."""
 
-from epic_pl.nn.base import DualEncoder, Method, Output
+from epic_pl.nn.base import DualEncoder, Method
 from epic_pl.nn.epic import EPIC, EPICModel
-from epic_pl.nn.heads import ClassificationHead, HeadConfig
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
 from epic_pl.nn.interaction import BottleneckHub, ParameterFreeHub
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.prompts import TemporalPrompts

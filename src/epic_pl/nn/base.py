@@ -4,14 +4,14 @@ Shape legend: B batch, N tokens, P patches, n prompts, K steps, C classes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, Pooled
 from epic_pl.nn.interaction import ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
 from epic_pl.nn.towers import FeatureLevel, Tower
@@ -26,7 +26,7 @@ class Method:
     by its import path; docs/extend.md has an example.
 
     Attributes:
-        model: class of the model, which takes the arguments of :meth:`build` with the method third.
+        model: class of the model, which takes encoders, number of classes, method and head.
         space: what ``epic-pl compare --tune`` searches: the name of a packaged space, or a path.
 
     Example:
@@ -67,7 +67,8 @@ class Method:
                 f"{kind.__module__}.{kind.__name__} has no attribute `model`: set it to the class "
                 "of the method's model, a subclass of epic_pl.nn.DualEncoder."
             )
-        built: DualEncoder = model(encoders, num_classes, self, self.own(head), modality_dropout)
+        built: DualEncoder = model(encoders, num_classes, self, self.own(head))
+        built.modality_dropout = modality_dropout
         return built
 
     def own(self, head: HeadConfig) -> HeadConfig:
@@ -89,30 +90,21 @@ def layer_pairs(
     Raises:
         ConfigError: if an encoder has too few layers, or the pairs do not increase.
     """
-    image_depth, text_depth = (encoder.num_layers for encoder in encoders)
-    depths = f"the encoders have {image_depth} and {text_depth} layers"
+    depths = [encoder.num_layers for encoder in encoders]
     if isinstance(layers, int):
-        k, shallower = layers, min(image_depth, text_depth)
-        if not 1 <= k <= shallower:
-            raise ConfigError(
-                f"interaction_layers is {k}, but {depths}: choose from 1 to {shallower}, or give "
-                "pairs of layers."
-            )
-        return [(image_depth - k + i, text_depth - k + i) for i in range(k)]
-    columns = [list(column) for column in zip(*layers, strict=False)]
-    rising = all(column == sorted(set(column)) for column in columns)
-    if {len(pair) for pair in layers} != {2} or not rising:
+        pairs = [[depth - layers + step for depth in depths] for step in range(layers)]
+    else:
+        pairs = [list(pair) for pair in layers]
+    if {len(pair) for pair in pairs} != {2} or not all(
+        column[0] >= 0 and list(column) == sorted(set(column)) and column[-1] < depth
+        for column, depth in zip(zip(*pairs, strict=True), depths, strict=True)
+    ):
         raise ConfigError(
-            f"interaction_layers {layers} must be a list of pairs [image layer, text layer] in "
-            "which both numbers rise from pair to pair."
+            f"interaction_layers is {layers}, but the encoders have {depths[0]} and {depths[1]} "
+            f"layers: give a number from 1 to {min(depths)}, or pairs [image layer, text layer] of "
+            "layers counted from 0, in which both numbers rise."
         )
-    last_image, last_text = layers[-1]
-    if min(layers[0]) < 0 or last_image >= image_depth or last_text >= text_depth:
-        raise ConfigError(
-            f"interaction_layers {layers} names a layer that does not exist: {depths}, counted "
-            "from 0."
-        )
-    return [(image, text) for image, text in layers]
+    return [(image, text) for image, text in pairs]
 
 
 class Attention(NamedTuple):
@@ -139,22 +131,6 @@ class Recording(NamedTuple):
     similarities: list[Tensor]
 
 
-class Output(NamedTuple):
-    """The logits of a batch, what is trained, and the features behind them."""
-
-    logits: Tensor
-    """The answer ``(B, C)``."""
-    pooled: Pair[Pooled]
-    """Pooled features of both modalities, the input of the head."""
-    compared: Pair[Tensor] | None
-    """Vectors of the image ``(B, n_v, r)`` and the text ``(B, n_t, r)`` that the model compares
-    before either depends on the other, zero where missing; None if the model compares nothing."""
-    trained: Mapping[str, Tensor] | None = None
-    """Logits ``(B, C)`` by name, each of which gets a loss in training; None trains the answer."""
-    candidates: Tensor | None = None
-    """Logits ``(B, 2, C)`` between which the head chooses on validation samples, if it does."""
-
-
 class DualEncoder(nn.Module, ABC):
     """A model of images and texts on two encoders; each method has a subclass with a ``forward``.
 
@@ -164,20 +140,18 @@ class DualEncoder(nn.Module, ABC):
     Args:
         image_tower: tower of the image encoder, which defines how the method runs it.
         text_tower: tower of the text encoder.
-        modality_dropout: probability with which a training sample loses one modality.
     """
 
     head: ClassificationHead
     encoder_lr: float | None = None
     """Learning rate of the parameters inside the encoders; None if these are frozen."""
+    modality_dropout = 0.0
+    """Probability with which a training sample loses one modality."""
 
-    def __init__(
-        self, image_tower: Tower[Any], text_tower: Tower[Any], modality_dropout: float = 0.0
-    ) -> None:
+    def __init__(self, image_tower: Tower[Any], text_tower: Tower[Any]) -> None:
         super().__init__()
         self.image_tower = image_tower
         self.text_tower = text_tower
-        self.modality_dropout = modality_dropout
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
@@ -266,10 +240,8 @@ class DualEncoder(nn.Module, ABC):
         compared: Pair[Tensor] | None = None,
     ) -> Output:
         """The head's output; without ``compared``, its similarity term's vectors are compared."""
-        made = self.head(pooled, prompts, present, part_features)
-        return Output(
-            made.logits, pooled, compared or made.projected, made.trained, made.candidates
-        )
+        output: Output = self.head(pooled, prompts, present, part_features)
+        return output._replace(compared=compared or output.compared)
 
     def pool(self, image: Any, text: Any) -> Pair[Pooled]:
         """Pooled features of both towers' last states."""

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from epic_pl.nn.base import DualEncoder, Method, Output, Recording, layer_pairs
+from epic_pl.nn.base import DualEncoder, Method, Recording, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
 from epic_pl.nn.interaction import Exchange, Hub, ScaledCosine, build_hubs, where_parts_fit
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import FirstPrompt, Generation, TemporalPrompts
@@ -41,7 +41,6 @@ class EPICModel(DualEncoder):
         num_classes: number of classes C.
         method: options of the method.
         head: parts of the head.
-        modality_dropout: probability with which a training sample loses one modality.
 
     Raises:
         ConfigError: if ``method`` does not fit the encoders' depths.
@@ -51,12 +50,7 @@ class EPICModel(DualEncoder):
     text_tower: JointTower | ReadOnlyTower
 
     def __init__(
-        self,
-        encoders: Pair[Encoder],
-        num_classes: int,
-        method: "EPIC",
-        head: HeadConfig,
-        modality_dropout: float,
+        self, encoders: Pair[Encoder], num_classes: int, method: "EPIC", head: HeadConfig
     ) -> None:
         pairs = layer_pairs(method.interaction_layers, encoders)
         layers = Pair(*zip(*pairs, strict=True))
@@ -67,7 +61,6 @@ class EPICModel(DualEncoder):
         super().__init__(
             tower(encoders.image, layers.image, self.from_tokens),
             tower(encoders.text, layers.text, self.from_tokens),
-            modality_dropout,
         )
         self.method = method
         self.num_steps = len(pairs)

@@ -104,7 +104,10 @@ class TemporalPrompts(nn.Module):
         if num_steps == 1:  # parameters that are not used get no gradient, and DDP would wait
             return
         if generation == "linear":
-            self.map_image, self.map_text = (_identity(width) for width in widths)
+            self.map_image, self.map_text = (nn.Linear(width, width) for width in widths)
+            for linear in (self.map_image, self.map_text):
+                nn.init.eye_(linear.weight)
+                nn.init.zeros_(linear.bias)
         else:
             self.offsets_image, self.offsets_text = (
                 gaussian(num_steps - 1, num_prompts, width) for width in widths
@@ -131,10 +134,3 @@ class TemporalPrompts(nn.Module):
             prompts.image + self.offsets_image[step - 1],
             prompts.text + self.offsets_text[step - 1],
         )
-
-
-def _identity(width: int) -> nn.Linear:
-    linear = nn.Linear(width, width)
-    nn.init.eye_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear

@@ -21,7 +21,7 @@ from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.evaluator import Evaluator, finite, require_data
 from epic_pl.module.outputs import presence_masks
 from epic_pl.module.postprocess import ENOUGH_ROWS
-from epic_pl.nn.base import Output
+from epic_pl.nn.heads import Output
 from epic_pl.report.figures import MAX_CLASSES, confusion_counts, draw_figures
 from epic_pl.report.scores import coverage_table, headline, label
 from epic_pl.report.tables import (

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +13,7 @@ import torch
 from epic_pl.nn.towers import MEMORY, TOKENS
 from epic_pl.utils.errors import CacheError
 from epic_pl.utils.untrusted import require_regular
-from epic_pl.utils.validate import check_choices
+from epic_pl.utils.validate import check_types, fits
 
 FEATURES_VERSION = 7
 """Part of every store's key. It is raised whenever an image's transform, a text's tokens, a field
@@ -65,7 +64,7 @@ class StoreSpec:
     """
 
     modality: Literal["image", "text"]
-    provenance: Mapping[str, Any]
+    provenance: dict[str, Any]
     fields: tuple[Field, ...]
     dtype: StoredDtype = "float16"
     encoder: str = dataclasses.field(default="", compare=False)
@@ -171,11 +170,10 @@ class StoreSpec:
                 for field in plain["fields"]
             )
             spec = cls(**plain)
-            check_choices(spec)
-            typed = isinstance(spec.encoder, str) and isinstance(spec.provenance, dict)
-            typed = typed and isinstance(spec.provenance.get("layers", []), list)
+            check_types(spec)
+            layers = spec.provenance.get("layers", [])
             # the folder's name is a hash of all other values
-            if not typed or spec.folder(folder.parent) != folder:
+            if not fits(layers, list[int]) or spec.folder(folder.parent) != folder:
                 raise ValueError("changed since it was written")
             return spec
         except Exception as error:  # a damaged file causes errors of any class

@@ -4,6 +4,7 @@ Shape legend: B batch, C classes, n prompts, d encoder width, D features of a mo
 the similarity's common space, P patches, n_t parts of the text.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -63,17 +64,20 @@ class HeadConfig:
         check_probabilities(self, "dropout")
 
 
-class HeadOutput(NamedTuple):
-    """The logits of a batch, and what they are made of."""
+class Output(NamedTuple):
+    """The logits of a batch, what is trained, and the features behind them."""
 
     logits: Tensor
     """The answer ``(B, C)``."""
-    projected: Pair[Tensor] | None
-    """Projections ``(B, 1, r)`` of the similarity term, if the head has one."""
-    trained: dict[str, Tensor]
-    """Logits ``(B, C)`` that each get a loss in training, by name."""
-    candidates: Tensor | None
-    """Logits ``(B, 2, C)`` with and without the experts, if the head has these."""
+    pooled: Pair[Pooled]
+    """Pooled features of both modalities, the input of the head."""
+    compared: Pair[Tensor] | None
+    """Vectors of the image ``(B, n_v, r)`` and the text ``(B, n_t, r)`` that the model compares
+    before either depends on the other, zero where missing; None if the model compares nothing."""
+    trained: Mapping[str, Tensor] | None = None
+    """Logits ``(B, C)`` by name, each of which gets a loss in training; None trains the answer."""
+    candidates: Tensor | None = None
+    """Logits ``(B, 2, C)`` between which the head chooses on validation samples, if it does."""
 
 
 class ClassificationHead(nn.Module):
@@ -144,8 +148,11 @@ class ClassificationHead(nn.Module):
         prompts: Pair[Tensor] | None,
         present: Presence,
         part_features: Tensor | None = None,
-    ) -> HeadOutput:
-        """The output for pooled features, the last prompts ``(B, n, d)``, and part features s."""
+    ) -> Output:
+        """The output for pooled features, the last prompts ``(B, n, d)``, and part features s.
+
+        The similarity term compares its projections ``(B, 1, r)``.
+        """
         both = both_present(present)
         features = Pair(
             self.image(pooled.image, prompts and prompts.image, present.image, both),
@@ -161,14 +168,15 @@ class ClassificationHead(nn.Module):
             projected = self.similarity.project(features, present)
             logits = logits + self.similarity(projected)
         if self.experts is None:
-            return HeadOutput(logits, projected, {"joint": logits}, None)
+            return Output(logits, pooled, projected, {"joint": logits})
         alone = Pair(
             dropped.image[:, : self.image.encoder_width], dropped.text[:, : self.text.encoder_width]
         )
         experts = self.experts(alone, present)
         candidates = self.experts.candidates(logits, experts)
         trained = {"joint": logits, **experts._asdict()}
-        return HeadOutput(self.experts.answer(candidates), projected, trained, candidates)
+        answer = self.experts.answer(candidates)
+        return Output(answer, pooled, projected, trained, candidates)
 
 
 class SimilarityHead(nn.Module):
@@ -241,7 +249,10 @@ class NetworkHead(nn.Module):
             )
             widths = Pair(_SQUEEZED, _SQUEEZED)
         self.squeezed = network == "squeezed"
-        self.linear = None if self.squeezed else _zeros(sum(widths), num_classes)
+        self.linear = None if self.squeezed else nn.Linear(sum(widths), num_classes)
+        if self.linear is not None:
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
         self.standardize = Standardization(num_part_features) if num_part_features else None
         self.network = nn.Sequential(
             nn.Linear(sum(widths) + num_part_features, 2 * _HIDDEN),
@@ -347,10 +358,3 @@ class ModalityExperts(nn.Module):
         chosen = most_likely(candidates, labels, task) if enough else 0
         self.used.fill_(chosen == 0)
         return candidates[:, chosen]
-
-
-def _zeros(width: int, num_classes: int) -> nn.Linear:
-    linear = nn.Linear(width, num_classes)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear

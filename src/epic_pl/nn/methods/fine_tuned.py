@@ -30,14 +30,9 @@ class FineTunedModel(NoPromptsModel):
     tower = TrainedTower
 
     def __init__(
-        self,
-        encoders: Pair[Encoder],
-        num_classes: int,
-        method: "FullFineTuning",
-        head: HeadConfig,
-        modality_dropout: float,
+        self, encoders: Pair[Encoder], num_classes: int, method: "FullFineTuning", head: HeadConfig
     ) -> None:
-        super().__init__(encoders, num_classes, method, head, modality_dropout)
+        super().__init__(encoders, num_classes, method, head)
         self.method = method
         self.encoder_lr = method.encoder_lr
         for tower in self.towers:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.base import DualEncoder, Method, Output, layer_pairs
+from epic_pl.nn.base import DualEncoder, Method, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, Pooled
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import JointState, JointTower
 from epic_pl.utils.errors import ConfigError
@@ -83,18 +83,12 @@ class MaPLeModel(DualEncoder):
     text_tower: DeepTower
 
     def __init__(
-        self,
-        encoders: Pair[Encoder],
-        num_classes: int,
-        method: "MaPLe",
-        head: HeadConfig,
-        modality_dropout: float,
+        self, encoders: Pair[Encoder], num_classes: int, method: "MaPLe", head: HeadConfig
     ) -> None:
         boundary = Pair(*layer_pairs(method.interaction_layers, encoders)[0])
         super().__init__(
             DeepTower(encoders.image, boundary.image),
             DeepTower(encoders.text, boundary.text),
-            modality_dropout,
         )
         depth = method.depth(min(encoder.num_layers for encoder in encoders))
         self.prompts = CoupledPrompts(depth, method.num_prompts, self.widths)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from epic_pl.nn.base import DualEncoder, Method, Output, layer_pairs
+from epic_pl.nn.base import DualEncoder, Method, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import FrozenTower
 from epic_pl.utils.types import Batch
@@ -23,24 +23,17 @@ class NoPromptsModel(DualEncoder):
         num_classes: number of classes C.
         method: options of the method.
         head: parts of the head.
-        modality_dropout: probability with which a training sample loses one modality.
     """
 
     tower: type[FrozenTower] = FrozenTower
 
     def __init__(
-        self,
-        encoders: Pair[Encoder],
-        num_classes: int,
-        method: "NoPrompts",
-        head: HeadConfig,
-        modality_dropout: float,
+        self, encoders: Pair[Encoder], num_classes: int, method: "NoPrompts", head: HeadConfig
     ) -> None:
         boundary = Pair(*layer_pairs(method.interaction_layers, encoders)[0])
         super().__init__(
             self.tower(encoders.image, [boundary.image]),
             self.tower(encoders.text, [boundary.text]),
-            modality_dropout,
         )
         self.head = ClassificationHead(self.widths, num_classes, head)
 
@@ -56,7 +49,8 @@ class NoPrompts(Method):
 
     Attributes:
         interaction_layers: layers as in :class:`~epic_pl.nn.epic.EPIC`, of which the first pair
-            alone is used: the boundary features are the mean of the tokens that enter it.
+            alone is used: the boundary features are the mean of the tokens that enter it. It has
+            EPIC's name, so that one config gives all methods the same tokens, also stored ones.
 
     Example:
         >>> NoPrompts().build(encoders, num_classes=3).cache_levels

@@ -4,14 +4,13 @@ Shape legend: B batch, N tokens, P patches of a square image, n parts of the tex
 width, C classes.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from epic_pl.nn.base import DualEncoder, Method, Output, layer_pairs
+from epic_pl.nn.base import DualEncoder, Method, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
 from epic_pl.nn.interaction import ScaledCosine, where_parts_fit
 from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.prompts import TextParts
@@ -24,34 +23,23 @@ _WIDTH = 128
 _DROPOUT = 0.3
 
 
-class Reader(nn.Module, ABC):
-    """Maps patches and parts to features ``(B, size)`` for the head.
+class Reader(nn.Module):
+    """Maps patches and parts to location and match score of each part (:func:`where_parts_fit`).
 
     Args:
         number: number of parts n.
         width: common width r.
-    """
 
-    size: int
+    Attributes:
+        size: number of features.
+    """
 
     def __init__(self, number: int, width: int) -> None:
         super().__init__()
-        self.number, self.width = number, width
+        self.number, self.width, self.size = number, width, 3 * number
 
-    @abstractmethod
     def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Features ``(B, size)`` from ``A_v (B, P, r)``, ``A_t (B, n, r)`` and ``S (B, P, n)``."""
-
-
-class PlaceReader(Reader):
-    """Reads location and match score of each part by :func:`where_parts_fit`."""
-
-    def __init__(self, number: int, width: int) -> None:
-        super().__init__(number, width)
-        self.size = 3 * number
-
-    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
-        """Row, column and match score of each part."""
         return where_parts_fit(similarities)
 
 
@@ -62,15 +50,10 @@ class PartsModel(DualEncoder):
     messages. The head's network "none" becomes "wide". Subclasses set another :attr:`reader`.
     """
 
-    reader: type[Reader] = PlaceReader
+    reader: type[Reader] = Reader
 
     def __init__(
-        self,
-        encoders: Pair[Encoder],
-        num_classes: int,
-        method: "Parts",
-        head: HeadConfig,
-        modality_dropout: float,
+        self, encoders: Pair[Encoder], num_classes: int, method: "Parts", head: HeadConfig
     ) -> None:
         boundary = Pair(*layer_pairs(method.interaction_layers, encoders)[0])
         if head.network == "none":  # a linear layer gets no locations
@@ -78,7 +61,6 @@ class PartsModel(DualEncoder):
         super().__init__(
             FrozenTower(encoders.image, [boundary.image], keeps_tokens=True),
             FrozenTower(encoders.text, [boundary.text], keeps_tokens=True),
-            modality_dropout,
         )
         self.parts = TextParts(_PARTS, self.widths.text)
         self.down_image, self.down_text = (

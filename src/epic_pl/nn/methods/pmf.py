@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.base import DualEncoder, Method, Output
+from epic_pl.nn.base import DualEncoder, Method
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
 from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.towers import JointState, JointTower
 from epic_pl.utils.errors import ConfigError
@@ -83,12 +83,7 @@ class PMFModel(DualEncoder):
     text_tower: JointTower
 
     def __init__(
-        self,
-        encoders: Pair[Encoder],
-        num_classes: int,
-        method: "PMF",
-        head: HeadConfig,
-        modality_dropout: float,
+        self, encoders: Pair[Encoder], num_classes: int, method: "PMF", head: HeadConfig
     ) -> None:
         steps = method.fusion_layers
         depths = [encoder.num_layers for encoder in encoders]
@@ -98,7 +93,7 @@ class PMFModel(DualEncoder):
             FusionTower(encoder, range(depth - steps, depth))
             for encoder, depth in zip(encoders, depths, strict=True)
         )
-        super().__init__(image_tower, text_tower, modality_dropout)
+        super().__init__(image_tower, text_tower)
         self.num_steps = steps
         self.image_prompts = FusionSide(*self.widths, method)
         self.text_prompts = FusionSide(*self.widths[::-1], method)
