@@ -23,7 +23,7 @@ from epic_pl.module.companions import (
     ParameterTable,
     TrainingGuard,
 )
-from epic_pl.module.compilation import compile_model, is_compiled, mark_lengths
+from epic_pl.module.compilation import compile_model, mark_lengths
 from epic_pl.module.config import (
     EncodersConfig,
     OptimConfig,
