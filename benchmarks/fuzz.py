@@ -5,17 +5,23 @@
 
 Hypothesis describes the files: sound ones with bytes, words or values exchanged. Atheris, on
 libFuzzer, searches among them for those that run new lines. Targets are tables, checkpoints,
-feature stores and configs. A finding is any exception but one of the package's own, a number of a
-store that differs from the sound one's, the death of a process, or a case of more than a minute;
-its input is kept in runs/fuzz, and the search starts again. Exit code 1 if there is any.
+feature stores, configs, and the server's requests with forms, JSON and images. A finding is any
+exception but one of the package's own, a number of a store that differs from the sound one's, a
+request that takes long or much memory, or spoils the next one, the death of a process, or a case of
+more than a minute; its input is kept in runs/fuzz, and the search starts again. Exit code 1 if
+there is any.
 """
 
 import argparse
+import asyncio
+import atexit
+import base64
 import contextlib
 import faulthandler
 import functools
 import io
 import json
+import logging
 import os
 import re
 import resource
@@ -40,6 +46,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 KEPT = Path("runs/fuzz")
 INPUT = "input"  # the bytes that the case at work is drawn from
 LIMIT_S = 60  # of a case; others may take the cores for long
+REQUEST_S, REQUEST_BYTES = 2, 2**29  # processor time and memory of a request
 _MEMORY = 16 * 2**30  # bytes of addresses: a size out of a file is refused, not tried
 _LONGEST = 4096  # bytes that a case is drawn from
 
@@ -58,14 +65,60 @@ _LEAVES = st.one_of(
     st.sampled_from([2**63, 10**15, "a\0b", "../../x", "[/red]", "x" * 5000]),
 )
 _DEPTHS = st.sampled_from([0] * 50 + [1, 2, 100, 400])  # much is rare, for parsers take long
+_HTTP_DEPTHS = st.sampled_from([0] * 100 + [1, 2, 100, 400, 20_000, 500_000])
+_HTTP_WORDS = st.sampled_from(
+    [
+        *(b"--x", b"--x--", b"\r\n", b"\n", b"\r", b": ", b"; ", b"=", b'"', b"\\", b"%", b"%ff"),
+        *(
+            b"; charset=punycode",
+            b"; charset=utf-16",
+            b"; boundary=",
+            b'; filename="a"',
+            b'name="a"',
+        ),
+        *(
+            b"filename*=utf-8''%ff",
+            b"filename*0*=",
+            b"Content-Disposition: form-data",
+            b"=?utf-8?q?",
+        ),
+        *(
+            b"Content-Transfer-Encoding: base64\r\n",
+            b"Content-Transfer-Encoding: quoted-printable\r\n",
+        ),
+        *(
+            b"Content-Length: 1\r\n",
+            b"Transfer-Encoding: chunked\r\n",
+            b"Content-Encoding: gzip\r\n",
+        ),
+        *(
+            b"Expect: 100-continue\r\n",
+            b"Connection: upgrade\r\nUpgrade: websocket\r\n",
+            b"0\r\n\r\n",
+        ),
+        *(
+            b"[",
+            b"{",
+            b",",
+            b'{"a":',
+            b"1e999",
+            b"9" * 16,
+            b"\\ud83d",
+            b" ",
+            b"\0",
+            b"\xff",
+            b"_charset_",
+        ),
+    ]
+)
 _GONE = object()
 
 
-def damaged(content: bytes) -> st.SearchStrategy[bytes]:
+def damaged(content: bytes, words: Any = _WORDS, depths: Any = _DEPTHS) -> st.SearchStrategy[bytes]:
     """A few parts of a sound file removed, replaced or cut off, words or bytes put in."""
     size = st.sampled_from((0, 0, 1, 1, 1, 4, 64, len(content)))
-    new = st.one_of(_WORDS, st.binary(max_size=16))
-    change = st.tuples(st.integers(0, len(content)), size, new, _DEPTHS)
+    new = st.one_of(words, st.binary(max_size=16))
+    change = st.tuples(st.integers(0, len(content)), size, new, depths)
 
     def apply(changes: list[tuple[int, int, bytes, int]]) -> bytes:
         data = bytearray(content)
@@ -390,8 +443,167 @@ def configs(folder: Path) -> tuple[Any, Case]:
     return st.one_of(files), case
 
 
+def forms(folder: Path) -> tuple[Any, Case]:
+    """Requests to the server, which answers each of them and afterwards a sound one."""
+    import uvicorn
+    from PIL import Image
+    from uvicorn.server import ServerState
+
+    import tiny_encoders
+    from epic_pl.data.decoding import FORMATS
+    from epic_pl.data.processor import Processor
+    from epic_pl.inference.item_classifier import ItemClassifier
+    from epic_pl.inference.serving.server import Limits, build_app
+
+    class Model(ItemClassifier[Any, Any]):
+        """Reads images and texts as any model does, and has one label."""
+
+        def __init__(self) -> None:
+            folders = (getattr(tiny_encoders, f"write_{n}")(folder / n) for n in ("vit", "bert"))
+            self.processor = Processor.from_encoders(*map(str, folders))
+
+        def labels(self, scores: Any, top_k: int | None = None) -> Any:
+            return [[{"label": "a", "score": 1.0}]] * scores
+
+        def _score(self, batches: Any) -> Any:
+            return sum(len(batch["input_ids"]) for batch in batches)
+
+    def image(kind: str) -> bytes:
+        file = io.BytesIO()
+        noise = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
+        Image.fromarray(noise).save(file, kind, exif=Image.Exif())
+        return file.getvalue()
+
+    def form(content: bytes) -> bytes:
+        part = b"--x\r\nContent-Disposition: form-data; name="
+        file = b'"image"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
+        text = b'"text"\r\n\r\na red square\r\n' + part + b'"top_k"\r\n\r\n2\r\n--x--\r\n'
+        return part + file + content + b"\r\n" + part + text
+
+    def pair(content: bytes) -> dict[str, Any]:
+        return {"image": base64.b64encode(content).decode(), "text": "a red square", "top_k": 2}
+
+    def request(path: str, kind: bytes, body: bytes, chunk: int = 0) -> bytes:
+        head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: ".encode() + kind
+        if not chunk:
+            return head + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        parts = (body[at : at + chunk] for at in range(0, min(len(body), 1000 * chunk), chunk))
+        lines = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+        return head + b"\r\nTransfer-Encoding: chunked\r\n\r\n" + lines + b"0\r\n\r\n"
+
+    def spoiled(content: bytes) -> st.SearchStrategy[bytes]:
+        return damaged(content, _HTTP_WORDS, _HTTP_DEPTHS)
+
+    images = [image(kind) for kind in FORMATS]
+    files = st.one_of(*map(damaged, images))
+    json_kind, form_kind = b"application/json", b"multipart/form-data; boundary=x"
+    chunks = st.sampled_from([0, 0, 0, 1, 7, 1000])
+    form_bodies = (spoiled(form(images[1])), spoiled(form(b"a")), files.map(form))
+    json_bodies = (
+        spoiled(json.dumps(pair(images[1])).encode()),
+        changed(pair(images[1])).map(lambda value: _dumps(value).encode()),
+        files.map(lambda content: json.dumps(pair(content)).encode()),
+    )
+    roads = [("/classify-form", form_kind, form_bodies), ("/classify", json_kind, json_bodies)]
+    requests = []
+    for path, kind, bodies in roads:
+        # others would be refused before their bodies are read
+        bad = spoiled(kind).map(lambda value: value.translate(None, b"\r\n\0"))
+        kinds = st.one_of(st.just(kind), st.just(kind), bad)
+        requests += [st.builds(request, st.just(path), kinds, each, chunks) for each in bodies]
+        requests.append(
+            chunks.flatmap(
+                lambda chunk, of=(path, kind): spoiled(
+                    request(*of, form(images[1]) if "form" in of[0] else b'{"text": "a"}', chunk)
+                )
+            )
+        )
+
+    class Connection(asyncio.Transport):
+        """Keeps what the server writes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.written, self.closed = b"", False
+
+        def write(self, data: Any) -> None:
+            self.written += data
+
+        def close(self) -> None:
+            self.closed = True
+
+        def is_closing(self) -> bool:
+            return self.closed
+
+        def pause_reading(self) -> None:
+            pass
+
+        def resume_reading(self) -> None:
+            pass
+
+    class Raised(logging.Handler):
+        """Keeps exceptions that are logged, as those behind each status 500 are."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[BaseException] = []
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if record.exc_info and record.exc_info[1]:
+                self.errors.append(record.exc_info[1])
+
+    with ThreadPoolExecutor(1) as thread:
+        model = thread.submit(Model).result()
+    raised, runner = Raised(), asyncio.Runner()
+    atexit.register(runner.close)
+    app = build_app(model, Limits(), 4, None, raised.errors.append, ThreadPoolExecutor(1))
+    config = uvicorn.Config(app, http="httptools", ws="none", log_config=None)
+    config.load()
+    runner.run(app.router.lifespan_context(app).__aenter__())
+
+    async def respond(content: bytes, piece: int) -> list[bytes]:
+        """Statuses of the requests that a connection sends before it is lost."""
+        state, connection = ServerState(), Connection()
+        protocol: Any = config.http_protocol_class(config, state, {})  # type: ignore[call-arg]
+        protocol.connection_made(connection)
+        for at in range(0, len(content), piece):
+            if connection.closed:
+                break
+            protocol.data_received(content[at : at + piece])
+            await asyncio.sleep(0)
+        while state.tasks:
+            if protocol.cycle.more_body:
+                protocol.connection_lost(None)
+            await asyncio.wait(state.tasks)
+        protocol.connection_lost(None)
+        return re.findall(rb"^HTTP/1\.1 (\d+) ", connection.written, re.M)
+
+    sound = request("/classify", json_kind, b'{"text": "a"}')
+
+    def case(sent: tuple[bytes, int]) -> None:
+        content, piece = sent
+        raised.errors.clear()
+        logging.getLogger().addHandler(raised)
+        memory, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+        try:
+            statuses = runner.run(respond(content, max(piece, len(content) // 1000)))
+            seconds = time.process_time() - began
+            memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
+            afterwards = runner.run(respond(sound, 2**16))
+        finally:
+            logging.getLogger().removeHandler(raised)
+        for error in raised.errors:
+            raise error
+        assert b"500" not in statuses, statuses
+        assert afterwards == [b"200"], afterwards
+        assert seconds < REQUEST_S, f"{seconds:.1f} s"
+        assert 1024 * memory < REQUEST_BYTES, f"{memory / 1024:.0f} MiB"
+
+    return st.tuples(st.one_of(requests), st.sampled_from([2**16, 2**16, 100, 1])), case
+
+
 TARGETS: dict[str, Callable[[Path], tuple[Any, Case]]] = {
-    each.__name__: each for each in (tables, checkpoints, stores, configs)
+    each.__name__: each for each in (tables, checkpoints, stores, configs, forms)
 }
 
 
@@ -437,7 +649,7 @@ def search(target: str, folder: Path, options: list[str]) -> None:
 
     torch.set_num_threads(1)
     count = np.memmap(folder / "count", np.int64, shape=1)
-    with atheris.instrument_imports(include=["epic_pl"]):
+    with atheris.instrument_imports(include=["epic_pl", "python_multipart", "starlette"]):
         test: Any = property_of(target, folder, count=count)
 
     def one(data: bytes) -> None:
