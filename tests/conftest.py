@@ -145,7 +145,7 @@ def trained(two_epochs, monkeypatch):
     return two_epochs
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def started():
     """Starts a server of a model on a port of loopback, in a thread; gives a client."""
 

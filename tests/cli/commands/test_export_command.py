@@ -162,6 +162,7 @@ def export_without_room(checkpoint, output):
     main(["export", "--ckpt_path", checkpoint, "--output", str(output)])
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_an_error_and_not_the_end_of_the_process(trained, tmp_path, capfd):
     fork = multiprocessing.get_context("fork")
     process = fork.Process(target=export_without_room, args=(trained.checkpoint, tmp_path / "made"))

@@ -25,6 +25,6 @@ class FakeModel:
         return [[{"label": text, "score": 0.5}] * (top_k or 1) for text in scores]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fake_model():
     return FakeModel
