@@ -1,8 +1,7 @@
 """The scripts of docs/after_training.md, on files as the commands write them."""
 
 import csv
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,18 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples" / "after_training"
 
 
-def _run(name, *arguments):
-    command = [sys.executable, str(EXAMPLES / f"{name}.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Runs a script in this process, and gives what it prints."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+
+    def script(name, *arguments):
+        path = str(EXAMPLES / f"{name}.py")
+        monkeypatch.setattr("sys.argv", [path, *map(str, arguments)])
+        runpy.run_path(path, run_name="__main__")
+        return capsys.readouterr().out
+
+    return script
 
 
 def _predictions(folder, seed, ids, truth, columns):
@@ -26,10 +34,10 @@ def _predictions(folder, seed, ids, truth, columns):
     pq.write_table(pa.table(rows | scores), folder / "predictions.parquet")
 
 
-def test_suspects_are_rows_whose_models_prefer_another_class(tmp_path):
+def test_suspects_are_rows_whose_models_prefer_another_class(tmp_path, script):
     _predictions(tmp_path, 0, ["a", "b"], ["cat", "dog"], {"cat": [0.9, 0.6], "dog": [0.1, 0.4]})
     _predictions(tmp_path, 1, ["b", "c"], ["dog", "dog"], {"cat": [0.8, 0.9], "dog": [0.2, 0.1]})
-    rows = list(csv.DictReader(_run("label_errors_of_runs", tmp_path).splitlines()))
+    rows = list(csv.DictReader(script("label_errors_of_runs", tmp_path).splitlines()))
     assert [(row["sample_id"], row["given"], row["proposed"]) for row in rows] == [
         ("c", "dog", "cat"),
         ("b", "dog", "cat"),
@@ -37,10 +45,10 @@ def test_suspects_are_rows_whose_models_prefer_another_class(tmp_path):
     assert float(rows[1]["agreement"]) == np.float64((0.4 + 0.2) / 2 - (0.6 + 0.8) / 2)
 
 
-def test_suspects_of_several_labels_are_given_or_lacking(tmp_path):
+def test_suspects_of_several_labels_are_given_or_lacking(tmp_path, script):
     scores = {"red": [0.95, 0.05], "big": [0.1, 0.5]}
     _predictions(tmp_path, 0, ["a", "b"], [["big"], ["red"]], scores)
-    rows = list(csv.DictReader(_run("label_errors_of_runs", tmp_path).splitlines()))
+    rows = list(csv.DictReader(script("label_errors_of_runs", tmp_path).splitlines()))
     told = [(row["sample_id"], row["given"], row["proposed"]) for row in rows]
     assert sorted(told[:2]) == [("a", "", "red"), ("b", "red", "")]
     assert told[2:] == [("a", "big", ""), ("b", "", "big")]
@@ -54,7 +62,7 @@ def _features(folder, image, text):
 
 
 @pytest.mark.parametrize("mark", [[], ["|"]])
-def test_suspects_are_rows_that_regression_of_the_features_doubts(tmp_path, mark):
+def test_suspects_are_rows_that_regression_of_the_features_doubts(tmp_path, mark, script):
     rng = np.random.default_rng(0)
     kinds = np.arange(100) % 2
     image = rng.normal(size=(100, 4)) + 8 * np.where(kinds, 1, -1)[:, None]
@@ -64,7 +72,7 @@ def test_suspects_are_rows_that_regression_of_the_features_doubts(tmp_path, mark
     cells[9] = ""
     lines = "".join(f"{row};{cell}\n" for row, cell in enumerate(cells))
     (tmp_path / "t.csv").write_text(f"nr;kind\n{lines}")
-    said = _run("label_errors", tmp_path / "features", tmp_path / "t.csv", "kind", *mark)
+    said = script("label_errors", tmp_path / "features", tmp_path / "t.csv", "kind", *mark)
     first, *others = csv.DictReader(said.splitlines())
     if mark:  # two labels are wrong in the row: one is given, one is lacking
         told = {(row["row"], row["given"], row["proposed"]) for row in (first, others[0])}
@@ -74,26 +82,25 @@ def test_suspects_are_rows_that_regression_of_the_features_doubts(tmp_path, mark
     assert "9" not in {row["row"] for row in others}
 
 
-def test_the_least_certain_rows_come_next_without_near_duplicates(tmp_path):
+def test_the_least_certain_rows_come_next_without_near_duplicates(tmp_path, script):
     image = [[1.0, 0.0, 0.0], [1.0, 0.01, 0.0], None, [0.0, 0.0, 2.0]]
     _features(tmp_path / "features", image, [[1.0, 0.0], [3.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     with (tmp_path / "answers.csv").open("w") as file:
         file.write("sample_id,label,margin\n0,cat,0.1\n1,cat,0.05\n2,dog,0.3\n3,dog,0.2\n")
-    said = _run("label_next", tmp_path / "answers.csv", tmp_path / "features", 3)
+    said = script("label_next", tmp_path / "answers.csv", tmp_path / "features", 3)
     assert [row["sample_id"] for row in csv.DictReader(said.splitlines())] == ["1", "3", "2"]
     (tmp_path / "answers.csv").write_text("sample_id,label,margin\n0,cat,0.1\n7,cat,0.05\n")
-    with pytest.raises(subprocess.CalledProcessError) as refused:
-        _run("label_next", tmp_path / "answers.csv", tmp_path / "features", 3)
-    assert "are not the 4 of" in refused.value.stderr
+    with pytest.raises(SystemExit, match="are not the 4 of"):
+        script("label_next", tmp_path / "answers.csv", tmp_path / "features", 3)
 
 
-def test_a_shift_of_one_modality_is_told_and_drawn(tmp_path):
+def test_a_shift_of_one_modality_is_told_and_drawn(tmp_path, script):
     rng = np.random.default_rng(0)
     for name, shift in (("june", 0.0), ("july", 1.0)):
         image = rng.normal(size=(400, 16)) * np.linspace(3, 1, 16) + shift
         _features(tmp_path / name, [*image.tolist(), None], rng.normal(size=(401, 8)).tolist())
     figure = tmp_path / "drift.png"
-    said = _run("drift", tmp_path / "june", tmp_path / "july", figure).splitlines()
+    said = script("drift", tmp_path / "june", tmp_path / "july", figure).splitlines()
     assert said[0].startswith("image: has changed (D 0.")
     assert said[1].startswith("text: no change seen (D 0.")
     assert figure.read_bytes().startswith(b"\x89PNG")
