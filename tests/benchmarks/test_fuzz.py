@@ -42,10 +42,9 @@ sys.exit(fuzz.main())
 @pytest.mark.parametrize(
     ("what", "limit", "said"),
     [
-        ('raise KeyError("a")', 60, "KeyError: 'a'"),
-        ("time.sleep(60)", 1, 'broken.py", line 10'),
+        pytest.param('raise KeyError("a")', 60, "KeyError: 'a'", id="exception"),
+        pytest.param("time.sleep(60)", 1, 'broken.py", line 10', id="hang", marks=pytest.mark.slow),
     ],
-    ids=["exception", "hang"],
 )
 def test_findings_are_told_and_their_inputs_kept(what, limit, said, workdir):
     pytest.importorskip("atheris")
