@@ -82,11 +82,27 @@ def test_dropout_is_on_in_training_only_and_is_a_probability():
     given = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
     for _ in range(50):  # until the statistics have settled
         head(given, None, NONE)
-    assert not torch.equal(head(given, None, NONE)[0], head(given, None, NONE)[0])
+    one, other = head(given, None, NONE), head(given, None, NONE)
+    assert not torch.allclose(one.logits, other.logits, rtol=1e-3)
+    torch.testing.assert_close(one.projected, other.projected)  # the similarity is of all features
     head.eval()
     assert torch.equal(head(given, None, NONE)[0], head(given, None, NONE)[0])
     with pytest.raises(ConfigError, match="dropout"):
         HeadConfig(dropout=1.5)
+
+
+def test_prompts_of_unimodal_samples_do_not_count():
+    head, present = (
+        ClassificationHead(WIDTHS, 3, HeadConfig(), prompts=True),
+        masks([1, 1, 0], [1, 0, 1]),
+    )
+    given = Pair(*(Pooled(torch.randn(3, w), torch.randn(3, w)) for w in WIDTHS))
+    one, other = (
+        head.eval()(given, Pair(*(torch.randn(3, 2, w) for w in WIDTHS)), present).logits
+        for _ in range(2)
+    )
+    assert torch.equal(one[1:], other[1:])
+    assert not torch.allclose(one[0], other[0])
 
 
 # experts --------------------------------------------------------------------------------------
