@@ -91,6 +91,18 @@ def test_thresholds_maximise_f1_of_each_label():
     assert best_thresholds(scores, torch.zeros_like(labels)).tolist() == [0.5] * 4
 
 
+def test_thresholds_of_one_half_of_the_rows_must_help_in_the_other():
+    # each half has a threshold without errors, of which the other gains nothing
+    scores, labels = (
+        torch.tensor(column).repeat(1000)[:, None].expand(-1, 2)
+        for column in ([0.9, 0.304, 0.602, 0.1], [1, 1, 0, 0])
+    )
+    for half in (slice(0, None, 2), slice(1, None, 2)):
+        predicted = scores[half] >= best_thresholds(scores[half], labels[half])
+        assert torch.equal(predicted.long(), labels[half])
+    assert fit_thresholds(scores, labels).tolist() == [0.5, 0.5]
+
+
 def _gain(seed, base, spread, shift=0.0, rows=120):
     """By how much fitting raises micro and macro F1 on fresh rows, and the thresholds.
 
