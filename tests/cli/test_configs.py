@@ -53,13 +53,9 @@ def test_no_config_asks_for_more_patience_than_it_has_epochs(name):
     assert patience is None or patience < config["trainer"]["max_epochs"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "openmoji",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("openmoji_entailment", "scenes")),
-    ],
-)
+# tests/benchmarks/test_demo.py fits, tests and predicts with openmoji.yaml
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["openmoji", "openmoji_entailment", "scenes"])
 def test_the_emoji_configs_run_all_four_loops(
     name, tmp_path, tiny_vit_dir, tiny_tokenizer_dir, caplog, monkeypatch
 ):
