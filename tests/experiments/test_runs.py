@@ -66,7 +66,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sent", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGKILL]
+)
 def test_the_process_of_a_run_ends_with_its_parent_and_the_run_is_done_again(sent, tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
