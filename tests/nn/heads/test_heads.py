@@ -105,6 +105,19 @@ def test_prompts_of_unimodal_samples_do_not_count():
     assert not torch.allclose(one[0], other[0])
 
 
+def test_statistics_of_the_head_are_of_modalities_that_are_present():
+    head = ClassificationHead(WIDTHS, 3, HeadConfig(boundary=False), prompts=True)
+    present, both = masks([1, 1, 0, 1], [1, 0, 1, 1]), torch.tensor([True, False, False, True])
+    given = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    prompts = Pair(*(torch.randn(4, 2, w) for w in WIDTHS))
+    head(given, prompts, present)
+    for part, pooled, own, rows in zip(
+        (head.image, head.text), given, prompts, present, strict=True
+    ):
+        torch.testing.assert_close(part.standardize_encoder.mean, pooled.output[rows].mean(dim=0))
+        torch.testing.assert_close(part.standardize_prompts.mean, own[both].mean(dim=(0, 1)))
+
+
 # experts --------------------------------------------------------------------------------------
 
 
