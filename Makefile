@@ -50,7 +50,7 @@ bench: $(INSTALLED)compare,demo ## cost of a training step with each method
 soak: $(INSTALLED)demo ## kill runs at random for 30 minutes, resume them, and compare
 	@$(BIN)/python benchmarks/soak.py $(ARGS)
 
-fuzz: $(INSTALLED)test ## feed damaged files to every reader for 30 minutes
+fuzz: $(INSTALLED)test ## feed damaged files and requests to every reader for 30 minutes
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)
 
 test: $(INSTALLED)test ## run the tests but for the slow ones, a worker for each core

@@ -1,4 +1,4 @@
-"""Feed damaged files to every reader of the package, guided by the code that they reach.
+"""Feed damaged files and requests to every reader, guided by the code that they reach.
 
     python benchmarks/fuzz.py [--minutes 30] [--jobs 2] [--target tables]
     python benchmarks/fuzz.py --target tables --input runs/fuzz/tables-0   # again, in this process
