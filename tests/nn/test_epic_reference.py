@@ -26,7 +26,10 @@ CASES = {
     "no hub": ({"interaction_layers": 3, "hub": "none"}, None),
     "parameter-free hub": ({"interaction_layers": 3, "hub": "parameter_free"}, None),
     "linear generation": ({"interaction_layers": 3, "generation": "linear"}, None),
-    "first prompts independent": ({"first_prompt": "independent"}, ALL_PARTS),
+    "first prompts independent": (
+        {"first_prompt": "independent", "interaction_layers": 3},
+        ALL_PARTS,
+    ),
     "first prompts from text": ({"first_prompt": "from_text"}, None),
     "paper": ({"interaction_layers": 3, **PAPER}, None),
     "boundary": ({}, HeadConfig(boundary=True)),
