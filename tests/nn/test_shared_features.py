@@ -53,3 +53,12 @@ def test_they_are_those_of_each_tower_and_each_layer_runs_once(models, side, pre
             torch.testing.assert_close(one[name], value, rtol=0, atol=0)
     assert shared[1] is shared[2]
     assert shared[1] is not shared[0]
+
+
+def test_states_hold_tokens_where_the_method_reads_them_later(models):
+    made = batch([4, 2, 3])
+    for model in models:
+        states = model.extract(made, model.presence(made))
+        reads = model.image_tower.keeps_tokens
+        assert [state.boundary_tokens is not None for state in states] == [reads] * 2
+    assert {model.image_tower.keeps_tokens for model in models} == {True, False}
