@@ -453,7 +453,7 @@ def forms(folder: Path) -> tuple[Any, Case]:
     from epic_pl.data.decoding import FORMATS
     from epic_pl.data.processor import Processor
     from epic_pl.inference.item_classifier import ItemClassifier
-    from epic_pl.inference.serving.server import Limits, build_app
+    from epic_pl.inference.serving.server import Settings, build_app
 
     class Model(ItemClassifier[Any, Any]):
         """Reads images and texts as any model does, and has one label."""
@@ -556,7 +556,7 @@ def forms(folder: Path) -> tuple[Any, Case]:
         model = thread.submit(Model).result()
     raised, runner = Raised(), asyncio.Runner()
     atexit.register(runner.close)
-    app = build_app(model, Limits(), 4, None, raised.errors.append, ThreadPoolExecutor(1))
+    app = build_app(model, Settings(batch=4), raised.errors.append, ThreadPoolExecutor(1))
     config = uvicorn.Config(app, http="httptools", ws="none", log_config=None)
     config.load()
     runner.run(app.router.lifespan_context(app).__aenter__())

@@ -580,15 +580,15 @@ TRAPS = {
     "method": ({"method": TRAP}, "needs the Method 'trap.Trap'"),
     "method of a library": ({"method": _class("torch.nn.Linear")}, "--import torch"),
     "class in a method": ({"method": METHOD | {"init_args": {"a": TRAP}}}, NAMES),
-    "more than a method": ({"method": METHOD | {"a": 1}}, "not as this version"),
+    "more than a method": ({"method": METHOD | {"a": 1}}, "is of another version"),
     "loss": ({"loss": TRAP}, r"trust=\['trap'\]"),
-    "loss in a file": ({"loss": "trap.yaml"}, "The loss in the hyperparameters"),
+    "loss in a file": ({"loss": "trap.yaml"}, "The loss in 'trap.ckpt'|The loss in <"),
     "family": ({"encoders": {"image": {"family": "trap.Trap"}}}, "needs the Encoder 'trap.Trap'"),
     "no family": ({"encoders": {"image": {"family": ["trap.Trap"]}}}, "family .* is damaged"),
     # the parser reads strings as YAML, those in place of a section as config files, and dots as
     # sections
     "class in a string": ({"preprocessing": {"a": "{class_path: trap.Trap}"}}, "'trap.Trap'"),
-    "section in a string": ({"method": "{class_path: trap.Trap}"}, "not as this version"),
+    "section in a string": ({"method": "{class_path: trap.Trap}"}, "is of another version"),
     "section in a file": ({"encoders": {"image": "trap.yaml"}}, "not 'trap.yaml'"),
     "dotted method": ({"method.class_path": "trap.Trap"}, NAMES),
     "dotted family": ({"encoders.image.family": "trap.Trap"}, NAMES),

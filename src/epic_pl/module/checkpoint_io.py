@@ -168,8 +168,11 @@ def check_options(options: Any, path: str | IO[bytes]) -> None:
         encoders = options.get("encoders")
         sides = encoders.values() if isinstance(encoders, Mapping) else ()
         for side in sides:
-            if (family := side.get("family") if isinstance(side, Mapping) else None) is not None:
-                find_class(Encoder, str(family), path)
+            family = side.get("family") if isinstance(side, Mapping) else None
+            if not isinstance(family, str | None):
+                raise CheckpointError(f"A family in {path!r} is damaged: {family!r:.60}.")
+            if family is not None:
+                find_class(Encoder, family, path)
     refuse_classes(rest, path)
 
 

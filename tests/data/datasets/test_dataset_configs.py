@@ -117,7 +117,7 @@ def test_without_data_fit_says_how_to_get_it_before_any_encoder_is_touched(
 ):
     monkeypatch.chdir(tmp_path)
     for kind in ("image", "text"):
-        monkeypatch.setattr(f"epic_pl.module.epic_module.build_{kind}_encoder", None)
+        monkeypatch.setattr(f"epic_pl.module.config.build_{kind}_encoder", None)
     with pytest.raises(SystemExit) as caught:
         main(["fit", "--config", f"{name}.yaml"])
     assert caught.value.code == 1
