@@ -72,13 +72,9 @@ def _made_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
 
 def _commit(folder: Path) -> str | None:
     """Commit of a folder under git, with ``+`` if files differ from it; None without git."""
-    git = ["git", "-C", str(folder)]
+    describe = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*"]
     try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        if head.returncode:
-            return None
-        changes = [*git, "status", "--porcelain", "--untracked-files=no"]
-        changed = subprocess.run(changes, capture_output=True, text=True).stdout
+        found = subprocess.run([*describe, "--dirty=+"], capture_output=True, text=True)
     except OSError:  # no git here
         return None
-    return head.stdout.strip() + ("+" if changed else "")
+    return found.stdout.strip() or None
