@@ -70,11 +70,10 @@ def frozen_keys(module: nn.Module) -> set[str]:
 
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 of the weights that a checkpoint stores, without the frozen encoders."""
-    digest, frozen = hashlib.sha256(), frozen_keys(module)
-    for name, tensor in sorted(module.state_dict().items()):
-        if name not in frozen:
-            digest.update(name.encode())
-            digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+    digest = hashlib.sha256()
+    for name, tensor in sorted(adapter_state(module, module.state_dict()).items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
