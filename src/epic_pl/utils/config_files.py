@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Sequence
 from glob import glob
 from importlib import resources
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,15 +89,12 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
     Raises:
         ConfigError: if there is no such file, or it is not YAML.
     """
-    resolved: list[str] = []
-    for arg in args:
-        option, equals, name = arg.partition("=")
-        if resolved and resolved[-1] in ("--config", "-c"):
-            arg = _find_readable(arg)
-        elif option in ("--config", "-c") and equals:
-            arg = f"{option}={_find_readable(name)}"
-        resolved.append(arg)
-    return resolved
+    parts = (arg.split("=", 1) if arg.startswith(("--config=", "-c=")) else [arg] for arg in args)
+    words = [*chain.from_iterable(parts)]
+    return [
+        _find_readable(word) if before in ("--config", "-c") else word
+        for before, word in pairwise(["", *words])
+    ]
 
 
 def _find_readable(name: str) -> str:
