@@ -4,6 +4,7 @@ import gc
 import inspect
 import sys
 import textwrap
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
@@ -113,16 +114,10 @@ def main(args: Sequence[str] | None = None) -> None:
 
 def _packages(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The packages that ``--import NAME`` options name, and the other arguments."""
-    packages: list[str] = []
-    rest: list[str] = []
-    words = iter(argv)
-    for word in words:
-        option, equals, name = word.partition("=")
-        if option == "--import":
-            packages.append(name if equals else next(words, ""))
-        else:
-            rest.append(word)
-    return packages, rest
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--import", dest="packages", nargs="?", const="", action="append")
+    given, rest = parser.parse_known_args(argv)
+    return given.packages or [], rest
 
 
 def load(name: str) -> Callable[..., int | None]:
