@@ -73,7 +73,7 @@ def weights_digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(adapter_state(module, module.state_dict()).items()):
         digest.update(name.encode())
-        digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.cpu().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
