@@ -86,15 +86,33 @@ class EPICModel(DualEncoder):
 
     def forward(self, batch: Batch) -> Output:
         """Logits and features of a batch, as in the equations of docs/method.md."""
+        return self._run(batch, None)
+
+    @torch.no_grad()
+    def record(self, batch: Batch) -> Recording:
+        """Attention of the prompts and similarities of the hubs, computed in a forward pass."""
+        recording = Recording([], [], [])
+        self._run(batch, recording)
+        return recording
+
+    def _run(self, batch: Batch, recording: Recording | None) -> Output:
+        """The output of a batch; attention and similarities are added to a ``recording``."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)  # U at the first interaction layers
-        first = self.compare_tokens(image, text, present)
+        first = exchange = self.compare_tokens(image, text, present)
         prompts = self.prompts.first(text.mask.shape[0], first)  # P^1
         for step in range(self.num_steps):
             if step:
                 exchange = self.consolidate(step, prompts, present)  # C^k
                 first = first or exchange
                 prompts = self.prompts.activate(step, exchange.prompts)  # P^{k+1}
+            if recording is not None:
+                if exchange is not None and exchange.similarities is not None:
+                    recording.similarities.append(exchange.similarities)
+                of_image = self.image_tower, step, image, prompts.image, present.image
+                recording.image.append(prompt_attention(*of_image))
+                of_text = self.text_tower, step, text, prompts.text, present.text
+                recording.text.append(prompt_attention(*of_text))
             image, text, prompts = self.acquire(step, image, text, prompts)  # Z^k
         return self.classify(self.pool(image, text), prompts, present, *self.read(first))
 
@@ -146,28 +164,6 @@ class EPICModel(DualEncoder):
         if first is None or first.similarities is None:
             return None, None
         return where_parts_fit(first.similarities) if self.from_tokens else None, first.compared
-
-    @torch.no_grad()
-    def record(self, batch: Batch) -> Recording:
-        """Attention of the prompts and similarities of the hubs, computed in a forward pass."""
-        recording, present = Recording([], [], []), self.presence(batch)
-        image, text = self.extract(batch, present)
-        exchange = self.compare_tokens(image, text, present)
-        prompts = self.prompts.first(text.mask.shape[0], exchange)
-        for step in range(self.num_steps):
-            if step:
-                exchange = self.consolidate(step, prompts, present)
-                prompts = self.prompts.activate(step, exchange.prompts)
-            if exchange is not None and exchange.similarities is not None:
-                recording.similarities.append(exchange.similarities)
-            recording.image.append(
-                prompt_attention(self.image_tower, step, image, prompts.image, present.image)
-            )
-            recording.text.append(
-                prompt_attention(self.text_tower, step, text, prompts.text, present.text)
-            )
-            image, text, prompts = self.acquire(step, image, text, prompts)
-        return recording
 
     @property
     def matcher(self) -> ScaledCosine | None:
