@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as V
@@ -18,6 +17,7 @@ from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.module import EPICModule
 from epic_pl.module.metrics import compute_metrics
 from epic_pl.module.postprocess import Postprocessor
+from epic_pl.nn.temperature import sample_losses
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Task
 
@@ -51,11 +51,7 @@ class Evaluator:
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Negative log-likelihood ``(N,)`` of the labels; multilabel: the mean over classes."""
-        scaled = logits.float() / self.postprocessor.temperature
-        if self.task == "multiclass":
-            return F.cross_entropy(scaled, labels, reduction="none")
-        losses = F.binary_cross_entropy_with_logits(scaled, labels.float(), reduction="none")
-        return losses.mean(dim=1)
+        return sample_losses(logits.float() / self.postprocessor.temperature, labels, self.task)
 
     def scores(self, logits: Tensor, labels: Tensor) -> Scores:
         """Metrics of the task at the model's thresholds, and ``loss``; undefined ones are None."""

@@ -63,14 +63,19 @@ def most_likely(candidates: Tensor, labels: Tensor, task: Task) -> int:
         labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
         task: "multiclass" (categorical likelihood) or "multilabel" (a Bernoulli for each label).
     """
-    losses = []
-    for logits in candidates.cpu().double().unbind(dim=1):
-        scaled = logits / fit_temperature(logits, labels, task)
-        if task == "multilabel":
-            losses.append(F.binary_cross_entropy_with_logits(scaled, labels.cpu().double()))
-        else:
-            losses.append(F.cross_entropy(scaled, labels.cpu()))
+    losses = [
+        sample_losses(logits / fit_temperature(logits, labels, task), labels.cpu(), task).mean()
+        for logits in candidates.cpu().double().unbind(dim=1)
+    ]
     return int(torch.stack(losses).argmin())
+
+
+def sample_losses(logits: Tensor, labels: Tensor, task: Task) -> Tensor:
+    """Negative log-likelihood ``(N,)`` of labels; multilabel: the mean over classes."""
+    if task == "multiclass":
+        return F.cross_entropy(logits, labels, reduction="none")
+    losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits), reduction="none")
+    return losses.mean(dim=1)
 
 
 def _targets(labels: Tensor, logits: Tensor, task: Task) -> Tensor:
