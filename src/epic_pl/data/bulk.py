@@ -113,13 +113,13 @@ class BulkPass:
         return replace(rows, table=table.drop_columns("part")), note
 
     def loader(
-        self, dataset: Dataset[Any], collate: Callable[[Any], Batch], **options: Any
+        self, dataset: Dataset[Any], collate_fn: Callable[[Any], Batch], **options: Any
     ) -> DataLoader[Batch]:
         """A loader of the rows that :meth:`check` returned; :meth:`add` takes its results.
 
         Args:
             dataset: dataset of these rows.
-            collate: function that makes a batch of samples.
+            collate_fn: function that makes a batch of samples.
             **options: further options of the DataLoader.
         """
         batches, start = list[range](), 0
@@ -130,7 +130,7 @@ class BulkPass:
             cast(Dataset[Any], batches),
             batch_size=None,
             sampler=EvalSampler(batches, num_replicas=1, rank=0),  # each rank has its own share
-            collate_fn=partial(_read_batch, dataset, collate),
+            collate_fn=partial(_read_batch, dataset, collate_fn),
             worker_init_fn=init_worker,
             **options,
         )

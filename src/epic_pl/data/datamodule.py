@@ -361,15 +361,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> ResumableDataLoader:
         """Batches in an order that is new every epoch; a resumed run continues within an epoch."""
-        dataset, collate = self._served(self.dataset("train"))
+        served = self._served(self.dataset("train"))
         return ResumableDataLoader(
-            dataset,
+            **served,
             batch_size=self.batch_size_per_device,
-            sampler=TrainSampler(dataset, seed=self.seed),
-            collate_fn=collate,
-            num_workers=self.num_workers,
+            sampler=TrainSampler(served["dataset"], seed=self.seed),
             processed=None if self.trainer is None else partial(processed_batches, self.trainer),
-            pin_memory=torch.cuda.is_available(),
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
@@ -388,30 +385,29 @@ class ImageTextDataModule(LightningDataModule, ABC):
         bulk, empty = self._open_pass(rows := self.read_split(split))
         usable, note = bulk.check(self._reader(split, rows), empty)
         self._tell(split, usable, note)
-        dataset, collate = self._served(self.dataset_of_rows(split, usable))
-        pinned = torch.cuda.is_available()
-        return bulk.loader(dataset, collate, num_workers=self.num_workers, pin_memory=pinned)
+        return bulk.loader(**self._served(self.dataset_of_rows(split, usable)))
 
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
-        dataset, collate = self._served(rows := self.dataset(split))
-        sampler = EvalSampler(rows)
+        sampler = EvalSampler(rows := self.dataset(split))
         if len(rows) < sampler.num_replicas:
             raise DataError(
                 f"The {split} split has {len(rows)} rows and the run {sampler.num_replicas} "
                 "ranks: use fewer devices, or a larger split."
             )
         return DataLoader(
-            dataset,
+            **self._served(rows),
             batch_size=self.eval_batch_size_per_device,
             sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
             worker_init_fn=init_worker,
             generator=torch.Generator(),  # leaves the global random state as it is
         )
 
-    def _served(self, dataset: ImageTextDataset) -> tuple[Dataset[Any], Callable[[Any], Any]]:
-        if self._features is None:
-            return dataset, self.processor.collate
-        return self._features(dataset, self.processor), whole_batch
+    def _served(self, dataset: ImageTextDataset) -> dict[str, Any]:
+        """Arguments of a loader: the dataset, or that of its stored features, and how it is read."""
+        stored = None if self._features is None else self._features(dataset, self.processor)
+        return {
+            "dataset": dataset if stored is None else stored,
+            "collate_fn": self.processor.collate if stored is None else whole_batch,
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+        }
