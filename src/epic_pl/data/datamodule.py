@@ -403,7 +403,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         )
 
     def _served(self, dataset: ImageTextDataset) -> dict[str, Any]:
-        """Arguments of a loader: the dataset, or that of its stored features, and how it is read."""
+        """Arguments of a loader of a dataset, or of its stored features."""
         stored = None if self._features is None else self._features(dataset, self.processor)
         return {
             "dataset": dataset if stored is None else stored,
