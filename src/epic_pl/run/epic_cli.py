@@ -147,10 +147,10 @@ class EPICCLI(LightningCLI):
 
     Args:
         command: the trainer's method that will run.
-        **options: options of LightningCLI.
+        words: options of the command line.
     """
 
-    def __init__(self, command: str, **options: Any) -> None:
+    def __init__(self, command: str, words: Sequence[str]) -> None:
         self.command = command
         super().__init__(
             EPICModule,
@@ -159,7 +159,17 @@ class EPICCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             run=False,
-            **options,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=RunRecord,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={
+                "gradient_clip_val": 1.0,
+                "enable_model_summary": False,  # the parameter table says more
+                "callbacks": [SubsetAccuracy()],
+            },
+            parser_kwargs=PARSER_OPTIONS,
+            args=list(words),
         )
         self.config["seed_everything"] = self._seed
 
@@ -498,20 +508,7 @@ def parse(args: Sequence[str]) -> EPICCLI:
     command, *words = resolve_configs(args)
     words = [re.sub("^--[a-z]+(?==|$)", lambda m: _SHORT.get(m[0], m[0]), word) for word in words]
     with _plain_errors():
-        return EPICCLI(
-            command,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_callback=RunRecord,
-            save_config_kwargs={"overwrite": True},
-            trainer_defaults={
-                "gradient_clip_val": 1.0,
-                "enable_model_summary": False,  # the parameter table says more
-                "callbacks": [SubsetAccuracy()],
-            },
-            parser_kwargs=PARSER_OPTIONS,
-            args=words,
-        )
+        return EPICCLI(command, words)
 
 
 def as_options(values: Mapping[str, Any]) -> list[str]:
