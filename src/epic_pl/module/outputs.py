@@ -41,15 +41,11 @@ class SplitOutputs(NamedTuple):
         cls, batch: Batch, logits: Tensor, candidates: Tensor | None = None
     ) -> "SplitOutputs":
         """Outputs of a batch, as copies, since a tensor of a loader's worker keeps a file open."""
-        labels, image, text = (
-            tensor.to("cpu", copy=True)
-            for tensor in (batch.get("labels", _NONE), *presence_masks(batch))
-        )
+        tensors = batch.get("labels", _NONE), *presence_masks(batch)
+        labels, image, text = (tensor.to("cpu", copy=True) for tensor in tensors)
         names = [name or None for name in batch.get("image_path", ())]
-        scores, choice = (
-            given.detach().to("cpu", torch.float32)
-            for given in (logits, _NONE if candidates is None else candidates)
-        )
+        given = logits, _NONE if candidates is None else candidates
+        scores, choice = (values.detach().to("cpu", torch.float32) for values in given)
         return cls(scores, labels, image, text, batch.get("sample_id", ()), names, choice)
 
     @classmethod
