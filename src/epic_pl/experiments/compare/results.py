@@ -63,13 +63,12 @@ def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
     for name, group in by_name.items():
         rows += _method_rows(name, group, metrics)
     if all(run.ended for run in runs) and predictions.get(reference):
-        others = [row for row in rows if row["method"] not in (reference, MAJORITY)]
+        main = [row for row in rows if row["metric"] == metrics[0]]
+        others = [row for row in main if row["method"] not in (reference, MAJORITY)]
         for row in others:
-            if row["metric"] == metrics[0]:
-                row |= _compared(predictions[row["method"]], predictions[reference])
-        for row in rows:
-            if row["metric"] == metrics[0]:
-                row["over_alone"] = _over_alone(row, rows, predictions)
+            row |= _compared(predictions[row["method"]], predictions[reference])
+        for row in main:
+            row["over_alone"] = _over_alone(row, main, predictions)
         compared = [row for row in others if row["p_value"] is not None]
         p_values = holm([row["p_value"] for row in compared])
         for row, p_value in zip(compared, p_values, strict=True):
@@ -144,8 +143,8 @@ def _over_alone(
 ) -> Row | None:
     """The difference of a row's method from its better run on one modality; None without both."""
     names = [f"{row['method']}-{modality}" for modality in ALONE]
-    alone = [each for each in rows if each["method"] in names and each["metric"] == row["metric"]]
-    if row["mean"] is None or len([each for each in alone if each["seeds"]]) < len(ALONE):
+    alone = [each for each in rows if each["method"] in names and each["seeds"]]
+    if row["mean"] is None or len(alone) < len(ALONE):
         return None
     better = max(alone, key=lambda each: float(each["mean"]))["method"]
     compared = _compared(predictions[row["method"]], predictions[better])
