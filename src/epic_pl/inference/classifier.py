@@ -27,7 +27,7 @@ from epic_pl.module import EPICModule, Loss, Method
 from epic_pl.module.config import plain
 from epic_pl.module.outputs import warn_of_absence
 from epic_pl.module.postprocess import assign_labels
-from epic_pl.module.prediction_table import prediction_table
+from epic_pl.module.prediction_table import prediction_table, sample_columns
 from epic_pl.nn.pair import Pair
 from epic_pl.utils.config_files import INIT_CONFIG
 from epic_pl.utils.errors import ConfigError
@@ -352,11 +352,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
 
         None is a batch without samples.
         """
-        columns: dict[str, Any] = {"sample_id": [], "image_path": []}
-        if batch is not None:
-            paths = [path or None for path in batch["image_path"]]
-            columns = {"sample_id": batch["sample_id"], "image_path": paths}
-        scores = self._score([] if batch is None else [batch])
+        columns, scores = sample_columns(batch), self._score([] if batch is None else [batch])
         return prediction_table(columns, scores, self.class_names, self.thresholds, top_k)
 
     def labels(self, scores: Floats, top_k: int | None = None) -> list[list[Label]]:

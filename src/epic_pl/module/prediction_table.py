@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 
 from epic_pl.module.postprocess import assign_labels
+from epic_pl.utils.types import Batch
 
 Floats = npt.NDArray[np.float32]
 
@@ -52,6 +53,14 @@ def prediction_table(
             table[f"label_{k + 1}"] = pa.array(names[order[:, k]].tolist(), pa.string())
             table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
     return pa.table(table)
+
+
+def sample_columns(batch: Batch | None) -> dict[str, list[Any]]:
+    """Ids and image paths of a batch, null without an image; None is one without samples."""
+    if batch is None:
+        return {"sample_id": [], "image_path": []}
+    paths = [path or None for path in batch["image_path"]]
+    return {"sample_id": list(batch["sample_id"]), "image_path": paths}
 
 
 def margins(scores: Floats, thresholds: Floats | None) -> Floats:

@@ -21,7 +21,7 @@ from epic_pl.data.tables.formats import write_csv
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.feature_cache import FeatureCache
 from epic_pl.module.evaluator import own_data
-from epic_pl.module.prediction_table import Floats, prediction_table
+from epic_pl.module.prediction_table import Floats, prediction_table, sample_columns
 from epic_pl.utils.errors import ConfigError, DataError, counted
 from epic_pl.utils.files import replacing
 from epic_pl.utils.share import Share
@@ -105,8 +105,8 @@ class PredictionWriter(Callback):
             precision=trainer.precision,
             caches=[(c.level, c.dtype) for c in callbacks if isinstance(c, FeatureCache)],
         )
-        columns: dict[str, Any] = {"sample_id": [], "image_path": []}
-        return self._bulk, self._table(module, columns, np.zeros((0, module.num_classes), "f4"))
+        none = np.zeros((0, module.num_classes), np.float32)
+        return self._bulk, self._table(module, sample_columns(None), none)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let the module gather its outputs, unless they are written part by part."""
@@ -129,10 +129,8 @@ class PredictionWriter(Callback):
             self._full_texts += data.processor.full_texts(batch)
         if self._bulk is not None:
             assert isinstance(pl_module, EPICModule)
-            paths = [name or None for name in batch["image_path"]]
-            columns = {"sample_id": outputs["sample_id"], "image_path": paths}
             scores = outputs["probabilities"].float().numpy()
-            self._bulk.add(self._table(pl_module, columns, scores))
+            self._bulk.add(self._table(pl_module, sample_columns(batch), scores))
 
     def _table(self, module: EPICModule, columns: dict[str, Any], scores: Floats) -> pa.Table:
         least = module.postprocessor.thresholds
