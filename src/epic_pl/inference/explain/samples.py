@@ -3,7 +3,6 @@
 Shape legend: n prompts, g patches a side, N tokens, W words, K steps.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ from epic_pl.data.processor import Processor
 from epic_pl.module import EPICModule
 from epic_pl.module.evaluator import Evaluator, as_pil_image
 from epic_pl.nn.base import Attention
-from epic_pl.utils.errors import DataError, EncoderError
+from epic_pl.nn.interaction import grid_side
+from epic_pl.utils.errors import DataError
 from epic_pl.utils.types import Sample
 
 
@@ -97,8 +97,8 @@ def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> 
     """Explain a preprocessed sample; the module is in evaluation mode.
 
     Raises:
-        ConfigError: if the method has no attention to draw.
-        EncoderError: if its attention is not accessible, or its patches form no square grid.
+        ConfigError: if the method has no attention to draw, or its patches form no square.
+        EncoderError: if its attention is not accessible.
     """
     model, evaluator, batch = module.model, Evaluator.of(module), processor.collate([sample])
     moved = module.transfer_batch_to_device(batch, module.device, 0)
@@ -151,9 +151,7 @@ def _answer(evaluator: Evaluator, logits: Tensor) -> tuple[list[str], float | No
 def _on_patches(attention: Attention, prefix: int) -> Tensor:
     """Attention ``(n, g, g)`` on the patch grid, with rows from the top."""
     patches = attention.tokens[0, :, prefix:].float().cpu()  # (n, g * g)
-    side = math.isqrt(patches.shape[1])
-    if side * side != patches.shape[1]:
-        raise EncoderError(f"{patches.shape[1]} patches are no square: use square images.")
+    side = grid_side(patches.shape[1])
     return patches.view(-1, side, side)
 
 
