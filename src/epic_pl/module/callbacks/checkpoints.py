@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from epic_pl.data.loading import JOB_SIGNALS
 from epic_pl.module.checkpoint_io import newest_readable
 from epic_pl.utils.errors import CheckpointError, ConfigError
-from epic_pl.utils.validate import check_positive, check_writable
+from epic_pl.utils.validate import check_at_least, check_writable
 
 LAST = "last.ckpt"
 PREVIOUS = "last.previous.ckpt"
@@ -121,7 +121,7 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, dirpath: str | None = None, every_n_train_steps: int | None = None) -> None:
         self.dirpath, self.every_n_train_steps = dirpath, every_n_train_steps
-        check_positive(self, *(["every_n_train_steps"] if every_n_train_steps is not None else []))
+        check_at_least(1, every_n_train_steps=every_n_train_steps)
         self.path: Path | None = None
         self._signal: int | None = None
         self._saved_at, self._saved_step = 0.0, -1
