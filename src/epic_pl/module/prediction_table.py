@@ -68,9 +68,8 @@ def margins(scores: Floats, thresholds: Floats | None) -> Floats:
     if thresholds is not None:
         nearest: Floats = np.abs(scores - thresholds).min(axis=1)
         return nearest
-    best = -np.partition(-scores, 1, axis=1)[:, :2]
-    gap: Floats = best[:, 0] - best[:, 1]
-    return gap
+    second, best = np.partition(scores, -2, axis=1)[:, -2:].T
+    return np.asarray(best - second)
 
 
 def entropies(scores: Floats, thresholds: Floats | None) -> Floats:
