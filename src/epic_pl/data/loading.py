@@ -24,17 +24,10 @@ JOB_SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasat
 class _RankSampler(DistributedSampler[Any]):
     """A DistributedSampler that also works outside of a distributed run, as one process."""
 
-    def __init__(
-        self,
-        dataset: Any,
-        *,
-        seed: int = 0,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-    ) -> None:
+    def __init__(self, dataset: Any, **options: Any) -> None:
         if not (dist.is_available() and dist.is_initialized()):
-            num_replicas, rank = num_replicas or 1, rank or 0
-        super().__init__(dataset, num_replicas, rank, seed=seed)
+            options = {"num_replicas": 1, "rank": 0, **options}
+        super().__init__(dataset, **options)
 
 
 class TrainSampler(_RankSampler):
@@ -50,9 +43,8 @@ class TrainSampler(_RankSampler):
     Args:
         dataset: an object with a length; its method ``set_epoch(epoch)`` is called if it has one,
             as datasets have that draw negatives or augmentations anew every epoch.
-        seed: seed of the order.
-        num_replicas: number of processes; None asks torch.distributed.
-        rank: rank of this process; None asks torch.distributed.
+        **options: ``seed`` of the order, and ``num_replicas`` and ``rank``, the number of processes
+            and that of this one, by default those of torch.distributed.
     """
 
     start = 0
