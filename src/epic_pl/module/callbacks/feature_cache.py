@@ -1,7 +1,6 @@
 """Encode each image and text once, store the frozen features, and train from them."""
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,8 +81,7 @@ class FeatureCache(Callback):
         *stages: str,
         share: Share = ALL,
         complete: bool = True,
-        progress: bool = True,
-        barrier: Callable[[], None] = lambda: None,
+        **options: Any,
     ) -> None:
         """Store the features that stages of ``data`` need, and let its loaders read them.
 
@@ -93,8 +91,8 @@ class FeatureCache(Callback):
             *stages: ``fit``, ``validate``, ``test`` or ``predict``.
             share: share of the work that this process does.
             complete: whether ``barrier`` waits for all other shares; else no loader is changed.
-            progress: whether to print the progress.
-            barrier: called by each process before anything is written, and when all is written.
+            **options: ``progress`` and ``barrier`` of
+                :func:`~epic_pl.features.store.fill.fill_stores`.
 
         Raises:
             ConfigError: augmentation is on, or the method cannot be trained from features of this
@@ -123,8 +121,7 @@ class FeatureCache(Callback):
             shard_bytes=SHARD_BYTES,
             share=share,
             complete=complete,
-            progress=progress,
-            barrier=barrier,
+            **options,
         )
         if not complete:
             return
