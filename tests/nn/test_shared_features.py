@@ -60,5 +60,5 @@ def test_states_hold_tokens_where_the_method_reads_them_later(models):
     for model in models:
         states = model.extract(made, model.presence(made))
         reads = model.image_tower.keeps_tokens
-        assert [state.boundary_tokens is not None for state in states] == [reads] * 2
+        assert [state.tokens is not None for state in states] == [reads] * 2
     assert {model.image_tower.keeps_tokens for model in models} == {True, False}

@@ -17,12 +17,7 @@ from epic_pl.nn.base import Method
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder, Pooling
 from epic_pl.nn.pair import Pair
-from epic_pl.nn.precision import (
-    DTYPES,
-    EncoderPrecision,
-    check_precision,
-    choose_precision,
-)
+from epic_pl.nn.precision import DTYPES, EncoderPrecision, check_precision, choose_precision
 from epic_pl.utils.config_files import find_config, read_yaml
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.plugins import find_class, name_of

@@ -166,10 +166,7 @@ def _share_out(
 
 
 def emoji_rows(
-    emoji: Sequence[Emoji],
-    root: Path,
-    labels: Sequence[int],
-    texts: Sequence[str] | None = None,
+    emoji: Sequence[Emoji], root: Path, labels: Sequence[int], texts: Sequence[str] | None = None
 ) -> Rows:
     """One row per emoji, with its name or one of ``texts``; repeated emoji get numbered ids."""
     texts = [shown.name for shown in emoji] if texts is None else texts

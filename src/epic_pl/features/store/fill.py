@@ -15,13 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from epic_pl.features.store.reader import FeatureStore, Indices
-from epic_pl.features.store.shard import (
-    digests_of,
-    encode,
-    open_shard,
-    shard_name,
-    write_shard,
-)
+from epic_pl.features.store.shard import digests_of, encode, open_shard, shard_name, write_shard
 from epic_pl.features.store.spec import SPEC, StoreSpec
 from epic_pl.nn.towers import TOKENS
 from epic_pl.utils.assets import cache_dir

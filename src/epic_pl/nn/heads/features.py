@@ -53,11 +53,7 @@ class ModalityFeatures(nn.Module):
         self.width = encoder_width + width * prompts
 
     def forward(
-        self,
-        pooled: Pooled,
-        prompts: Tensor | None,
-        present: Tensor | None,
-        both: Tensor | None,
+        self, pooled: Pooled, prompts: Tensor | None, present: Tensor | None, both: Tensor | None
     ) -> Tensor:
         """The features ``h_m (B, D)`` from ``pooled`` and prompts ``(B, n, d)``.
 
