@@ -132,7 +132,7 @@ def test_a_split_with_fewer_rows_than_ranks_is_refused(make, monkeypatch):
         if ranks == rows:
             assert len(data.val_dataloader().sampler) == 1
         else:
-            with pytest.raises(DataError, match=f"val split has {rows} rows and the run {ranks}"):
+            with pytest.raises(DataError, match=f"val split has {rows} rows for {ranks}"):
                 data.val_dataloader()
 
 

@@ -335,10 +335,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
             here: dict[Any, str] = self.digests()
             saved = state_dict.get("rows", here)
             if changed := [part for part in ("train", "val") if saved.get(part) != here.get(part)]:
-                raise CheckpointError(
-                    f"The {' and '.join(changed)} rows are not those of the checkpoint, or in "
-                    "another order. Resume on those, or train anew, with --model.warm_start."
-                )
+                other = f"The {' and '.join(changed)} rows or their order are not the checkpoint's"
+                raise CheckpointError(f"{other}: resume on those, or use --model.warm_start.")
         self.seed = state_dict.get("seed", self.seed)
         for dataset in self._datasets.values():
             dataset.seed = self.seed
@@ -390,10 +388,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def _eval_loader(self, split: Split) -> DataLoader[Any]:
         sampler = EvalSampler(rows := self.dataset(split))
         if len(rows) < sampler.num_replicas:
-            raise DataError(
-                f"The {split} split has {len(rows)} rows and the run {sampler.num_replicas} "
-                "ranks: use fewer devices, or a larger split."
-            )
+            few = f"The {split} split has {len(rows)} rows for {sampler.num_replicas} ranks"
+            raise DataError(f"{few}: use fewer devices, or a larger split.")
         return DataLoader(
             **self._served(rows),
             batch_size=self.eval_batch_size_per_device,

@@ -35,10 +35,8 @@ def load_program(path: Path) -> Program:
     with needs_extra("onnx", str(path)):
         import onnxruntime
     if Version(onnxruntime.__version__) < Version(_SAFE):
-        raise ConfigError(
-            f"onnxruntime {onnxruntime.__version__} reads any file that a model names, such as "
-            f"/etc/passwd: pip install 'onnxruntime>={_SAFE}'."
-        )
+        unsafe = f"onnxruntime {onnxruntime.__version__} reads any file that a model names"
+        raise ConfigError(f"{unsafe}: pip install 'onnxruntime>={_SAFE}'.")
     with raised_as(CheckpointError, f"{path} is damaged", "Export the model again."):
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 

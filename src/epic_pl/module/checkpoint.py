@@ -267,10 +267,8 @@ class CheckpointedModule(L.LightningModule):
                 ``strict`` or ``weights_only`` is False, which is not possible.
         """
         if hparams_file is not None or strict is False or weights_only is False:
-            raise ConfigError(
-                "A checkpoint holds its options, and is loaded strictly and without running code: "
-                "leave out hparams_file, strict and weights_only."
-            )
+            how = "A checkpoint holds its options, and is loaded strictly and without running code"
+            raise ConfigError(f"{how}: leave out hparams_file, strict and weights_only.")
         is_file = hasattr(checkpoint_path, "read")
         content = read_checkpoint(checkpoint_path if is_file else str(checkpoint_path))
         module = cls.from_content(content, checkpoint_path, **kwargs)
@@ -322,10 +320,8 @@ class CheckpointedModule(L.LightningModule):
         for name, parameter in signature(type(self)).parameters.items():
             named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
             if named and name != "warm_start" and name not in self.hparams:
-                raise ConfigError(
-                    f"{name_of(type(self))} has the option {name}, which its checkpoints would "
-                    f"lose: call self.save_hyperparameters({name!r}) in its __init__."
-                )
+                lost = f"{name_of(type(self))} has the option {name}, which checkpoints would lose"
+                raise ConfigError(f"{lost}: call self.save_hyperparameters({name!r}) in __init__.")
 
     def digest(self) -> str:
         """SHA-256 of weights, encoders and options, and of how this device computes."""

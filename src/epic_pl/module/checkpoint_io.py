@@ -125,10 +125,8 @@ def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
     """
     files = [path for name in names for path in root.glob(f"{place}/{name}")]
     if not files:
-        raise CheckpointError(
-            f"There is no {names[0]} in {root / place}: run `epic-pl fit` first, or set "
-            "--ckpt_path or trainer.default_root_dir."
-        )
+        none = f"There is no {names[0]} in {root / place}: run `epic-pl fit` first"
+        raise CheckpointError(f"{none}, or set --ckpt_path or trainer.default_root_dir.")
     newest = max(files, key=lambda path: path.stat().st_mtime).parent
     *others, final = [path for name in names if (path := newest / name) in files]
     for path in others:

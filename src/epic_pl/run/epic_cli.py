@@ -395,10 +395,8 @@ def _require_same_data(checkpoint: str, data: Mapping[str, Any]) -> None:
         return
     if theirs != ours:
         before, now = (table or kind.rpartition(".")[2] for kind, table in (theirs, ours))
-        raise ConfigError(
-            f"The newest run, {checkpoint}, was trained on other data ({before}, now {now}): give "
-            "the path of a checkpoint, or another trainer.default_root_dir."
-        )
+        other = f"The newest run, {checkpoint}, was trained on other data ({before}, now {now})"
+        raise ConfigError(f"{other}: give a checkpoint, or another trainer.default_root_dir.")
 
 
 def _check_sections(options: Mapping[str, Any]) -> None:

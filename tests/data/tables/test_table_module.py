@@ -126,7 +126,7 @@ def test_splits_that_cannot_be_measured_are_refused(folder, split, separator):
     names = [split] * 5 + ["predict"] * 5 + ["train"] * 20
     none, known = ("", "x|y") if separator else ([], ["x"])
     rows = _rows(split=lambda i: names[i], label=lambda i: known if i >= 10 else none)
-    with pytest.raises(DataError, match=f"None of the 5 rows of the {split} split names a class"):
+    with pytest.raises(DataError, match=f"No row of the {split} split .5 rows. has a label"):
         _make(folder, rows, split_column="split", label_separator=separator)
 
 

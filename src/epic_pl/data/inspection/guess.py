@@ -292,10 +292,8 @@ def _label(table: pa.Table, names: Sequence[str]) -> str:
     words = [name for name in few if not _measures(table[name])]
     likely = lists or [name for name in few if name in named] or words or few or named
     if not likely:
-        raise DataError(
-            f"No column looks like a label of several values; there are {table.column_names}. Name "
-            f"one, as in `epic-pl data init ... --label kind`. {_QUANTITY}"
-        )
+        none = f"No column looks like a label of several values; there are {table.column_names}"
+        raise DataError(f"{none}. Name one, as in `data init ... --label kind`. {_QUANTITY}")
     if len(likely) > 1:
         raise _ask("label", "could be the label", likely)
     return likely[0]

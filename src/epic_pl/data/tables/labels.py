@@ -57,10 +57,8 @@ def read_labels(
     for part in ("train", "val", "test"):
         here = (split == part) & ~to_predict
         if here.any() and not is_named[here].any():
-            raise DataError(
-                f"None of the {here.sum():,} rows of the {part} split names a class (column "
-                f"{column!r}): label them, or put them into a split named predict."
-            )
+            none = f"No row of the {part} split ({here.sum():,} rows) has a label in {column!r}"
+            raise DataError(f"{none}: label them, or name the split predict.")
     classes = options.classes or _in_order(name for row in names for name in row or ())
     if len(classes) < 2 and not multilabel:
         raise DataError(f"Column {column!r} holds one class only ({', '.join(classes)}).")

@@ -82,10 +82,8 @@ def _predictions(run: Run) -> Predictions:
         float(_method_rows("", [run], _metrics(run))[0]["mean"])
         return Predictions.read(run.folder / "predictions.parquet")
     except Exception as error:  # a damaged file may cause any error
-        raise ConfigError(
-            f"result.json or predictions.parquet in {run.folder} is damaged ({error!r:.99}): "
-            "remove that folder, and the same command repeats the run."
-        ) from error
+        damaged = f"result.json or predictions.parquet in {run.folder} is damaged ({error!r:.99})"
+        raise ConfigError(f"{damaged}: remove that folder to repeat the run.") from error
 
 
 def _metrics(run: Run) -> list[str]:

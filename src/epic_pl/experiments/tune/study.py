@@ -103,10 +103,8 @@ def open_study(search: Search) -> optuna.Study:
     except Exception as error:  # a damaged file may cause any error
         raise ConfigError(f"{file}: {first_line(error)}; give --output another folder.") from error
     if not fits:
-        raise ConfigError(
-            f"{search.output} has a search of other options, another space or a table that has "
-            "changed since: give --output another folder, or remove that one."
-        )
+        other = f"{search.output} has a search of other options, another space or table"
+        raise ConfigError(f"{other}: give --output another folder, or remove that one.")
     study.set_user_attr("key", search.key)
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         # this process has the folder's lock, so the process of that trial has ended

@@ -141,8 +141,6 @@ def encode(
         if not finite.all():
             owners = items if axis is None else token_items
             name = names[int(owners[~finite][0])]
-            raise CacheError(
-                f"The field {field.name!r} of the item {name} is not finite as {spec.dtype}. Look "
-                "at the item and the encoder's weights, or store bfloat16 or float32."
-            )
+            wrong = f"The field {field.name!r} of the item {name} is not finite as {spec.dtype}"
+            raise CacheError(f"{wrong}: look at the item, or store bfloat16 or float32.")
     return stored
