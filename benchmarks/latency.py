@@ -109,7 +109,7 @@ def encode(classifier: Classifier, image: Path, text: str) -> Callable[[], objec
         for tower, key in ((model.image_tower, "pixel_values"), (model.text_tower, "input_ids")):
             encoder = tower.encoder
             with tower.autocast():
-                encoder.pool(encoder.run_layers(0, encoder.num_layers, encoder.embed(batch[key])))
+                encoder.pooled(encoder.run_layers(0, encoder.num_layers, encoder.embed(batch[key])))
 
     return run
 

@@ -32,6 +32,7 @@ from epic_pl.nn.encoders import (
     build_image_encoder,
     build_text_encoder,
 )
+from epic_pl.nn.towers import FrozenTower, JointTower, TrainedTower
 from epic_pl.utils.errors import AssetError, EncoderError
 
 WAYS_OUT = "pypi:dinov2-small.*pypi:all-minilm-l6-v2"
@@ -156,6 +157,80 @@ def test_a_pooling_that_is_not_supported_is_refused_unless_another_is_set(
         build_text_encoder(str(folder))
     with pytest.warns(UserWarning, match="1_Pooling"):
         assert build_text_encoder(str(folder), pooling="mean").pooling == "mean"
+
+
+@pytest.fixture
+def dense_folder(tiny_tokenizer_dir, tmp_path):
+    """A text encoder whose mean is followed by two dense layers, 32 to 48 to 32."""
+    folder = Path(shutil.copytree(tiny_tokenizer_dir, tmp_path / "dense"))
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Dense": "Dense"}
+    modules = [
+        {"path": path, "type": f"sentence_transformers.models.{kind}"}
+        for path, kind in (kinds | {"4_Normalize": "Normalize"}).items()
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    for path, sizes, activation in (("2_Dense", (32, 48), "Tanh"), ("3_Dense", (48, 32), "GELU")):
+        (folder / path).mkdir()
+        config = {"in_features": sizes[0], "out_features": sizes[1], "bias": path == "2_Dense"}
+        config["activation_function"] = f"torch.nn.modules.activation.{activation}"
+        (folder / path / "config.json").write_text(json.dumps(config))
+        layer = torch.nn.Linear(*sizes, bias=config["bias"])
+        weights = {f"linear.{name}": weight for name, weight in layer.state_dict().items()}
+        save_file(weights, folder / path / "model.safetensors")
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(MEAN))
+    return folder
+
+
+@pytest.mark.parametrize("tower", [FrozenTower, JointTower, TrainedTower])
+def test_dense_layers_follow_the_pooling(tower, dense_folder):
+    encoder = build_text_encoder(str(dense_folder))
+    ids, mask = torch.randint(5, 60, (3, 7)), torch.ones(3, 7, dtype=torch.bool)
+    mask[1, 4:] = False
+    mean = encoder.pool(encoder.run_layers(0, 3, encoder.embed(ids), mask), mask)
+    layers = [load_file(dense_folder / f"{n}_Dense" / "model.safetensors") for n in (2, 3)]
+    weight, bias = layers[0]["linear.weight"], layers[0]["linear.bias"]
+    hidden = torch.tanh(mean @ weight.T + bias)
+    expected = torch.nn.functional.gelu(hidden @ layers[1]["linear.weight"].T)
+    made = tower(encoder, [2])
+    torch.testing.assert_close(made.pool(made.extract(ids, mask)).output, expected)
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert encoder.num_parameters == sum(p.numel() for p in encoder.parameters())
+
+
+def test_dense_layers_are_part_of_the_fingerprint(dense_folder, tiny_tokenizer_dir):
+    def fingerprint():
+        return build_text_encoder(str(dense_folder)).fingerprint
+
+    first, path = fingerprint(), dense_folder / "3_Dense"
+    assert first == fingerprint() != build_text_encoder(str(tiny_tokenizer_dir)).fingerprint
+    change_config(path, "activation_function", "torch.nn.modules.linear.Identity")
+    second = fingerprint()
+    change_weights(path, lambda weights: {name: -weight for name, weight in weights.items()})
+    assert len({first, second, fingerprint()}) == 3
+    # another pooling than they were trained with leaves them out
+    with pytest.warns(UserWarning, match="1_Pooling"):
+        cls = build_text_encoder(str(dense_folder), pooling="cls").fingerprint
+    assert cls == build_text_encoder(str(tiny_tokenizer_dir)).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "kind", "message"),
+    [
+        ("modules.json", "models.Dense", "models.LSTM", EncoderError, "mean with LSTM.*to mean"),
+        ("modules.json", "3_Dense", "2_Dense", EncoderError, "48 numbers, not the encoder's 32"),
+        ("modules.json", "3_Dense", "1_Pooling", AssetError, "1_Pooling"),
+        ("2_Dense/config.json", "activation.Tanh", "NoLayer", AssetError, "2_Dense"),
+        ("2_Dense/config.json", "48", "40", AssetError, "2_Dense"),
+    ],
+)
+def test_modules_that_cannot_follow_the_pooling_are_named(
+    file, old, new, kind, message, dense_folder
+):
+    path = dense_folder / file
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(kind, match=message):
+        build_text_encoder(str(dense_folder))
 
 
 @pytest.mark.parametrize("files", [{}, {"1_Pooling/config.json": MEAN}])

@@ -196,9 +196,9 @@ class JointTower(Tower[JointState]):
     def pool(self, state: JointState) -> Pooled:
         """Run the remaining layers, then the encoder's own pooling."""
         if state.first is not None:
-            return Pooled(self.encoder.pool(state.first), state.boundary)
+            return Pooled(self.encoder.pooled(state.first), state.boundary)
         tokens = self._before(self.encoder.num_layers, state)
-        return Pooled(self.encoder.pool(tokens, state.mask), state.boundary)
+        return Pooled(self.encoder.pooled(tokens, state.mask), state.boundary)
 
 
 class FrozenState(NamedTuple):
@@ -339,7 +339,7 @@ def _run_encoder(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | N
             if layer in read:
                 memories[layer] = encoder.memory(layer, encoder.merge(tokens))
         tokens = encoder.run_layers(at, encoder.num_layers, tokens, mask)
-        return _EncoderRun(entering, memories, encoder.pool(tokens, mask))
+        return _EncoderRun(entering, memories, encoder.pooled(tokens, mask))
 
 
 def _fields(state: FrozenState) -> dict[str, Tensor]:

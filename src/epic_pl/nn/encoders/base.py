@@ -64,6 +64,7 @@ class Encoder(nn.Module, ABC):
         self.precision = precision
         self.checkpoint_layers = checkpoint_layers
         self.num_parameters = sum(p.numel() for p in model.parameters())
+        self.dense = nn.Sequential()
         self._fingerprint: str | None = None
         self._frozen = True
 
@@ -111,6 +112,24 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pooled output ``(B, d)`` of the last layer's tokens, after the encoder's last norm."""
+
+    def append(self, dense: Sequence[nn.Module]) -> None:
+        """Let frozen layers of the same width follow :meth:`pool`; call it before any other method.
+
+        Raises:
+            EncoderError: if their output has another width.
+        """
+        self.dense.extend(dense).requires_grad_(False).eval()
+        widths = [layer.out_features for layer in dense if isinstance(layer, nn.Linear)]
+        if widths[-1:] not in ([], [self.width]):
+            sizes = f"Dense layers give {widths[-1]} numbers, not the encoder's {self.width}"
+            raise EncoderError(f"{sizes}: leave them out of modules.json in a local copy.")
+        self.num_parameters += sum(p.numel() for p in self.dense.parameters())
+
+    def pooled(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Output ``(B, d)`` of :meth:`pool` and of the layers that follow it."""
+        output: Tensor = self.dense(self.pool(tokens, mask))
+        return output
 
     @abstractmethod
     def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
@@ -270,8 +289,10 @@ class Encoder(nn.Module, ABC):
         Computed once: at first use, or before the weights are resized, moved or converted.
         """
         if self._fingerprint is None:
-            digest = hashlib.sha256(json.dumps(self.configuration(), sort_keys=True).encode())
-            for name, tensor in sorted(self.model.state_dict().items()):
+            config = self.configuration() | ({"dense": repr(self.dense)} if self.dense else {})
+            weights = {**self.model.state_dict(), **self.dense.state_dict(prefix="dense.")}
+            digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+            for name, tensor in sorted(weights.items()):
                 digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
             self._fingerprint = digest.hexdigest()

@@ -1,7 +1,6 @@
 """Build a frozen encoder from its name: a hub name, a local folder, or a ``pypi:`` asset."""
 
 import json
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import transformers.utils.logging
+from safetensors.torch import load_file
 from timm.models import VisionTransformer
 from torch import nn
 from transformers import (
@@ -29,7 +29,8 @@ from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
 from epic_pl.nn.encoders.hf import READING_ATTENTION, HFTextEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
-from epic_pl.utils.assets.encoders import read_encoder_json, require_hub
+from epic_pl.utils.assets.encoders import encoder_file, read_encoder_json, require_hub
+from epic_pl.utils.assets.sentence_files import SentenceFiles, read_sentence_files
 from epic_pl.utils.errors import EncoderError, first_line
 
 TEXT_MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
@@ -111,7 +112,8 @@ def build_text_encoder(
 ) -> Encoder:
     """Build the frozen text encoder called ``name``; arguments as in :func:`build_image_encoder`.
 
-    With ``pooling`` "auto", files of sentence-transformers beside the weights choose "mean".
+    With ``pooling`` "auto", files of sentence-transformers beside the weights choose "mean". Their
+    dense layers follow the pooling that they name.
 
     Raises:
         EncoderError: if the architecture, or the pooling that its files name, is not supported.
@@ -126,28 +128,37 @@ def build_text_encoder(
         raise EncoderError(f"Text encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
     model = _hf_model(AutoModel, source, config)
     model.pooler = None  # trained for next-sentence prediction, not used here
-    return HFTextEncoder(model, _sentence_pooling(source, pooling), **running)
+    files = read_sentence_files(name, revision) if pretrained else SentenceFiles()
+    encoder = HFTextEncoder(model, _pooling(files, pooling, source), **running)
+    if pooling in ("auto", files.pooling):
+        encoder.append([module for folder in files.dense for module in _dense(folder, source)])
+    return encoder
 
 
-def _sentence_pooling(source: _Source, pooling: Pooling) -> Pooling:
+def _pooling(files: SentenceFiles, pooling: Pooling, source: _Source) -> Pooling:
     """The pooling of a text encoder: the given one, or that of its sentence-transformers files."""
-    if not source.pretrained:
-        return pooling
-    with reading_encoder(source.name, "modules.json", "1_Pooling/config.json"):
-        modules = read_encoder_json(source.location, "modules.json", source.revision)
-        folder = next((m["path"] for m in modules if m["type"].endswith("Pooling")), "1_Pooling")
-        config = read_encoder_json(source.location, f"{folder}/config.json", source.revision)
-        # older files have a truth value for each, such as pooling_mode_mean_tokens
-        older = [key[13:] for key in config if key.startswith("pooling_mode_") and config[key]]
-        modes = config.get("pooling_mode", older)
-        own = re.sub("_tokens?", "", modes if isinstance(modes, str) else " with ".join(modes))
-    told = f"{folder}/config.json of text encoder {source.name!r} names the pooling {own}"
+    own = files.pooling
+    told = f"{files.file} of text encoder {source.name!r} names the pooling {own}"
     if pooling == "auto" and own not in ("", "cls", "mean"):
         way_out = "set model.encoders.text.pooling to mean or cls"
         raise EncoderError(f"{told}, which is not supported: {way_out}.")
     if own not in ("", pooling) and pooling != "auto":
         warnings.warn(f"{told}, but model.encoders.text.pooling is {pooling}.", stacklevel=2)
     return "mean" if (pooling, own) == ("auto", "mean") else pooling
+
+
+def _dense(folder: str, source: _Source) -> list[nn.Module]:
+    """A dense layer of sentence-transformers, which follows the pooling, and its activation."""
+    with reading_encoder(source.name, f"{folder}/config.json", f"{folder}/model.safetensors"):
+        config = read_encoder_json(source.location, f"{folder}/config.json", source.revision)
+        sizes = config["in_features"], config["out_features"]
+        layer = nn.Linear(*sizes, bias=config.get("bias", True))
+        # never a pickle
+        path = encoder_file(source.location, f"{folder}/model.safetensors", source.revision)
+        layer.load_state_dict({k.removeprefix("linear."): v for k, v in load_file(path).items()})
+        kind = config.get("activation_function", "torch.nn.Tanh")  # sentence-transformers' default
+        # a name of torch.nn, so that a file cannot choose what is imported
+        return [layer, getattr(nn, kind.rpartition(".")[2])()]
 
 
 def _is_timm(location: str) -> bool:

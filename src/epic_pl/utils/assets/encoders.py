@@ -142,14 +142,19 @@ def require_hub(source: str) -> None:
             model_info(repository, timeout=10)
 
 
+def encoder_file(source: str, file: str, revision: str | None) -> Path:
+    """Path of a file of a local folder or hub repository; no file is there if it has none."""
+    if Path(source).is_dir():
+        return Path(source, file)
+    with suppress(Exception):  # out of reach: errors of any HTTP library
+        if file_exists(source, file, revision=revision):
+            hf_hub_download(source, file, revision=revision)
+    return Path(str(try_to_load_from_cache(source, file, revision=revision)))
+
+
 def read_encoder_json(source: str, file: str, revision: str | None) -> Any:
     """Content of a JSON file of a local folder or hub repository; empty if it has no such file."""
-    path = Path(source, file)
-    if not Path(source).is_dir():
-        with suppress(Exception):  # out of reach: errors of any HTTP library
-            if file_exists(source, file, revision=revision):
-                hf_hub_download(source, file, revision=revision)
-        path = Path(str(try_to_load_from_cache(source, file, revision=revision)))
+    path = encoder_file(source, file, revision)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
