@@ -1,10 +1,25 @@
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
-from transformers import BertConfig, CamembertConfig, CLIPConfig, RobertaConfig
+from transformers import (
+    BertConfig,
+    CamembertConfig,
+    CLIPConfig,
+    CLIPImageProcessor,
+    RobertaConfig,
+    SiglipConfig,
+    SiglipTextConfig,
+)
 
-from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing, load_tokenizer
+from epic_pl.data.preprocessing import (
+    ImagePreprocessing,
+    TextPreprocessing,
+    image_preprocessing,
+    load_tokenizer,
+    text_preprocessing,
+)
 from epic_pl.utils.errors import AssetError, EncoderError
 
 PLAIN = ImagePreprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.5)
@@ -39,14 +54,56 @@ def test_revisions_reach_every_hub(name, revision, monkeypatch):
         "timm.models.load_model_config_from_hf",
         lambda name: asked.append(name) or (config, None, None),
     )
-    clip = {"size": 8, "image_mean": [0] * 3, "image_std": [1] * 3}
+    clip = CLIPImageProcessor(size=8, crop_size=8)
     monkeypatch.setattr(
-        "transformers.CLIPImageProcessor.get_image_processor_dict",
-        lambda name, revision: asked.append((name, revision)) or (clip, {}),
+        "transformers.AutoImageProcessor.from_pretrained",
+        lambda name, revision, **_: asked.append((name, revision)) or clip,
     )
     image_preprocessing(f"hf-hub:{name}", revision=revision)
     image_preprocessing(name, revision=revision)
     assert asked == ["org/vit@v1", ("org/vit", "v1")]
+
+
+@pytest.mark.parametrize(
+    ("own", "chosen", "expected"),
+    [
+        (("crop", 0.9), "auto", ("crop", 0.9)),
+        (("crop", 0.9), "pad", ("pad", 1.0)),
+        (("squash", 0.9), "squash", ("squash", 0.9)),
+        (("squash", 0.9), "crop", ("crop", 0.9)),
+    ],
+)
+def test_another_way_to_make_images_square_keeps_all_edges(own, chosen, expected):
+    made = replace(PLAIN, resize=own[0], crop_pct=own[1]).with_resize(chosen)
+    assert (made.resize, made.crop_pct) == expected
+
+
+LENGTH = {"max_position_embeddings": 16}
+
+
+# its texts had no padding, and one that was cut shorter another pooled token
+@pytest.mark.parametrize(
+    ("config", "length"),
+    [
+        (SiglipConfig(text_config=LENGTH), 16),
+        (SiglipTextConfig(**LENGTH), 16),
+        (SiglipTextConfig(), 64),
+        (BertConfig(), None),
+    ],
+)
+def test_texts_are_padded_where_the_encoder_was_trained_so(config, length, tmp_path):
+    config.save_pretrained(tmp_path)
+    own = text_preprocessing(str(tmp_path), TextPreprocessing(9, clean=True, prompt="none"))
+    assert own == TextPreprocessing(length or 9, True, padded=length is not None)
+
+
+def test_the_maximum_length_of_sentence_transformers_is_the_tokenizers(
+    tiny_tokenizer_dir, tmp_path
+):
+    folder = shutil.copytree(tiny_tokenizer_dir, tmp_path / "bert")
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 7}')
+    assert load_tokenizer(str(folder)).model_max_length == 7
+    assert load_tokenizer(str(tiny_tokenizer_dir)).model_max_length == 64
 
 
 def test_clip_folder(tmp_path):
@@ -88,11 +145,6 @@ def test_local_folder_asks_no_hub(tiny_tokenizer_dir, monkeypatch):
     assert load_tokenizer(str(tiny_tokenizer_dir), revision="main").pad_token == "[PAD]"
 
 
-def test_an_encoder_of_squashed_images_is_told_of():
-    with pytest.warns(UserWarning, match="crop mode 'squash'"):
-        image_preprocessing("vit_base_patch16_clip_384.laion2b_ft_in12k_in1k")
-
-
 CLIP = {"size": {"shortest_edge": 8}, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 TIMM = {"architecture": "x", "input_size": [3, 8, 8], "mean": [0.5] * 3, "std": [0.5] * 3}
 
@@ -104,7 +156,7 @@ TIMM = {"architecture": "x", "input_size": [3, 8, 8], "mean": [0.5] * 3, "std": 
         *(("preprocessor_config.json", {"image_mean": mean}) for mean in (3, ["a", "b", "c"])),
         ("preprocessor_config.json", {"image_std": [0, 1, 1]}),
         ("preprocessor_config.json", {"resample": []}),
-        ("preprocessor_config.json", {"image_processor": 3}),
+        ("processor_config.json", {"image_processor": 3}),
         *(("config.json", {"input_size": size}) for size in ("x", [3, 0, 0])),
         ("config.json", {"mean": None}),
         ("config.json", {"crop_pct": -1}),

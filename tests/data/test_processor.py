@@ -1,6 +1,8 @@
 """Images and texts as people hand them over, and the batches that a processor makes of them."""
 
 import io
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -85,9 +87,9 @@ def tokenizer(tiny_tokenizer_dir):
     return load_tokenizer(str(tiny_tokenizer_dir))
 
 
-def made(tokenizer, task="multiclass", max_tokens=6, clean=False):
+def made(tokenizer, task="multiclass", max_tokens=6, clean=False, **text):
     image = ImagePreprocessing(8, (0.5,) * 3, (0.5,) * 3)
-    return Processor(image, TextPreprocessing(max_tokens, clean), tokenizer, task, 3)
+    return Processor(image, TextPreprocessing(max_tokens, clean, **text), tokenizer, task, 3)
 
 
 @pytest.fixture
@@ -138,6 +140,39 @@ def test_no_more_of_a_huge_text_is_tokenized_than_its_tokens_can_use(processor, 
     assert given[0] <= 1000 * processor.max_text_tokens
     assert given[1] == 12
     assert huge.tolist() == short.tolist()
+
+
+def test_a_prompt_stands_before_each_text_and_is_cut_with_it(tokenizer):
+    batch = made(tokenizer, prompt="a red ")(text=["cat", "cat on a mat"])
+    words = tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)
+    assert words == ["a red cat", "a red cat on"]
+
+
+def test_an_encoder_that_was_trained_on_padding_attends_to_it(tokenizer):
+    processor = made(tokenizer, padded=True)
+    batch = processor(text=["cat", None, "a red cat on a mat"], images=[RGB] * 3)
+    expected = tokenizer(
+        ["cat", "", "a red cat on a mat"], padding="max_length", max_length=6, truncation=True
+    )
+    assert batch["input_ids"].tolist() == expected["input_ids"]
+    assert batch["attention_mask"].tolist() == [[1] * 6] * 3
+    assert processor.full_texts(batch) == 1
+
+
+# alone it gave a batch (1, 0), beside others a text of which nothing was visible
+@pytest.mark.parametrize("texts", [[None], [None, ""], [None, "red cat"]])
+def test_a_missing_text_without_special_tokens_is_one_token_of_padding(
+    texts, tiny_tokenizer_dir, tmp_path
+):
+    folder = shutil.copytree(tiny_tokenizer_dir, tmp_path / "bert")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"post_processor": None}))
+    tokenizer = load_tokenizer(str(folder))
+    batch = made(tokenizer)(text=texts, images=[RGB] * len(texts))
+    length = 2 if "red cat" in texts else 1
+    assert batch["input_ids"].shape == (len(texts), length)
+    assert batch["input_ids"][0].tolist() == [tokenizer.pad_token_id] * length
+    assert batch["attention_mask"][0].tolist() == [1, 0][:length]
 
 
 def test_absent_modalities(collate):
@@ -191,12 +226,10 @@ def test_a_batch_of_lists_is_that_of_items_and_of_a_loader(processor, tokenizer)
 def test_a_processor_of_encoders_or_of_a_module_prepares_as_the_data_did(
     make, tiny_vit_dir, tiny_tokenizer_dir, tmp_path
 ):
-    own = Processor.from_encoders(
-        str(tiny_vit_dir), str(tiny_tokenizer_dir), image_size=16, max_text_tokens=5
-    )
+    options = {"image_size": 16, "max_text_tokens": 5, "text_prompt": "a red "}
+    own = Processor.from_encoders(str(tiny_vit_dir), str(tiny_tokenizer_dir), **options)
     kept = Processor.of(make(preprocessing=own.preprocessing, encoders={"image_size": 16}))
     table = tiny_runs.table(tmp_path)
-    options = {"image_size": 16, "max_text_tokens": 5}
     data = tiny_runs.table_data(table, tiny_vit_dir, tiny_tokenizer_dir, **options)
     data.setup("test")
     expected = data.processor.collate([data.dataset("test")[row] for row in range(3)])

@@ -102,7 +102,7 @@ def test_padded_and_squashed_images_are_seen_whole(size):
         part = Image.new("RGB", (size[0] // 2, size[1] // 2), colour)
         image.paste(part, (right * (size[0] // 2), below * (size[1] // 2)))
     for resize in ("squash", "pad"):
-        p = replace(PLAIN, size=40, interpolation="nearest", resize=resize)
+        p = replace(PLAIN, size=40, interpolation="nearest").with_resize(resize)
         pixels = build_image_transform(p, train=True)(image)
         assert pixels.shape == (3, 40, 40)
         height = 40 if resize == "squash" else min(40, round(40 * size[1] / size[0]))

@@ -61,6 +61,7 @@ IMAGES, TEXTS, BOTH = (0,), (1,), (0, 1)
         ({"dtype": "float32"}, BOTH),
         ({"layers": 3}, BOTH),
         ({"data": {"resize": "pad"}}, IMAGES),
+        ({"data": {"text_prompt": "title: "}}, TEXTS),
         ({"data": {"max_text_tokens": 63}}, TEXTS),
         ({"change": in_encoder("image", _fingerprint="another")}, IMAGES),
         ({"change": in_encoder("text", _fingerprint="another")}, TEXTS),

@@ -209,7 +209,7 @@ def test_other_preprocessing_than_the_checkpoints_is_refused_with_both_values(
 
 
 def test_each_option_of_preprocessing_is_compared(config, best, capsys):
-    options = ["--data.resize=pad", "--data.clean_text=true"]
+    options = ["--data.resize=pad", "--data.clean_text=true", "--data.text_prompt=title:"]
     for option in options:
         said = _refused(["test", "--config", config, option, "--ckpt_path", best], capsys)
         assert re.search(rf"{option[2:].partition('=')[0]} \S+, but this data has ", said)
@@ -222,8 +222,8 @@ def test_the_checkpoints_preprocessing_is_used_where_nothing_else_is_said(config
     content = torch.load(best, weights_only=True)
     for options in (content["hyper_parameters"], content["epic_pl"]):
         prepared = options["preprocessing"]
-        prepared["image"]["resize"] = "pad"
-        prepared["text"] |= {"max_tokens": 5, "clean": True}
+        prepared["image"] |= {"resize": "pad", "crop_pct": 1.0}
+        prepared["text"] |= {"max_tokens": 5, "clean": True, "prompt": "a photo of a "}
     torch.save(content, "other.ckpt")
     with caplog.at_level("INFO"):
         data = run(["test", "--config", config, "--ckpt_path", "other.ckpt"]).datamodule

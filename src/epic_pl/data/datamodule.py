@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
@@ -25,11 +25,13 @@ from epic_pl.data.loading import (
     processed_batches,
 )
 from epic_pl.data.preprocessing import (
+    AnyResize,
     ImagePreprocessing,
     Resize,
     TextPreprocessing,
     image_preprocessing,
     load_tokenizer,
+    text_preprocessing,
 )
 from epic_pl.data.processor import Processor
 from epic_pl.data.rows import Rows, check_labels, class_counts
@@ -68,9 +70,13 @@ class ImageTextDataModule(LightningDataModule, ABC):
         text_encoder_revision: commit or tag of the text encoder's hub name.
         image_size: side of the images in pixels; None is the image encoder's own.
         resize: how images become square, see
-            :class:`~epic_pl.data.preprocessing.ImagePreprocessing`.
+            :class:`~epic_pl.data.preprocessing.ImagePreprocessing`; "auto" is as the image encoder
+            was trained.
         max_text_tokens: maximum number of tokens of a text; longer texts are cut.
         clean_text: whether to apply :func:`~epic_pl.data.clean_text.clean_text` to texts.
+        text_prompt: text put before each text: "auto" is the text encoder's default prompt, if its
+            files name one; "none"; the name of another of its prompts; or a text that ends in a
+            blank or a colon.
         batch_size_per_device: number of training samples per step on each device.
         eval_batch_size_per_device: samples of a batch in validation, test and prediction; None is
             ``batch_size_per_device``.
@@ -120,9 +126,10 @@ class ImageTextDataModule(LightningDataModule, ABC):
         image_encoder_revision: str | None = None,
         text_encoder_revision: str | None = None,
         image_size: int | None = None,
-        resize: Resize = "crop",
+        resize: AnyResize = "auto",
         max_text_tokens: int = 64,
         clean_text: bool = False,
+        text_prompt: str = "auto",
         batch_size_per_device: int = 32,
         eval_batch_size_per_device: int | None = None,
         num_workers: int = 0,
@@ -138,7 +145,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         check_at_least(3, max_text_tokens=max_text_tokens)
         check_at_least(0, num_workers=num_workers, seed=seed)
         check_word(AUGMENTATIONS, augment=augment)
-        check_word(get_args(Resize), resize=resize)
+        check_word(("auto", *get_args(Resize)), resize=resize)
         if alone is not None:
             check_word(get_args(Modality), alone=alone)
         check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
@@ -150,6 +157,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.resize = resize
         self.max_text_tokens = max_text_tokens
         self.clean_text = clean_text
+        self.text_prompt = text_prompt
         self.batch_size_per_device = batch_size_per_device
         self.eval_batch_size_per_device = eval_batch_size_per_device or batch_size_per_device
         self.num_workers = num_workers
@@ -217,12 +225,18 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def image_preprocessing(self) -> ImagePreprocessing:
         """Size, normalisation and resizing of images for the image encoder."""
         own = image_preprocessing(self.image_encoder, self.image_size, self.image_encoder_revision)
-        return replace(own, resize=self.resize)
+        return own.with_resize(self.resize)
+
+    @cached_property
+    def text_preprocessing(self) -> TextPreprocessing:
+        """Maximum length, cleaning, prompt and padding of texts for the text encoder."""
+        chosen = TextPreprocessing(self.max_text_tokens, self.clean_text, self.text_prompt)
+        return text_preprocessing(self.text_encoder, chosen, self.text_encoder_revision)
 
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The preprocessing options that a checkpoint stores, as plain types."""
-        text = {"max_tokens": self.max_text_tokens, "clean": self.clean_text}
+        text = asdict(self.text_preprocessing)
         source = {} if self.text_origin is None else {"source": self.text_origin}
         return {
             "image": self.image_preprocessing.to_dict(),
@@ -236,7 +250,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """The processor that turns samples into batches."""
         return Processor(
             self.image_preprocessing,
-            TextPreprocessing(self.max_text_tokens, self.clean_text),
+            self.text_preprocessing,
             load_tokenizer(self.text_encoder, self.text_encoder_revision),
             self.task,
             self.num_classes,

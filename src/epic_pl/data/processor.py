@@ -5,8 +5,8 @@ Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, Self, TypedDict, cast, get_args
 
@@ -24,12 +24,13 @@ from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.decoding import MAX_PIXELS, upright_rgb
 from epic_pl.data.images import read_image
 from epic_pl.data.preprocessing import (
+    AnyResize,
     ImagePreprocessing,
     Preprocessing,
-    Resize,
     TextPreprocessing,
     image_preprocessing,
     load_tokenizer,
+    text_preprocessing,
 )
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.utils.errors import ConfigError, DataError, counted
@@ -116,6 +117,8 @@ class Processor:
         self.image, self.text, self.tokenizer = image, text, tokenizer
         self.task, self.num_classes = task, num_classes
         self.max_text_tokens = min(text.max_tokens, tokenizer.model_max_length)
+        # a tokenizer without special tokens makes none of an empty text, but a batch needs one
+        self._blank = "" if tokenizer("")["input_ids"] else tokenizer.pad_token
         self.transform = build_image_transform(image, train=False)
 
     @classmethod
@@ -138,9 +141,10 @@ class Processor:
         text: str,
         *,
         image_size: int | None = None,
-        resize: Resize = "crop",
+        resize: AnyResize = "auto",
         max_text_tokens: int = 64,
         clean_text: bool = False,
+        text_prompt: str = "auto",
         task: Task = "multiclass",
         num_classes: int | None = None,
     ) -> Self:
@@ -152,9 +156,11 @@ class Processor:
             text: name of the text encoder, see :func:`~epic_pl.data.preprocessing.load_tokenizer`.
             image_size: side of the images in pixels; None is the image encoder's own.
             resize: how images become square, see
-                :class:`~epic_pl.data.preprocessing.ImagePreprocessing`.
+                :class:`~epic_pl.data.preprocessing.ImagePreprocessing`; "auto" is the image
+                encoder's own.
             max_text_tokens: maximum number of tokens of a text; longer texts are cut.
             clean_text: whether to apply :func:`~epic_pl.data.clean_text.clean_text` to texts.
+            text_prompt: see :func:`~epic_pl.data.preprocessing.text_preprocessing`.
             task: ``multiclass`` or ``multilabel``.
             num_classes: number of classes C; needed for labels of a multilabel task.
 
@@ -162,8 +168,9 @@ class Processor:
             EncoderError: if there is no such encoder.
             AssetError: if its files cannot be fetched.
         """
-        own = replace(image_preprocessing(image, image_size), resize=resize)
-        words = TextPreprocessing(max_text_tokens, clean_text)
+        own = image_preprocessing(image, image_size).with_resize(resize)
+        chosen = TextPreprocessing(max_text_tokens, clean_text, text_prompt)
+        words = text_preprocessing(text, chosen)
         return cls(own, words, load_tokenizer(text), task, num_classes)
 
     @property
@@ -293,10 +300,14 @@ class Processor:
         return batch
 
     def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
-        """``input_ids`` and ``attention_mask`` ``(B, S)``, padded on the right."""
-        tokens: Mapping[str, Tensor] = self.tokenizer(
-            self.shortened(texts),
-            padding=True,
+        """``input_ids`` and ``attention_mask`` ``(B, S)`` of the prompt and each text.
+
+        They are padded on the right. The mask is True on the padding if the encoder attends to it.
+        """
+        prompted = [self.text.prompt + text for text in self.shortened(texts)]
+        tokens: MutableMapping[str, Tensor] = self.tokenizer(
+            [text if text.strip() else self._blank for text in prompted],
+            padding="max_length" if self.text.padded else True,
             padding_side="right",
             truncation=True,
             max_length=self.max_text_tokens,
@@ -304,11 +315,15 @@ class Processor:
             return_token_type_ids=False,
             return_tensors="pt",
         )
+        if self.text.padded:
+            tokens["attention_mask"] = torch.ones_like(tokens["attention_mask"])
         return tokens
 
     def full_texts(self, batch: Batch) -> int:
         """Number of texts that have the maximum number of tokens, and so may have been cut."""
-        return int((batch["attention_mask"].sum(dim=1) >= self.max_text_tokens).sum())
+        pad, padded = self.tokenizer.pad_token_id, self.text.padded
+        seen = batch["input_ids"] != pad if padded else batch["attention_mask"]
+        return int((seen.sum(dim=1) >= self.max_text_tokens).sum())
 
     def tell_full(self, count: int) -> None:
         """Log how many texts of this process may have been cut, if any."""

@@ -71,13 +71,15 @@ def build_image_transform(
     """
     check_word(AUGMENTATIONS, augment=augment)
     mode = InterpolationMode(p.interpolation)
-    steps: list[Any] = [v2.Resize(p.resized, interpolation=mode), v2.CenterCrop(p.size)]
+    resize: Any = v2.Resize(p.resized, interpolation=mode)
     if p.resize == "squash":
-        steps = [v2.Resize((p.size, p.size), interpolation=mode)]
+        resize = v2.Resize((p.resized, p.resized), interpolation=mode)
     elif p.resize == "pad":  # centre the image on a square of the mean colour
         resampling = Image.Resampling[p.interpolation.upper()]
         colour = tuple(round(255 * mean) for mean in p.mean)
-        steps = [partial(ImageOps.pad, size=(p.size, p.size), method=resampling, color=colour)]
+        square = (p.resized, p.resized)
+        resize = partial(ImageOps.pad, size=square, method=resampling, color=colour)
+    steps = [resize, v2.CenterCrop(p.size)]
     if not train or augment == "none":
         return ImageTransform(steps, p, random=False)
     if augment in ("crop", "randaugment"):

@@ -220,6 +220,8 @@ class Texts(Items[str]):
         return {
             "tokenizer": tokenizer_digest(self.data.processor.tokenizer),
             "max_tokens": self.data.processor.max_text_tokens,
+            "prompt": self.data.processor.text.prompt,
+            "padded": self.data.processor.text.padded,
         }
 
 

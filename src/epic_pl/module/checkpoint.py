@@ -33,6 +33,7 @@ _DATA_OPTIONS = {
     ("image", "resize"): "resize",
     ("text", "max_tokens"): "max_text_tokens",
     ("text", "clean"): "clean_text",
+    ("text", "prompt"): "text_prompt",
 }
 # what has a row for each class
 _OF_CLASSES = ("model.head.", "loss.", "postprocessor.")
@@ -175,7 +176,9 @@ def check_preprocessing(saved: Any, here: Any) -> None:
         CheckpointError: naming the option that differs. Without both sides there is no check.
     """
     theirs, ours = input_options(saved), input_options(here)
-    for name in sorted(theirs.keys() | ours.keys()) if theirs and ours else ():
+    # options first, then what follows from them
+    names = sorted(theirs.keys() | ours.keys(), key=lambda name: (name.count("."), name))
+    for name in names if theirs and ours else ():
         if theirs.get(name) != ours.get(name):
             raise CheckpointError(
                 f"The checkpoint was trained with data.{name} {theirs.get(name)!r}, but this data "

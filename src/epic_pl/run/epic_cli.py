@@ -464,7 +464,8 @@ def _prepare_alike(data: Namespace, saved: dict[str, Any]) -> None:
         default = known[name].default if name in known else None
         if type(value) is type(default) and options.get(name) == default != value:
             options[name] = value
-            rank_zero_info(f"data.{name} is {value}, as in the checkpoint")
+            if default != "auto":
+                rank_zero_info(f"data.{name} is {value}, as in the checkpoint")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -278,29 +279,41 @@ def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(predict):
     np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
 
 
-@pytest.mark.parametrize("resize", ["crop", "pad", "squash"])
+@pytest.mark.parametrize(
+    ("side", "options"),
+    [
+        ("image", {"resize": "pad", "crop_pct": 0.8}),
+        ("image", {"resize": "squash", "crop_pct": 0.8}),
+        ("image", {"mean": [0, 0, 0], "std": [1 / 255] * 3}),
+        ("text", {"clean": True, "max_tokens": 12}),
+        ("text", {"prompt": "a red "}),
+        ("text", {"padded": True}),
+        ("text", {"special": False}),
+    ],
+    ids=str,
+)
 def test_predict_py_prepares_inputs_as_the_package_does(
-    resize, predict, written, samples, tmp_path
+    side, options, predict, written, samples, tmp_path
 ):
     for path in written.iterdir():
         (tmp_path / path.name).symlink_to(path)
     about = json.loads((tmp_path / "model.json").read_text())
-    about["preprocessing"]["image"]["resize"] = resize
-    about["preprocessing"]["text"] |= {"clean": True, "max_tokens": 12}
-    about["never_missing"] = []
+    about["preprocessing"][side] |= options
     (tmp_path / "model.json").unlink()
     (tmp_path / "model.json").write_text(json.dumps(about))
-    model, prepared = predict.Model(tmp_path), []
-    run = model.session.run
-    model.session = SimpleNamespace(run=lambda *given: prepared.append(given[1]) or run(*given))
+    if "special" in options:
+        (tmp_path / "tokenizer").unlink()
+        shutil.copytree(written / "tokenizer", tmp_path / "tokenizer")
+        file = tmp_path / "tokenizer" / "tokenizer.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": None}))
+    model, given = predict.Model(tmp_path), []
+    model.session = SimpleNamespace(run=lambda _, inputs: given.append(inputs) or [[0]])
+    processor = Classifier.load(tmp_path).processor
     for sample in samples:
         model.probabilities(sample.get("image"), sample.get("text"))
-    preprocessing = Preprocessing.from_dict(about["preprocessing"])
-    processor = Processor(*preprocessing, load_tokenizer(str(written / "tokenizer")))
-    for sample, inputs in zip(samples, prepared, strict=True):
-        for name, value in processor([sample]).items():
-            if name in inputs:
-                np.testing.assert_allclose(inputs[name], value, atol=1e-5, err_msg=name)
+        for name, tensor in processor([sample]).items():
+            if name in given[-1]:
+                np.testing.assert_allclose(given[-1][name], tensor, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -170,12 +170,12 @@ def _fit_images(table: pa.Table, guess: Guess, folder: Path) -> tuple[int, str, 
         with suppress(DataError):  # the data check reports a bad image
             sizes.append(read_image(root / path).size)
     if not sizes:
-        return _SMALL, "crop", {}
+        return _SMALL, "auto", {}
     short, long = np.sort(np.array(sizes), axis=1).T
     median, share = np.median(short), np.mean(3 * long >= 4 * short)
     size = _LARGE if median > 160 else _SMALL
-    resize = "pad" if share >= _MANY_LONG else "crop"
-    how = "bars are added" if resize == "pad" else "the centre is taken"
+    resize = "pad" if share >= _MANY_LONG else "auto"
+    how = "bars are added" if resize == "pad" else "as the image encoder was trained"
     chosen = {"image size": f"{size} pixels (shorter sides are {median:.0f}, the median)"}
     chosen["resize"] = f"{resize}: {how} ({share:.0%} are 4:3 or longer)"
     return size, resize, chosen

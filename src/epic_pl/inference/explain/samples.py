@@ -157,7 +157,7 @@ def _on_patches(attention: Attention, prefix: int) -> Tensor:
 
 def _words(processor: Any, text: str) -> tuple[list[str], list[int]]:
     """The W words of a text, and for each token the number of its word, 0 for special tokens."""
-    tokens = processor.tokenize([text])
+    tokens, text = processor.tokenize([text]), processor.text.prompt + text
     ids = tokens["input_ids"][0].tolist()
     names = processor.tokenizer.convert_ids_to_tokens(ids)
     if tokens.is_fast:

@@ -76,6 +76,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> Description:
         text = asdict(prepared.text)
         if tokenizer is not None:
             text["max_tokens"] = min(text["max_tokens"], tokenizer.model_max_length)
+            text["pad_token"] = tokenizer.pad_token
         described = {"image": prepared.image.to_dict(), "text": text}
     return Description(
         format_version=1,

@@ -176,7 +176,8 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> PageContent
     if len(samples) == 2:
         samples[_PAIR] = {**samples[_IMAGE], "text": samples[_TEXT]["text"]}
     whole, read = [*samples.values()][-1], classifier.processor.max_text_tokens
-    tokens = len(classifier.processor.tokenizer(whole["text"] or "")["input_ids"])
+    words = classifier.processor.text.prompt + (whole["text"] or "")
+    tokens = len(classifier.processor.tokenizer(words)["input_ids"])
     never, notes = " or its ".join(classifier.never_missing), []
     if classifier.thresholds is not None:
         notes.append("✓ marks labels that reach their threshold.")

@@ -41,6 +41,12 @@ class Model:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.text["max_tokens"])
+        # a tokenizer without special tokens makes none of an empty text
+        self.blank = "" if self.tokenizer.encode("").ids else self.text["pad_token"]
+        if self.text["padded"]:
+            pad = self.text["pad_token"]
+            options = {"pad_id": self.tokenizer.token_to_id(pad), "pad_token": pad}
+            self.tokenizer.enable_padding(length=self.text["max_tokens"], **options)
         self.session = onnxruntime.InferenceSession(str(folder / file))
 
     def __call__(self, image: Any = None, text: str | None = None, top_k: int = 5) -> list[Any]:
@@ -56,7 +62,10 @@ class Model:
             raise ValueError("there is neither image nor text")
         words = clean_text(text or "") if self.text["clean"] else text or ""
         words = words[: CHARACTERS_PER_TOKEN * self.text["max_tokens"]]
-        ids = np.array([self.tokenizer.encode(words).ids], np.int64)
+        words = self.text["prompt"] + words
+        ids = np.array(
+            [self.tokenizer.encode(words if words.strip() else self.blank).ids], np.int64
+        )
         blank = np.zeros((3, self.image["size"], self.image["size"]), np.float32)
         inputs = {
             "pixel_values": (blank if image is None else self.pixels(image))[None],
@@ -82,15 +91,16 @@ class Model:
         with file if hasattr(file, "read") else open_regular(file) as opened:
             image = decode(opened, 2 * resized)
         if self.image["resize"] == "squash":
-            image = image.resize((side, side), filters)
+            image = image.resize((resized, resized), filters)
         elif self.image["resize"] == "pad":
             colour = tuple(round(255 * channel) for channel in mean)
-            image = ImageOps.pad(image, (side, side), filters, colour)
+            image = ImageOps.pad(image, (resized, resized), filters, colour)
         else:
             short = min(image.size)
             image = centre(image, *(min(length, MAX_ASPECT * short) for length in image.size))
             scaled = [resized if s == short else int(resized * s / short) for s in image.size]
-            image = centre(image.resize((scaled[0], scaled[1]), filters), side, side)
+            image = image.resize((scaled[0], scaled[1]), filters)
+        image = centre(image, side, side)
         scaled = (np.asarray(image) / 255 - mean) / std
         return np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
 
