@@ -1,14 +1,19 @@
 """Callbacks that every :class:`~epic_pl.module.EPICModule` brings to its Trainer."""
 
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelPruning, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from epic_pl.data.preprocessing import Preprocessing, image_file
 from epic_pl.module.outputs import warn_of_absence
 from epic_pl.module.parameters import parameter_table
+from epic_pl.utils.assets.sentence_files import read_sentence_files
 from epic_pl.utils.errors import ConfigError, TrainingError
 
 # on an accelerator each check of the loss has to wait for the device
@@ -16,11 +21,13 @@ _CHECK_INTERVAL = 50
 
 
 class ParameterTable(Callback):
-    """Prints the numbers of trained and frozen parameters when a training starts."""
+    """Prints the encoders and the numbers of parameters when a training starts."""
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Print the table once."""
+        """Print a line for each encoder and the table once."""
         if trainer.is_global_zero:
+            for line in encoder_lines(pl_module):
+                rank_zero_info(line)
             parameter_table(pl_module.model)
 
 
@@ -61,6 +68,24 @@ class TrainingGuard(Callback):
             "trainer.precision to 32-true or bf16-mixed; the checkpoints written before this step "
             "are untouched, and ckpt_path resumes from them."
         )
+
+
+def encoder_lines(module: Any) -> Iterator[str]:
+    """A line for each encoder of a module: what it is, and how its inputs are prepared."""
+    configs, given = module.encoders, ["inputs of another pipeline"] * 2
+    with suppress(ConfigError):
+        image, text = Preprocessing.from_dict(module.hparams.get("preprocessing"))
+        files = read_sentence_files(configs.text.name, configs.text.revision)
+        of_text = f"{files.file if files.pooling else 'its tokenizer'}"
+        prompts = f"; its prompts: {', '.join(files.prompts) or 'none'}"
+        given = [
+            f"{image} from {image_file(configs.image.name)}",
+            f"{text} from {of_text}{prompts}",
+        ]
+    for name, tower, inputs in zip(("image", "text"), module.model.towers, given, strict=True):
+        encoder, config = tower.encoder, getattr(configs, name)
+        size = f"{encoder.num_layers} layers of width {encoder.width}, pooling {encoder.pooling}"
+        yield f"Encoder {config.name}: {type(encoder).__name__} with {size}; {inputs}"
 
 
 class AbsenceWarning(Callback):
