@@ -15,6 +15,7 @@ ALLOWED = {
     "module/metrics.py": ["_update_state"],
     "nn/encoders/base.py": ["_apply", "_apply"],
     "nn/encoders/build.py": ["_attn_implementation"],
+    "nn/encoders/timm_eva.py": ["_pos_embed"],
     "nn/encoders/timm_vit.py": ["_pos_embed"],
 }
 PUBLIC = {"_asdict", "_exit", "_fields", "_replace"}  # documented, of named tuples and `os`

@@ -53,7 +53,9 @@ class MPNetEncoder(Encoder):
         """The first token ``(B, d)``, or the mean of the visible ones."""
         return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
 
-    def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def _layer(
+        self, index: int, tokens: Tensor, attention_mask: Tensor | None, num_extra: int
+    ) -> Tensor:
         bias = self.model.encoder.compute_position_bias(tokens)  # (B, h, N, N)
         if attention_mask is not None:
             bias = bias.masked_fill(~attention_mask, torch.finfo(bias.dtype).min)
@@ -65,9 +67,13 @@ class MPNetEncoder(Encoder):
         attention = self.model.encoder.layer[index].attention.attn
         return Memory(self._heads(attention.k(tokens)), self._heads(attention.v(tokens)))
 
-    def queries(self, index: int, tokens: Tensor) -> Tensor:
-        """Queries of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
-        return self._heads(self.model.encoder.layer[index].attention.attn.q(tokens))
+    def heads(
+        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of layer ``index`` for a stream ``(B, n, d)``."""
+        attention = self.model.encoder.layer[index].attention.attn
+        queries, keys, values = (f(stream) for f in (attention.q, attention.k, attention.v))
+        return self._heads(queries), self._heads(keys), self._heads(values)
 
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
@@ -75,8 +81,7 @@ class MPNetEncoder(Encoder):
         """Run layer ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
         layer = self.model.encoder.layer[index]
         seen = read_mask(mask, memory.length() + stream.shape[1])
-        own = self.memory(index, stream)
-        read = read_attention(self.queries(index, stream), *own, memory, seen)
+        read = read_attention(*self.heads(index, stream, memory), memory, seen)
         read = layer.attention.attn.o(read.transpose(1, 2).flatten(2))
         attended = layer.attention.LayerNorm(read + stream)
         outputs: Tensor = layer.output(layer.intermediate(attended), attended)

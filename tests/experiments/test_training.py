@@ -22,7 +22,7 @@ from epic_pl.experiments.compare.statistics import (
 )
 from epic_pl.experiments.training import store_features, train_and_test
 from epic_pl.module.checkpoint_io import read_checkpoint
-from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
+from epic_pl.nn.encoders import TimmViTEncoder, TransformersEncoder
 from epic_pl.utils.errors import DataError
 
 
@@ -84,7 +84,7 @@ def test_each_image_is_read_and_encoded_once_in_any_order_of_methods(
     monkeypatch.setattr(
         ImageTextDataset, "read", lambda self, path: read.append(path) or image(self, path)
     )
-    for side, kind in (("image", TimmViTEncoder), ("text", HFTextEncoder)):
+    for side, kind in (("image", TimmViTEncoder), ("text", TransformersEncoder)):
         layer = kind.run_layer
 
         def counted(self, index, tokens, *rest, layer=layer, side=side):

@@ -222,12 +222,12 @@ class SlowCLIPText(SlowCLIP):
 def slow_encoders(model) -> list[SlowEncoder]:
     """Those of the image and of the text."""
     kinds = {
-        "TimmViTEncoder": SlowViT,
-        "HFTextEncoder": SlowBERT,
-        "CLIPImageEncoder": SlowCLIPImage,
-        "CLIPTextEncoder": SlowCLIPText,
+        "VisionTransformer": SlowViT,
+        "BertModel": SlowBERT,
+        "CLIPVisionModel": SlowCLIPImage,
+        "CLIPTextModel": SlowCLIPText,
     }
-    return [kinds[type(e).__name__](e) for e in (model.image_encoder, model.text_encoder)]
+    return [kinds[type(e.model).__name__](e) for e in (model.image_encoder, model.text_encoder)]
 
 
 def samples(batch):

@@ -17,10 +17,8 @@ from transformers import (
 
 from epic_pl.nn import EPIC, HeadConfig, Pair, methods
 from epic_pl.nn.encoders import (
-    CLIPImageEncoder,
-    CLIPTextEncoder,
-    HFTextEncoder,
     TimmViTEncoder,
+    TransformersEncoder,
     build_image_encoder,
     build_text_encoder,
 )
@@ -67,8 +65,8 @@ def bert(depth: int = 3, **options) -> BertModel:
     return BertModel(config, add_pooling_layer=False).eval()
 
 
-def text_encoder(depth: int = 3, pooling: str = "auto", **options) -> HFTextEncoder:
-    return HFTextEncoder(scramble(bert(depth, **options), seed=2), pooling)
+def text_encoder(depth: int = 3, pooling: str = "auto", **options) -> TransformersEncoder:
+    return TransformersEncoder(scramble(bert(depth, **options), seed=2), pooling)
 
 
 def hf_text(model_type: str) -> nn.Module:
@@ -96,14 +94,14 @@ def clip_text() -> CLIPTextModel:
     return scramble(CLIPTextModel(config), seed=5).eval()
 
 
-def clip_image_encoder(pooling="auto") -> CLIPImageEncoder:
+def clip_image_encoder(pooling="auto") -> TransformersEncoder:
     model = clip_vision()
-    return CLIPImageEncoder(getattr(model, "vision_model", model), pooling)
+    return TransformersEncoder(getattr(model, "vision_model", model), pooling)
 
 
-def clip_text_encoder(pooling="auto") -> CLIPTextEncoder:
+def clip_text_encoder(pooling="auto") -> TransformersEncoder:
     model = clip_text()
-    return CLIPTextEncoder(getattr(model, "text_model", model), pooling)
+    return TransformersEncoder(getattr(model, "text_model", model), pooling)
 
 
 def randomise(model: nn.Module, seed: int = 7) -> nn.Module:

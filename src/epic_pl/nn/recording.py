@@ -10,6 +10,7 @@ from torch import Tensor
 
 from epic_pl.nn.base import Attention
 from epic_pl.nn.encoders.base import read_mask
+from epic_pl.nn.encoders.reading import Memory
 from epic_pl.nn.pair import where_present
 from epic_pl.nn.towers import JointTower, ReadOnlyTower
 
@@ -27,8 +28,8 @@ def prompt_attention(
     """
     encoder, layer = tower.encoder, tower.layers[step]
     memory, mask = tower.memory(step, state)
-    queries = encoder.queries(layer, prompts)  # (B, h, n, d / h)
-    both = (memory, encoder.memory(layer, prompts))
+    queries, *own = encoder.heads(layer, prompts, memory, mask)  # (B, h, n, d / h)
+    both = (memory, Memory(*own))
     scores = torch.cat([part.scores(queries) for part in both], dim=-1)  # (B, h, n, N + n)
     scores = scores * queries.shape[-1] ** -0.5
     seen = read_mask(mask, scores.shape[-1])

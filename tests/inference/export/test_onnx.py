@@ -22,8 +22,6 @@ import tiny_onnx
 import tiny_runs
 from epic_pl import Classifier
 from epic_pl.cli.main import call
-from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
-from epic_pl.data.processor import Processor
 from epic_pl.data.tables.formats import read_csv
 from epic_pl.inference.export.folder import largest_difference, write_folder
 from epic_pl.inference.exported import load_program

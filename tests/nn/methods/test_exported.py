@@ -18,7 +18,7 @@ from tiny_models import (
 from epic_pl.inference.description import INPUTS
 from epic_pl.inference.export.program import Probabilities, export_program
 from epic_pl.module.postprocess import Postprocessor
-from epic_pl.nn.encoders import HFTextEncoder
+from epic_pl.nn.encoders import TransformersEncoder
 from epic_pl.nn.methods.parts import PartsModel
 
 # text lengths of each row, presence of image and text; the traced batch is two rows of five tokens
@@ -54,7 +54,7 @@ def test_a_traced_model_gives_the_models_probabilities(name, clip, attention):
 
 @pytest.mark.parametrize("text", ["roberta", "electra"])
 def test_other_text_models(text):
-    model = make("NoInteraction", text=HFTextEncoder(hf_text(text))).float()
+    model = make("NoInteraction", text=TransformersEncoder(hf_text(text))).float()
     # RoBERTa's kin leave two of their 24 positions to padding
     assert_exports(model, BATCHES[1:])
 

@@ -20,7 +20,7 @@ from tiny_models import (
 )
 
 from epic_pl.nn import Pair
-from epic_pl.nn.encoders import HFTextEncoder, TimmViTEncoder
+from epic_pl.nn.encoders import TimmViTEncoder, TransformersEncoder
 from epic_pl.nn.methods import MaPLe
 from epic_pl.utils.errors import ConfigError
 
@@ -61,7 +61,7 @@ def test_impossible_options_are_refused_by_name(name, options):
 @pytest.mark.parametrize("method", ["FullFineTuning", "LoRA"])
 def test_parts_without_effect_on_the_output_stay_frozen(method):
     # a pooler that is not run, and an attention pool where the class token is asked for
-    text = HFTextEncoder(hf_text("bert"))
+    text = TransformersEncoder(hf_text("bert"))
     assert any(name.startswith("pooler.") for name, _ in text.model.named_parameters())
     model = make(method, TimmViTEncoder(vit(global_pool="map"), "cls"), text)
     assert not any("pooler" in name or "attn_pool" in name for name in trained(model))
@@ -73,7 +73,7 @@ def test_parts_without_effect_on_the_output_stay_frozen(method):
 @pytest.mark.parametrize("method", ["FullFineTuning", "LoRA"])
 @pytest.mark.parametrize(("text", "pooling"), [("roberta", "cls"), ("electra", "mean")])
 def test_other_families_are_trained_too(method, text, pooling):
-    model = make(method, clip_image_encoder(), HFTextEncoder(hf_text(text), pooling))
+    model = make(method, clip_image_encoder(), TransformersEncoder(hf_text(text), pooling))
     assert not without_gradient(model)
     assert any(name.startswith("text_tower.") for name in trained(model))
 

@@ -29,7 +29,7 @@ _MAX_SIDE = 8
 class Encoder(nn.Module, ABC):
     """A frozen transformer whose layers can be run one by one.
 
-    Subclasses implement the abstract methods; only read-only prompts need ``memory``, ``queries``
+    Subclasses implement the abstract methods; only read-only prompts need ``memory``, ``heads``
     and ``read_layer``. A tower runs the layers, with or without prompts. Parameters get no
     gradient, and :meth:`train` leaves the encoder in evaluation mode, so dropout stays off.
 
@@ -132,16 +132,27 @@ class Encoder(nn.Module, ABC):
         return output
 
     @abstractmethod
-    def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
-        """Output of layer ``index`` for all positions; the mask is SDPA's (True = visible)."""
+    def _layer(
+        self, index: int, tokens: Tensor, attention_mask: Tensor | None, num_extra: int
+    ) -> Tensor:
+        """Output of layer ``index`` for all positions, the last ``num_extra`` of them prompts.
+
+        The mask ``(B, 1, 1, N + n)`` is SDPA's, True on visible positions; None if all are.
+        """
 
     @abstractmethod
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
 
     @abstractmethod
-    def queries(self, index: int, tokens: Tensor) -> Tensor:
-        """Queries ``(B, h, N, d / h)`` of layer ``index`` for the tokens ``(B, N, d)`` entering."""
+    def heads(
+        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``(B, h, n, d / h)`` that :meth:`read_layer` computes.
+
+        They are those of the stream alone, after norms and rotations. Scores are the products of
+        queries and keys, divided by ``sqrt(d / h)``.
+        """
 
     @abstractmethod
     def read_layer(
@@ -178,12 +189,11 @@ class Encoder(nn.Module, ABC):
         if extra is None:
             # a sample without visible tokens attends to all of them
             mask = None if mask is None else mask | ~mask.any(dim=1, keepdim=True)
-            return self.checkpointed(
-                self._layer, index, tokens, self._attention_mask(mask, tokens, 0)
-            )
+            seen = read_mask(mask, tokens.shape[1])
+            return self.checkpointed(self._layer, index, tokens, seen, 0)
         joint = torch.cat([tokens, extra], dim=1)  # (B, N + n, d)
-        seen = self._attention_mask(mask, tokens, extra.shape[1])
-        outputs = self.checkpointed(self._layer, index, joint, seen)
+        seen = read_mask(mask, joint.shape[1])
+        outputs = self.checkpointed(self._layer, index, joint, seen, extra.shape[1])
         return outputs[:, : tokens.shape[1]], outputs[:, tokens.shape[1] :]
 
     @property
@@ -250,10 +260,6 @@ class Encoder(nn.Module, ABC):
         for index in range(start, stop):
             tokens = self.run_layer(index, tokens, mask)
         return tokens
-
-    def _attention_mask(self, mask: Tensor | None, tokens: Tensor, num_extra: int) -> Tensor | None:
-        """SDPA's mask ``(B, 1, 1, N + n)`` from ``(B, N)``; extra positions are visible."""
-        return read_mask(mask, tokens.shape[1] + num_extra)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Compute the fingerprint of the original weights before they are moved or converted."""

