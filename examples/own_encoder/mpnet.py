@@ -44,7 +44,7 @@ class MPNetEncoder(Encoder):
         names = ("hidden_act", "layer_norm_eps", "num_attention_heads")
         return {name: getattr(self.model.config, name) for name in names}
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens ``(B, N, d)`` of token ids ``(B, N)``."""
         tokens: Tensor = self.model.embeddings(input_ids=inputs)
         return tokens
@@ -53,12 +53,10 @@ class MPNetEncoder(Encoder):
         """The first token ``(B, d)``, or the mean of the visible ones."""
         return masked_mean(tokens, mask) if self.pooling == "mean" else tokens[:, 0]
 
-    def _layer(
-        self, index: int, tokens: Tensor, attention_mask: Tensor | None, num_extra: int
-    ) -> Tensor:
+    def _layer(self, index: int, tokens: Tensor, mask: Tensor | None, num_extra: int) -> Tensor:
         bias = self.model.encoder.compute_position_bias(tokens)  # (B, h, N, N)
-        if attention_mask is not None:
-            bias = bias.masked_fill(~attention_mask, torch.finfo(bias.dtype).min)
+        if mask is not None:
+            bias = bias.masked_fill(~mask, torch.finfo(bias.dtype).min)
         outputs: Tensor = self.model.encoder.layer[index](tokens, position_bias=bias)[0]
         return outputs
 

@@ -136,6 +136,52 @@ EVAS = {
     "RoPE, mean": ("vit_betwixt_patch16_rope_reg4_gap_256", {}),
 }
 
+# models that run as a whole
+FEATURE_TEXTS = {
+    "MPNet": lambda: (hf.MPNetModel, hf.MPNetConfig(**sizes(**TEXT))),
+    "DeBERTa": lambda: (
+        hf.DebertaV2Model,
+        hf.DebertaV2Config(**sizes(**TEXT, relative_attention=True, position_buckets=8)),
+    ),
+    "ALBERT": lambda: (hf.AlbertModel, hf.AlbertConfig(**sizes(**TEXT, embedding_size=16))),
+    "T5": lambda: (
+        hf.T5EncoderModel,
+        hf.T5Config(vocab_size=60, d_model=32, d_kv=8, d_ff=48, num_layers=3, num_heads=4),
+    ),
+    "GPT-2": lambda: (
+        hf.GPT2Model,
+        hf.GPT2Config(vocab_size=60, n_embd=32, n_layer=3, n_head=4, n_positions=40),
+    ),
+}
+FEATURE_IMAGES = {
+    "ConvNeXt V2": lambda: (
+        hf.ConvNextV2Model,
+        hf.ConvNextV2Config(hidden_sizes=[8, 16, 24, 32], depths=[1] * 4, image_size=64),
+    ),
+    "BEiT": lambda: (hf.BeitModel, hf.BeitConfig(**IMAGE, use_relative_position_bias=True)),
+}
+STAGES = {"depths": (1, 1, 1, 1), "img_size": None, "depth": None, "patch_size": None}
+FEATURE_TIMMS = {
+    "ConvNeXt": ("convnext_tiny", {**STAGES, "dims": (8, 16, 24, 32)}),
+    "Swin": (
+        "swin_tiny_patch4_window7_224",
+        {
+            **STAGES,
+            "embed_dim": 8,
+            "num_heads": (1, 2, 2, 4),
+            "img_size": 64,
+            "window_size": 4,
+        },
+    ),
+    "FastViT": (
+        "fastvit_t8",
+        {"layers": (1, 1, 1, 1), "embed_dims": (24, 24, 48, 48), "img_size": None, "depth": None},
+    ),
+    "MobileNetV4": ("mobilenetv4_conv_small_035", dict.fromkeys(VIT)),
+    "ResNet": ("resnet18", dict.fromkeys(VIT)),
+    "BEiT": ("beit_base_patch16_224", {}),
+}
+
 
 def shifted(model: torch.nn.Module) -> torch.nn.Module:
     """The model in evaluation mode, every weight moved a little."""
@@ -154,7 +200,12 @@ def write_hf(folder: Path, model_class, config) -> str:
 
 
 def write_timm(folder: Path, name: str, options: dict) -> str:
-    arguments = {**VIT, **options, "num_classes": 0}
+    if any(option in options for option in ("dims", "embed_dims", "depths")):
+        arguments = options
+    else:
+        arguments = {**VIT, **options}
+    arguments = {key: value for key, value in arguments.items() if value is not None}
+    arguments["num_classes"] = 0
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = shifted(timm.create_model(name, **arguments))

@@ -1,5 +1,6 @@
 """Encoders of many architectures against the libraries' own forward passes."""
 
+import copy
 import inspect
 from pathlib import Path
 
@@ -7,32 +8,62 @@ import pytest
 import timm
 import torch
 import transformers as hf
-from architectures import EVAS, IMAGES, TEXTS, VITS, write_hf, write_timm
+from architectures import (
+    EVAS,
+    FEATURE_IMAGES,
+    FEATURE_TEXTS,
+    FEATURE_TIMMS,
+    IMAGES,
+    TEXTS,
+    VITS,
+    write_hf,
+    write_timm,
+)
 from tiny_models import cached, image_encoder, text_encoder
 from torch import nn
 
 from epic_pl.nn import EPIC, Pair
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
-from epic_pl.nn.methods import LateFusionMLP, Parts
+from epic_pl.nn.methods import (
+    PMF,
+    FullFineTuning,
+    LateFusionMLP,
+    LinearProbe,
+    MaPLe,
+    NoPrompts,
+    Parts,
+)
+from epic_pl.utils.errors import EncoderError
 
 MASK = torch.tensor([[True] * 7, [True] * 5 + [False] * 2, [True] * 7])
 FAST = {"DistilBERT", "ModernBERT", "Gemma 3, bidirectional", "Qwen3", "SigLIP text"}
 FAST |= {"SigLIP", "DINOv3", "AIMv2", "timm EVA-02", "timm DINOv3"}
+FAST |= {"DeBERTa", "timm ConvNeXt", "timm Swin"}
 KINDS = {
     **{name: ("text", made) for name, made in TEXTS.items()},
     **{name: ("image", made) for name, made in IMAGES.items()},
     **{f"timm {name}": ("timm", made) for name, made in (VITS | EVAS).items()},
 }
-NAMES = [
-    pytest.param(name, marks=[] if name in FAST else pytest.mark.slow, id=name) for name in KINDS
-]
+FEATURES = {
+    **{name: ("text", made) for name, made in FEATURE_TEXTS.items()},
+    **{name: ("image", made) for name, made in FEATURE_IMAGES.items()},
+    **{f"timm {name}": ("timm", made) for name, made in FEATURE_TIMMS.items()},
+}
+
+
+def named(kinds):
+    return [
+        pytest.param(name, marks=[] if name in FAST else pytest.mark.slow, id=name)
+        for name in kinds
+    ]
 
 
 class Case:
     """An encoder of the package, random inputs, and the library's own model as it is loaded."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self.kind, made = KINDS[name]
+        self.name = name.lower()
+        self.kind, made = (KINDS | FEATURES)[name]
         self.folder = (
             write_timm(folder, *made) if self.kind == "timm" else write_hf(folder, *made())
         )
@@ -46,7 +77,8 @@ class Case:
     def library(self) -> nn.Module:
         if self.kind == "timm":
             return timm.create_model(f"local-dir:{self.folder}", pretrained=True).eval()
-        model = hf.AutoModel.from_pretrained(self.folder, attn_implementation="eager").eval()
+        kind = hf.T5EncoderModel if "t5" in self.name else hf.AutoModel
+        model = kind.from_pretrained(self.folder, attn_implementation="eager").eval()
         return getattr(model, "text_model" if self.kind == "text" else "vision_model", model)
 
     def run_library(self, model: nn.Module):
@@ -61,14 +93,15 @@ class Case:
         if self.kind == "timm":
             return outputs
         states, pooled = outputs.last_hidden_state, getattr(outputs, "pooler_output", None)
-        causal = self.encoder.model.config.model_type.startswith(("clip_t", "metaclip_2_t", "qwen"))
+        kinds = ("clip_t", "metaclip_2_t", "qwen", "gpt")
+        causal = self.encoder.model.config.model_type.startswith(kinds)
         if causal:
             return states[torch.arange(3), MASK.sum(1) - 1]
         if self.encoder.model.config.model_type.startswith("siglip") and self.kind == "text":
             return self.encoder.model.head(states[torch.arange(3), MASK.sum(1) - 1])
         if self.kind == "text" or self.encoder.model.config.model_type == "vit":
             return states[:, 0]  # the pooler is for another task
-        return states.mean(1) if pooled is None else pooled
+        return states.mean(1) if pooled is None else pooled.flatten(1)
 
     def with_prompts(self, index: int, prompts: torch.Tensor, joint: bool):
         """The library's layer on tokens and prompts as one sequence: outputs of both.
@@ -146,7 +179,7 @@ def assert_same(ours, expected):
     torch.testing.assert_close(ours / scale, expected / scale, rtol=0, atol=1e-5)
 
 
-over_architectures = pytest.mark.parametrize("case", NAMES, indirect=True)
+over_architectures = pytest.mark.parametrize("case", named(KINDS), indirect=True)
 
 
 @over_architectures
@@ -203,21 +236,12 @@ def test_merged_patches_have_the_mean_direction_of_their_rotations(case):
 
 
 @over_architectures
-def test_methods_train_and_read_stored_features(case):
-    image, text = image_encoder(), text_encoder()
-    inputs = {
-        "pixel_values": image.example(3, 0, torch.Generator().manual_seed(1)),
-        "input_ids": text.example(3, 7, torch.Generator().manual_seed(2)),
-        "attention_mask": MASK.long(),
-    }
-    if case.kind == "text":
-        text, inputs["input_ids"] = case.encoder, case.inputs
-    else:
-        image, inputs["pixel_values"] = case.encoder, case.inputs
+def test_methods_train_and_read_stored_features(case, pair):
+    encoders, inputs = pair
     joint = EPIC(num_prompts=2, hub_width=8, prompt_attention="joint")
     for method in (EPIC(num_prompts=2, hub_width=8), joint, Parts(), LateFusionMLP()):
         torch.manual_seed(0)
-        model = method.build(Pair(image, text), 3).eval()
+        model = method.build(encoders, 3).eval()
         logits = model(inputs).logits
         logits.logsumexp(1).sum().backward()
         gradients = [p.grad.norm() for p in model.parameters() if p.grad is not None]
@@ -226,3 +250,45 @@ def test_methods_train_and_read_stored_features(case):
         if method is not joint:
             with torch.no_grad():
                 assert_same(model(cached(model, inputs, "layers")).logits, logits)
+
+
+@pytest.fixture
+def pair(case):
+    """Both encoders, one of them the case's, and inputs."""
+    image, text = image_encoder(), text_encoder()
+    inputs = {
+        "pixel_values": image.example(3, 0, torch.Generator().manual_seed(1)),
+        "input_ids": text.example(3, 7, torch.Generator().manual_seed(2)),
+        "attention_mask": MASK.long(),
+    }
+    if case.kind == "text":
+        return Pair(image, case.encoder), inputs | {"input_ids": case.inputs}
+    return Pair(case.encoder, text), inputs | {"pixel_values": case.inputs}
+
+
+@pytest.mark.parametrize("case", named(FEATURES), indirect=True)
+def test_any_other_model_gives_features(case, pair):
+    encoders, inputs = pair
+    encoder, mask = case.encoder, case.mask
+    with torch.no_grad():
+        tokens = encoder.embed(case.inputs, mask)
+        expected = case.own_pooling()
+        ours = encoder.pool(tokens, mask)[:, : expected.shape[1]]
+        assert_same(ours, expected)
+        changed = case.inputs if mask is None else torch.where(mask, case.inputs, 5)
+        assert_same(encoder.pool(encoder.embed(changed, mask), mask), encoder.pool(tokens, mask))
+    assert len(encoder.fingerprint) == 64
+    for method in (NoPrompts(), LinearProbe(), LateFusionMLP(), Parts(), FullFineTuning()):
+        torch.manual_seed(0)
+        model = method.build(copy.deepcopy(encoders), 3).eval()
+        logits = model(inputs).logits
+        logits.logsumexp(1).sum().backward()
+        gradients = [p.grad.norm() for p in model.parameters() if p.grad is not None]
+        assert torch.isfinite(torch.stack(gradients)).all()
+        if model.cache_levels:
+            with torch.no_grad():
+                for level in model.cache_levels:
+                    assert_same(model(cached(model, inputs, level)).logits, logits)
+    for method in (EPIC(), EPIC(prompt_attention="joint"), MaPLe(), PMF()):
+        with pytest.raises(EncoderError, match=r"LinearProbe.*docs/methods.md"):
+            method.build(encoders, 3)

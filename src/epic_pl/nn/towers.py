@@ -57,9 +57,13 @@ class Tower(nn.Module, ABC, Generic[State]):
     """Why other levels cannot be stored, as a sentence."""
     trains_encoder = False
     """Whether the encoder's layers run with gradient, and in the precision of what is trained."""
+    takes_prompts = False
+    """Whether prompts enter the encoder's layers."""
 
     def __init__(self, encoder: Encoder, layers: Sequence[int], keeps_tokens: bool = False) -> None:
         super().__init__()
+        if self.takes_prompts:
+            encoder.require_layers()
         self.encoder = encoder
         self.layers = list(layers)
         self.keeps_tokens = keeps_tokens
@@ -79,7 +83,7 @@ class Tower(nn.Module, ABC, Generic[State]):
         With ``layer`` the inputs are tokens that enter this layer.
         """
         with self.gradients(), self.autocast():
-            tokens = self.encoder.embed(inputs) if layer is None else inputs
+            tokens = self.encoder.embed(inputs, mask) if layer is None else inputs
             tokens = self.encoder.run_layers(layer or 0, self.layers[0], tokens, mask)
         return self.cast(tokens)
 
@@ -164,6 +168,7 @@ class JointState(NamedTuple):
 class JointTower(Tower[JointState]):
     """``[U; Z] = Layer([U; P])``: tokens and prompts attend to each other (the paper's setting)."""
 
+    takes_prompts = True
     trims_last_layer = True
     """Whether the encoder's last layer computes only the outputs in use."""
 
@@ -278,6 +283,7 @@ class ReadOnlyTower(FrozenTower):
     """
 
     reads_memory = True
+    takes_prompts = True
 
     def acquire(self, step: int, state: FrozenState, prompts: Tensor) -> tuple[FrozenState, Tensor]:
         """Run the prompts ``P (B, n, d)`` through the step's layer."""

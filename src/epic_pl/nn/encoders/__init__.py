@@ -2,6 +2,7 @@
 
 from epic_pl.nn.encoders.base import Encoder, masked_mean, read_mask
 from epic_pl.nn.encoders.build import build_image_encoder, build_text_encoder
+from epic_pl.nn.encoders.features import FeaturesEncoder
 from epic_pl.nn.encoders.hf_transformer import TransformersEncoder
 from epic_pl.nn.encoders.reading import Memory, read_attention
 from epic_pl.nn.encoders.timm_eva import TimmEvaEncoder
@@ -9,6 +10,7 @@ from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 
 __all__ = [
     "Encoder",
+    "FeaturesEncoder",
     "Memory",
     "TimmEvaEncoder",
     "TimmViTEncoder",

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from epic_pl.nn.encoders.reading import Memory
+from epic_pl.nn.encoders.segments import merged
 from epic_pl.utils.errors import EncoderError
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ _MAX_SIDE = 8
 class Encoder(nn.Module, ABC):
     """A frozen transformer whose layers can be run one by one.
 
-    Subclasses implement the abstract methods; only read-only prompts need ``memory``, ``heads``
+    Subclasses implement the abstract methods; read-only prompts also need ``memory``, ``heads``
     and ``read_layer``. A tower runs the layers, with or without prompts. Parameters get no
     gradient, and :meth:`train` leaves the encoder in evaluation mode, so dropout stays off.
 
@@ -43,6 +44,8 @@ class Encoder(nn.Module, ABC):
             :meth:`checkpointed` keep only their inputs, and run again in the backward pass.
     """
 
+    images = False
+    """Whether inputs are images."""
     num_prefix_tokens = 0
     """Number of tokens before the patches of an image (class token, registers)."""
 
@@ -105,9 +108,15 @@ class Encoder(nn.Module, ABC):
     def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
         """Random valid inputs on the CPU: images ``(B, 3, H, W)``, or token ids ``(B, N)``."""
 
+    def require_layers(self) -> None:
+        """Raise an EncoderError if prompts cannot enter the layers."""
+
     @abstractmethod
-    def embed(self, inputs: Tensor) -> Tensor:
-        """Tokens ``(B, N, d)`` that enter layer 0, from the modality's raw inputs."""
+    def embed(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Tokens ``(B, N, d)`` that enter layer 0, from the modality's raw inputs.
+
+        Only a model that runs as a whole needs ``mask (B, N)``, True on visible tokens.
+        """
 
     @abstractmethod
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -132,19 +141,16 @@ class Encoder(nn.Module, ABC):
         return output
 
     @abstractmethod
-    def _layer(
-        self, index: int, tokens: Tensor, attention_mask: Tensor | None, num_extra: int
-    ) -> Tensor:
+    def _layer(self, index: int, tokens: Tensor, mask: Tensor | None, num_extra: int) -> Tensor:
         """Output of layer ``index`` for all positions, the last ``num_extra`` of them prompts.
 
         The mask ``(B, 1, 1, N + n)`` is SDPA's, True on visible positions; None if all are.
         """
 
-    @abstractmethod
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def heads(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,8 +159,8 @@ class Encoder(nn.Module, ABC):
         They are those of the stream alone, after norms and rotations. Scores are the products of
         queries and keys, divided by ``sqrt(d / h)``.
         """
+        raise NotImplementedError
 
-    @abstractmethod
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
@@ -164,6 +170,7 @@ class Encoder(nn.Module, ABC):
         the first m positions of the stream, 0 or more. Further positions, or without a mask all,
         are visible.
         """
+        raise NotImplementedError
 
     @overload
     def run_layer(self, index: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor: ...
@@ -250,8 +257,8 @@ class Encoder(nn.Module, ABC):
         return masked_mean(tokens[:, patches], None if mask is None else mask[:, patches])
 
     def merge(self, tokens: Tensor) -> Tensor:
-        """Tokens ``(B, M, d)`` that prompts read; images merge neighbouring patches."""
-        return tokens
+        """Tokens ``(B, M, d)`` that prompts read; images have means of neighbouring patches."""
+        return merged(tokens, self.num_prefix_tokens) if self.images else tokens
 
     def run_layers(
         self, start: int, stop: int, tokens: Tensor, mask: Tensor | None = None

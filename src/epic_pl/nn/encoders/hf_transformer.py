@@ -8,6 +8,7 @@ Shape legend: B batch, N tokens, n prompts, h heads, d width.
 
 import inspect
 import math
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -58,12 +59,10 @@ class _HeadsComputed(Exception):
 
 def _reading_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
-) -> tuple[Tensor, None]:
-    """SDPA over the stream and, if given, a memory; returns ``(B, n, h, d / h)``."""
+) -> Any:
+    """SDPA over the stream and, if given, a memory; returns ``(B, n, h, d / h)`` and None."""
     if not isinstance(attention_mask, _Reading):
-        masked = query, key, value, attention_mask
-        outputs: tuple[Tensor, None] = sdpa_attention_forward(module, *masked, **kwargs)
-        return outputs
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     mask, memory, heads = attention_mask
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     if memory is not None:
@@ -111,10 +110,14 @@ class TransformersEncoder(Encoder):
             self.images = model.main_input_name == "pixel_values"
             lists = {name: x for name, x in model.named_modules() if isinstance(x, nn.ModuleList)}
             self._path = next(name for name, layers in lists.items() if len(layers) == depth)
-            self._windows = [_window(layer) for layer in self._layers]
+            # tokens at this distance or more do not see each other
+            sizes = [
+                [getattr(x, "sliding_window", 0) for x in y.modules()] for y in lists[self._path]
+            ]
+            self._windows = [max(filter(None, each), default=None) for each in sizes]
             self._resamples = _takes(self._part(_EMBEDDINGS), "interpolate_pos_encoding")
             self._rotates_by_type = _takes(self._part(_ROTATIONS), "layer_type")
-            self._causal = self._norm_is_pooled = False
+            self.causal = self._norm_is_pooled = False
             if self.images:
                 patches = (config.image_size // config.patch_size) ** 2
                 self.num_prefix_tokens = self.embed(self._inputs(0)).shape[1] - patches
@@ -129,9 +132,8 @@ class TransformersEncoder(Encoder):
     @property
     def required_size(self) -> tuple[int, int] | None:
         """Image size of the position embedding; None if it is resampled for each input."""
-        embeddings, side = self._part(_EMBEDDINGS), getattr(self.model.config, "image_size", None)
-        fixed = hasattr(embeddings, "position_embedding") and not self._resamples
-        return (side, side) if self.images and side and fixed else None
+        fixed = hasattr(self._part(_EMBEDDINGS), "position_embedding") and not self._resamples
+        return (self.model.config.image_size,) * 2 if self.images and fixed else None
 
     def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
         """Random token ids ``(B, N)``, or images ``(B, 3, H, W)`` of the pretraining size."""
@@ -142,13 +144,9 @@ class TransformersEncoder(Encoder):
 
     def configuration(self) -> dict[str, Any]:
         """Entries of the config that affect outputs."""
-        config = self.model.config
-        if config.model_type in _LISTED:
-            return {name: getattr(config, name, None) for name in _ENTRIES}
-        entries = config.to_diff_dict() | {"model_type": config.model_type}
-        return {key: repr(entries[key]) for key in entries if key not in _NO_ENTRIES}
+        return config_entries(self.model.config)
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens ``(B, N, d)`` of token ids ``(B, N)`` or images ``(B, 3, H, W)``."""
         options = {}
         if self.images and self._resamples:
@@ -166,40 +164,34 @@ class TransformersEncoder(Encoder):
         if self.pooling == "mean":
             pooled = self.mean(tokens, mask)
         elif head is not None and self.pooling == "auto":
-            pooled = head(tokens if self.images else self._last(tokens, mask))
-        elif self._causal:
-            pooled = self._last(tokens, mask)
+            pooled = head(tokens if self.images else last_visible(tokens, mask))
+        elif self.causal:
+            pooled = last_visible(tokens, mask)
         elif self.images and not self.num_prefix_tokens:
             pooled = tokens.mean(dim=1)
         else:
             pooled = tokens[:, 0]
         return norm(pooled) if norm is not None and self._norm_is_pooled else pooled
 
-    def merge(self, tokens: Tensor) -> Tensor:
-        """Tokens ``(B, M, d)`` with means of neighbouring patches, at most 8 a side."""
-        return merged(tokens, self.num_prefix_tokens) if self.images else tokens
-
     def can_trim_last_layer(self, index: int) -> bool:
         """Whether only the first token is pooled, and positions do not matter inside layers."""
-        plain = self._part(_ROTATIONS) is None and self._windows[index] is None and not self._causal
-        attends = self._part(("head",)) is not None and self.pooling == "auto"
-        averaged = self.pooling == "mean" or (self.images and not self.num_prefix_tokens)
-        return plain and not attends and not averaged
+        auto = self.pooling == "auto" and self._part(("head",))
+        several = auto or self.pooling == "mean" or (self.images and not self.num_prefix_tokens)
+        places = self._part(_ROTATIONS) or self._windows[index] or self.causal
+        return not several and not places
 
-    def _layer(
-        self, index: int, tokens: Tensor, attention_mask: Tensor | None, num_extra: int
-    ) -> Tensor:
+    def _layer(self, index: int, tokens: Tensor, mask: Tensor | None, num_extra: int) -> Tensor:
         number = tokens.shape[1] - num_extra
-        end = self._end(None if attention_mask is None else attention_mask[:, 0, 0], number, tokens)
+        end = self._end(None if mask is None else mask[:, 0, 0], number, tokens)
         seen = self._seen(index, number, tokens.device)
         if seen is not None:
             allowed = pad(seen, (0, num_extra, 0, num_extra), value=True)[None, None]
-            if attention_mask is not None:
+            if mask is not None:
                 # with left padding a padded query has no visible key, so it may attend to itself
                 itself = torch.eye(tokens.shape[1], dtype=torch.bool, device=tokens.device)
-                allowed = (allowed & attention_mask) | itself
-            attention_mask = allowed
-        return self._run(index, tokens, attention_mask, num_extra, end)
+                allowed = (allowed & mask) | itself
+            mask = allowed
+        return self._run(index, tokens, mask, num_extra, end)
 
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of layer ``index`` for the tokens ``(B, N, d)`` that enter it."""
@@ -214,8 +206,7 @@ class TransformersEncoder(Encoder):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of layer ``index`` for a stream that reads the memory."""
         end = self._end(mask, memory.length(), stream)
-        queries, keys, values = self._heads(index, stream, stream.shape[1], end)
-        return queries, keys, values
+        return self._heads(index, stream, stream.shape[1], end)
 
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
@@ -225,69 +216,56 @@ class TransformersEncoder(Encoder):
         end = self._end(mask, memory.length(), stream)
         return self._run(index, stream, reading, stream.shape[1], end)
 
-    def _heads(self, index: int, tokens: Tensor, *prompts: Any) -> list[Tensor]:
+    def _heads(self, index: int, tokens: Tensor, *prompts: Any) -> tuple[Tensor, Tensor, Tensor]:
         reading = _Reading(None, None, [])
         with suppress(_HeadsComputed):
             self._run(index, tokens, reading, *prompts)
-        return reading.heads
+        queries, keys, values = reading.heads
+        return queries, keys, values
 
-    def _run(
-        self, index: int, tokens: Tensor, mask: Any, num_prompts: int, end: Tensor | None
-    ) -> Tensor:
-        """Run the library's layer; the last tokens are prompts, from the positions ``end`` on."""
-        rotation = self._rotation(index, tokens, num_prompts, end)
+    def _run(self, index: int, tokens: Tensor, mask: Any, n: int, end: Tensor | None) -> Tensor:
+        """Run the library's layer; the last n tokens are prompts, from the places ``end`` on."""
+        rotation = self._rotation(index, tokens, n, end)
         options = {} if rotation is None else {"position_embeddings": rotation}
-        outputs: Tensor = self._layers[index](tokens, attention_mask=mask, **options)
+        outputs: Tensor = self.model.get_submodule(self._path)[index](
+            tokens, attention_mask=mask, **options
+        )
         return outputs
 
-    def _rotation(
-        self, index: int, tokens: Tensor, num_prompts: int, end: Tensor | None
-    ) -> tuple[Tensor, Tensor] | None:
-        """Cosines and sines by which a layer rotates queries and keys."""
-        rotate, number = self._part(_ROTATIONS), tokens.shape[1] - num_prompts
+    def _rotation(self, index: int, tokens: Tensor, n: int, end: Tensor | None) -> Any:
+        """Cosines and sines by which a layer rotates queries and keys; None if it does not."""
+        rotate, number = self._part(_ROTATIONS), tokens.shape[1] - n
         if rotate is None:
             return None
         if self.images:  # the layer rotates the last positions: prompts by an angle of zero
             patches = max(0, number - self.num_prefix_tokens)
             side = max(1, math.isqrt(patches)) * self.model.config.patch_size
             cosines, sines = rotate(tokens.new_empty(1, 1, 1, 1).expand(1, 1, side, side))
-            more = (0, 0, 0, num_prompts)
+            more = (0, 0, 0, n)
             return pad(cosines[:patches], more, value=1.0), pad(sines[:patches], more)
-        own = torch.zeros(1, num_prompts, dtype=torch.long, device=tokens.device)
+        own = torch.zeros(1, n, dtype=torch.long, device=tokens.device)
         if end is not None:
-            own = end[:, None] + torch.arange(num_prompts, device=tokens.device)  # (B, n)
+            own = end[:, None] + torch.arange(n, device=tokens.device)  # (B, n)
         places = torch.arange(number, device=tokens.device).expand(len(own), -1)
         types = (self.model.config.layer_types[index],) if self._rotates_by_type else ()
-        cosines, sines = rotate(tokens, torch.cat([places, own], dim=1), *types)
-        return cosines, sines
+        return rotate(tokens, torch.cat([places, own], dim=1), *types)
 
     def _seen(self, index: int, number: int, device: torch.device) -> Tensor | None:
         """Which of N tokens ``(N, N)`` each token sees in a layer; None if it sees all."""
         window = self._windows[index]
-        if window is None and not self._causal:
+        if window is None and not self.causal:
             return None
         places = torch.arange(number, device=device)
         distance = places[:, None] - places
-        seen = distance >= 0 if self._causal else distance > -number
-        return seen if window is None else seen & (distance.abs() < window)
+        seen = distance.abs() < (window or number)
+        return seen & (distance >= 0) if self.causal else seen
 
     def _end(self, mask: Tensor | None, number: int, tokens: Tensor) -> Tensor | None:
         """Positions ``(B,)`` after the last visible of N tokens, if prompts stand there."""
-        if not self._causal:
+        if not self.causal:
             return None
-        if mask is None:
-            return torch.full((1,), number, device=tokens.device)
-        return _last_visible(mask[:, :number]) + 1
-
-    def _last(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
-        """The last visible token ``(B, d)``."""
-        if mask is None:
-            return tokens[:, -1]
-        return tokens[torch.arange(tokens.shape[0], device=mask.device), _last_visible(mask)]
-
-    @property
-    def _layers(self) -> Any:
-        return self.model.get_submodule(self._path)
+        whole = torch.full((1,), number, device=tokens.device)
+        return whole if mask is None else _last_place(mask[:, :number]) + 1
 
     def _part(self, names: tuple[str, ...]) -> Any:
         """The part of the model that has one of the names; None without one."""
@@ -302,16 +280,13 @@ class TransformersEncoder(Encoder):
         """Find out how the whole model masks and pools, and compare it with its layers."""
         self.model.set_attn_implementation("eager")
         if not self.images:
-            ids, step = self._inputs(2), torch.tensor([0, 1], device=self._inputs(2).device)
-            others = (ids + step) % self.model.config.vocab_size
-            firsts = [self._whole(each).last_hidden_state[:, 0] for each in (ids, others)]
-            self._causal = torch.equal(*firsts)
+            self.causal = is_causal(lambda ids: self._whole(ids).last_hidden_state, self._inputs(2))
         longest = max((window for window in self._windows if window), default=4)
         inputs = self._inputs(min(longest + 2, _LONGEST_CHECK))
         whole = self._whole(inputs)
         self.model.set_attn_implementation(READING_ATTENTION)  # any other would ignore a memory
         tokens, expected = self.embed(inputs), whole.last_hidden_state
-        at = tokens.shape[1] - 1 if self._causal else 0
+        at = tokens.shape[1] - 1 if self.causal else 0
         for index in range(self.num_layers):
             outputs = self._layer(index, tokens, None, 0)
             read = self._read_others(index, tokens, at)
@@ -350,11 +325,27 @@ def _takes(part: Any, argument: str) -> bool:
     return part is not None and argument in inspect.signature(part.forward).parameters
 
 
-def _window(layer: nn.Module) -> int | None:
-    """Tokens up to this distance, exclusive, see each other in a layer; None for all."""
-    windows = (getattr(part, "sliding_window", None) for part in layer.modules())
-    return next((window for window in windows if window), None)
-
-
-def _last_visible(mask: Tensor) -> Tensor:
+def _last_place(mask: Tensor) -> Tensor:
     return (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(dim=1)
+
+
+def last_visible(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """The last visible token ``(B, d)`` of ``(B, N, d)``."""
+    if mask is None:
+        return tokens[:, -1]
+    return tokens[torch.arange(tokens.shape[0], device=mask.device), _last_place(mask)]
+
+
+def is_causal(run: Callable[[Tensor], Tensor], ids: Tensor) -> bool:
+    """Whether the output for the first of two tokens ``(1, 2)`` does not depend on the second."""
+    other = torch.stack([ids[:, 0], ids[:, 0]], dim=1)
+    third = torch.stack([ids[:, 0], (ids[:, 0] + 1) % 3], dim=1)
+    return torch.equal(run(other)[:, 0], run(third)[:, 0])
+
+
+def config_entries(config: Any) -> dict[str, Any]:
+    """Plain entries of a config for a fingerprint."""
+    if config.model_type in _LISTED:
+        return {name: getattr(config, name, None) for name in _ENTRIES}
+    entries = config.to_diff_dict() | {"model_type": config.model_type}
+    return {key: repr(entries[key]) for key in entries if key not in _NO_ENTRIES}

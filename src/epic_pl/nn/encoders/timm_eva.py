@@ -6,7 +6,7 @@ import torch
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize, pad
 
 from epic_pl.nn.encoders.base import merged
 from epic_pl.nn.encoders.reading import Memory
@@ -32,23 +32,20 @@ class TimmEvaEncoder(TimmViTEncoder):
             "rope": [type(rope).__name__, *(repr(getattr(rope, name, None)) for name in names)],
         }
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens ``(B, N, d)`` of images ``(B, 3, H, W)``: class token, registers, patches."""
         model = self.model
         # timm's public methods run the blocks, too
         tokens: Tensor = model.norm_pre(model._pos_embed(model.patch_embed(inputs))[0])
         return tokens
 
-    def _layer(
-        self, index: int, tokens: Tensor, attention_mask: Tensor | None, num_extra: int
-    ) -> Tensor:
+    def _layer(self, index: int, tokens: Tensor, mask: Tensor | None, num_extra: int) -> Tensor:
         rotation = self._rotation(index, tokens.shape[1] - num_extra - self.num_prefix_tokens)
         if rotation is not None:
-            sine, cosine = torch.zeros_like(rotation[..., :1, :]).chunk(2, dim=-1)
-            none = torch.cat([sine, cosine + 1], dim=-1)  # of the prompts
-            none = none.expand(*rotation.shape[:-2], num_extra, -1)
-            rotation = torch.cat([rotation, none], dim=-2)
-        outputs: Tensor = self.model.blocks[index](tokens, rope=rotation, attn_mask=attention_mask)
+            sines, cosines = rotation.chunk(2, dim=-1)
+            more = (0, 0, 0, num_extra)  # prompts are rotated by an angle of zero
+            rotation = torch.cat([pad(sines, more), pad(cosines, more, value=1.0)], dim=-1)
+        outputs: Tensor = self.model.blocks[index](tokens, rope=rotation, attn_mask=mask)
         return outputs
 
     def memory(self, index: int, tokens: Tensor) -> Memory:
@@ -103,10 +100,7 @@ class TimmEvaEncoder(TimmViTEncoder):
             stream = stream + block.norm1(read)
             outputs: Tensor = stream + block.norm2(block.mlp(stream))
             return outputs
-        stream = stream + _scaled(block.gamma_1, read)
-        outputs = stream + _scaled(block.gamma_2, block.mlp(block.norm2(stream)))
+        gains = [1.0 if gain is None else gain for gain in (block.gamma_1, block.gamma_2)]
+        stream = stream + gains[0] * read
+        outputs = stream + gains[1] * block.mlp(block.norm2(stream))
         return outputs
-
-
-def _scaled(gain: Tensor | None, values: Tensor) -> Tensor:
-    return values if gain is None else gain * values

@@ -24,6 +24,7 @@ class TimmViTEncoder(Encoder):
         EncoderError: if ``pooling`` is "cls" and the model has no class token.
     """
 
+    images = True
     model: Any
 
     def __init__(self, model: Any, pooling: Pooling = "auto", **running: Any) -> None:
@@ -34,14 +35,8 @@ class TimmViTEncoder(Encoder):
 
     def configuration(self) -> dict[str, Any]:
         """The architecture, and its options that do not change names or shapes of weights."""
-        modules: list[Any] = list(self.model.modules())
-        return {
-            "architecture": getattr(self.model, "pretrained_cfg", {}).get("architecture"),
-            "activations": sorted({type(m.act).__name__ for m in modules if hasattr(m, "act")}),
-            "heads": sorted({m.num_heads for m in modules if hasattr(m, "num_heads")}),
-            "eps": sorted({m.eps for m in modules if hasattr(m, "eps")}),
-            "pool": [self.model.global_pool, getattr(self.model, "pool_include_prefix", False)],
-        }
+        pool = [self.model.global_pool, getattr(self.model, "pool_include_prefix", False)]
+        return timm_entries(self.model) | {"pool": pool}
 
     def resize(self, image_size: int) -> None:
         """Resample the position embedding for images of another size.
@@ -64,7 +59,7 @@ class TimmViTEncoder(Encoder):
         size = model.patch_embed.img_size or model.default_cfg["input_size"][1:]
         return torch.randn(rows, 3, *size, generator=generator)
 
-    def embed(self, inputs: Tensor) -> Tensor:
+    def embed(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens ``(B, N, d)`` of images ``(B, 3, H, W)``: class token, registers, patches."""
         model = self.model
         # timm's public methods run the blocks, too
@@ -73,10 +68,8 @@ class TimmViTEncoder(Encoder):
         )
         return tokens
 
-    def _layer(
-        self, index: int, tokens: Tensor, attention_mask: Tensor | None, num_extra: int
-    ) -> Tensor:
-        outputs: Tensor = self.model.blocks[index](tokens, attn_mask=attention_mask)
+    def _layer(self, index: int, tokens: Tensor, mask: Tensor | None, num_extra: int) -> Tensor:
+        outputs: Tensor = self.model.blocks[index](tokens, attn_mask=mask)
         return outputs
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -90,10 +83,6 @@ class TimmViTEncoder(Encoder):
         else:
             pooled = model.fc_norm(normed[:, model.num_prefix_tokens :].mean(dim=1))
         return pooled
-
-    def merge(self, tokens: Tensor) -> Tensor:
-        """Tokens ``(B, M, d)`` with means of neighbouring patches, at most 8 a side."""
-        return merged(tokens, self.num_prefix_tokens)
 
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of block ``index`` for the tokens ``(B, N, d)`` that enter it."""
@@ -145,6 +134,17 @@ class TimmViTEncoder(Encoder):
                 f"is a {type(block).__name__}: set prompt_attention to joint, and plot none."
             )
         return block
+
+
+def timm_entries(model: Any) -> dict[str, Any]:
+    """The architecture of a timm model, and options of its modules, for a fingerprint."""
+    modules: list[Any] = list(model.modules())
+    return {
+        "architecture": getattr(model, "pretrained_cfg", {}).get("architecture"),
+        "activations": sorted({type(m.act).__name__ for m in modules if hasattr(m, "act")}),
+        "heads": sorted({m.num_heads for m in modules if hasattr(m, "num_heads")}),
+        "eps": sorted({m.eps for m in modules if hasattr(m, "eps")}),
+    }
 
 
 def _is_plain(block: nn.Module) -> bool:

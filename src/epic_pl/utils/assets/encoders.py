@@ -23,9 +23,8 @@ from epic_pl.utils.errors import AssetError, ConfigError, EpicError
 from epic_pl.utils.types import Modality
 
 UNREACHED = (
-    "Check the name and the network; the hub's models that work here are timm's vision "
-    "transformers, CLIP (no SigLIP or DINO but timm's), and texts' like BERT and RoBERTa. Offline, "
-    "give a local folder, or copy a filled cache of the hub here and set HF_HUB_OFFLINE=1"
+    "Check the name and the network. Offline, give a local folder, or copy a filled cache of the "
+    "hub here and set HF_HUB_OFFLINE=1"
 )
 """Advice for a hub that cannot be reached."""
 _PREFIX = "pypi:"
