@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,17 @@ from architectures import (
     write_hf,
     write_timm,
 )
-from tiny_models import cached, image_encoder, text_encoder
+from tiny_models import cached, hf_text, image_encoder, text_encoder
 from torch import nn
 
+from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
 from epic_pl.nn import EPIC, Pair
-from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
+from epic_pl.nn.encoders import (
+    FeaturesEncoder,
+    TransformersEncoder,
+    build_image_encoder,
+    build_text_encoder,
+)
 from epic_pl.nn.methods import (
     PMF,
     FullFineTuning,
@@ -266,6 +273,46 @@ def pair(case):
     return Pair(case.encoder, text), inputs | {"pixel_values": case.inputs}
 
 
+def doubled(part, given, output):
+    return type(output)(last_hidden_state=2 * output.last_hidden_state)
+
+
+def length_added(part, given):
+    return (given[0] + given[0].shape[1], *given[1:])
+
+
+@pytest.mark.parametrize(
+    ("problem", "change"),
+    [
+        ("the output of its last layer", lambda x: x.register_forward_hook(doubled)),
+        ("a token read in layer 1", lambda x: x.layer[1].register_forward_pre_hook(length_added)),
+        ("'NoneType'", lambda x: setattr(x.layer[1], "attention", None)),
+    ],
+)
+def test_a_model_that_its_layers_do_not_explain_is_refused(problem, change):
+    model = hf_text("bert")
+    change(model.encoder)
+    with pytest.raises(EncoderError, match=f"BertModel cannot be run layer by layer: {problem}"):
+        TransformersEncoder(model)
+
+
+@pytest.mark.parametrize("case", ["Qwen3"], indirect=True)
+def test_threads_share_an_encoder(case):
+    encoder, number = case.encoder, 24
+    tokens = torch.randn(number, 2, 7, 32)
+
+    def run(each):
+        with torch.no_grad():
+            memory = encoder.memory(each % 3, tokens[each])
+            assert memory.keys.shape == (2, 2, 7, 8)  # of the groups, not of the heads
+            return encoder.read_layer(each % 3, tokens[each, :, :2], memory)
+
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(run, range(number)))
+    for each in range(number):
+        assert_same(together[each], run(each))
+
+
 @pytest.mark.parametrize("case", named(FEATURES), indirect=True)
 def test_any_other_model_gives_features(case, pair):
     encoders, inputs = pair
@@ -292,3 +339,22 @@ def test_any_other_model_gives_features(case, pair):
     for method in (EPIC(), EPIC(prompt_attention="joint"), MaPLe(), PMF()):
         with pytest.raises(EncoderError, match=r"LinearProbe.*docs/methods.md"):
             method.build(encoders, 3)
+
+
+EXPORTED = ["ModernBERT", "Gemma 3, bidirectional", "Qwen3", "DINOv3", "timm EVA-02", "DeBERTa"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", EXPORTED, indirect=True)
+@pytest.mark.parametrize("attention", ["joint", "read_only"])
+def test_an_exported_graph_gives_the_same_for_other_rows_and_lengths(case, pair, attention):
+    method = EPIC(num_prompts=2, hub_width=8, prompt_attention=attention)
+    if isinstance(case.encoder, FeaturesEncoder):
+        method = Parts()
+    model = method.build(pair[0], 3)
+    module = Probabilities(model, nn.Softmax(dim=1)).eval()
+    program = export_program(module).module()
+    with torch.no_grad():
+        for rows, tokens in ((2, 5), (4, 9), (3, 3)):
+            inputs = random_inputs(model, rows, tokens, seed=rows)
+            assert_same(program(*inputs), module(*inputs))

@@ -110,24 +110,18 @@ class TransformersEncoder(Encoder):
             self.images = model.main_input_name == "pixel_values"
             lists = {name: x for name, x in model.named_modules() if isinstance(x, nn.ModuleList)}
             self._path = next(name for name, layers in lists.items() if len(layers) == depth)
-            # tokens at this distance or more do not see each other
-            sizes = [
-                [getattr(x, "sliding_window", 0) for x in y.modules()] for y in lists[self._path]
-            ]
-            self._windows = [max(filter(None, each), default=None) for each in sizes]
+            self._windows = [_window(layer) for layer in lists[self._path]]
             self._resamples = _takes(self._part(_EMBEDDINGS), "interpolate_pos_encoding")
             self._rotates_by_type = _takes(self._part(_ROTATIONS), "layer_type")
             self.causal = self._norm_is_pooled = False
             if self.images:
                 patches = (config.image_size // config.patch_size) ** 2
                 self.num_prefix_tokens = self.embed(self._inputs(0)).shape[1] - patches
-            if next(model.parameters()).device.type == "meta":  # without numbers to compare
-                model.set_attn_implementation(READING_ATTENTION)
-            else:
+            model.set_attn_implementation(READING_ATTENTION)
+            if next(model.parameters()).device.type != "meta":  # it has no numbers to compare
                 self._check()
         if pooling == "cls" and self.images and not self.num_prefix_tokens:
-            name = type(model).__name__
-            raise EncoderError(f"{name} has no class token: set encoders.image.pooling to auto.")
+            raise EncoderError("It has no class token: set encoders.image.pooling to auto.")
 
     @property
     def required_size(self) -> tuple[int, int] | None:
@@ -227,9 +221,8 @@ class TransformersEncoder(Encoder):
         """Run the library's layer; the last n tokens are prompts, from the places ``end`` on."""
         rotation = self._rotation(index, tokens, n, end)
         options = {} if rotation is None else {"position_embeddings": rotation}
-        outputs: Tensor = self.model.get_submodule(self._path)[index](
-            tokens, attention_mask=mask, **options
-        )
+        layer = self.model.get_submodule(self._path)[index]
+        outputs: Tensor = layer(tokens, attention_mask=mask, **options)
         return outputs
 
     def _rotation(self, index: int, tokens: Tensor, n: int, end: Tensor | None) -> Any:
@@ -246,7 +239,7 @@ class TransformersEncoder(Encoder):
         own = torch.zeros(1, n, dtype=torch.long, device=tokens.device)
         if end is not None:
             own = end[:, None] + torch.arange(n, device=tokens.device)  # (B, n)
-        places = torch.arange(number, device=tokens.device).expand(len(own), -1)
+        places = torch.arange(number, device=tokens.device).expand(own.shape[0], -1)
         types = (self.model.config.layer_types[index],) if self._rotates_by_type else ()
         return rotate(tokens, torch.cat([places, own], dim=1), *types)
 
@@ -319,6 +312,13 @@ class TransformersEncoder(Encoder):
         error = float((ours - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
         if not error < _TOLERANCE.get(ours.dtype, 0.1):
             raise EncoderError(f"{self._problem}: {what} is off by {error:.0e}.")
+
+
+def _window(layer: nn.Module) -> int | None:
+    """Tokens at this distance or more do not see each other in a layer."""
+    return max(
+        filter(None, (getattr(x, "sliding_window", 0) for x in layer.modules())), default=None
+    )
 
 
 def _takes(part: Any, argument: str) -> bool:
