@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from epic_pl.nn.encoders.reading import Memory
-from epic_pl.nn.encoders.segments import merged
 from epic_pl.utils.errors import EncoderError
 
 T = TypeVar("T")

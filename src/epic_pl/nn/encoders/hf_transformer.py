@@ -19,7 +19,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from epic_pl.nn.encoders.base import Encoder, Pooling, merged, read_mask
+from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
 from epic_pl.nn.encoders.reading import Memory, read_attention
 from epic_pl.utils.errors import EncoderError, raised_as
 

@@ -7,7 +7,7 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from epic_pl.nn.encoders.base import Encoder, Pooling, merged, read_mask
+from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
 from epic_pl.nn.encoders.reading import Memory, read_attention
 from epic_pl.utils.errors import EncoderError
 
