@@ -54,7 +54,7 @@ def _encoded(classifier, side):
     """Notes the batch size of every pass of an encoder."""
     encoder, passes = getattr(classifier.module.model, f"{side}_encoder"), []
     embed = encoder.embed
-    encoder.embed = lambda inputs: (passes.append(len(inputs)), embed(inputs))[1]
+    encoder.embed = lambda inputs, *mask: (passes.append(len(inputs)), embed(inputs, *mask))[1]
     return passes
 
 
