@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from architectures import TEXTS, write_hf
+from architectures import IMAGES, TEXTS, write_hf
 from safetensors.torch import load_file, save_file
 from tiny_models import (
     batch,
@@ -82,6 +82,17 @@ def test_timm_folder(tiny_vit_dir):
     assert all(torch.equal(encoder.model.state_dict()[name], saved[name]) for name in saved)
     larger = build_image_encoder(str(tiny_vit_dir), image_size=48)
     assert larger.embed(torch.randn(1, 3, 48, 48)).shape == (1, 37, 32)
+
+
+@pytest.mark.parametrize(("name", "possible"), [("SigLIP", 48), ("DINOv3", 48), ("AIMv2", 32)])
+def test_another_image_size_of_transformers(name, possible, tmp_path):
+    folder = write_hf(tmp_path, *IMAGES[name]())
+    native, larger = (build_image_encoder(folder, image_size=size) for size in (None, 48))
+    for encoder, side in ((native, 32), (larger, possible)):
+        images = encoder.example(1, 0, torch.Generator())
+        assert images.shape == (1, 3, side, side)
+        assert encoder.embed(images).shape[1] == encoder.num_prefix_tokens + (side // 8) ** 2
+    assert larger.fingerprint == native.fingerprint
 
 
 def test_bert_folder(tiny_tokenizer_dir):

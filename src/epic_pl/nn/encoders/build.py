@@ -145,7 +145,7 @@ def _hf_encoder(
         model.pooler = None  # trained for another task, or with random weights
     encoder: TransformersEncoder | FeaturesEncoder
     try:
-        encoder = TransformersEncoder(model, pooling, **running)
+        encoder = TransformersEncoder(model, pooling, image_size, **running)
         model.pooler = None
     except EncoderError as error:
         model.set_attn_implementation("eager")

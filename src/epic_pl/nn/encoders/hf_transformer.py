@@ -93,6 +93,7 @@ class TransformersEncoder(Encoder):
     Args:
         model: the model; its attention function is replaced by SDPA that can read a memory.
         pooling: "auto", "cls" or "mean".
+        image_size: height and width of images in pixels; None is the model's own.
         **running: further arguments of :class:`~epic_pl.nn.encoders.base.Encoder`.
 
     Raises:
@@ -101,7 +102,13 @@ class TransformersEncoder(Encoder):
 
     model: Any
 
-    def __init__(self, model: PreTrainedModel, pooling: Pooling = "auto", **running: Any) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pooling: Pooling = "auto",
+        image_size: int | None = None,
+        **running: Any,
+    ) -> None:
         config: Any = model.config
         self._problem = f"{type(model).__name__} cannot be run layer by layer"
         with raised_as(EncoderError, self._problem):
@@ -114,12 +121,15 @@ class TransformersEncoder(Encoder):
             self._resamples = _takes(self._part(_EMBEDDINGS), "interpolate_pos_encoding")
             self._rotates_by_type = _takes(self._part(_ROTATIONS), "layer_type")
             self.causal = self._norm_is_pooled = False
+            self._size: int = getattr(config, "image_size", 0)
             if self.images:
                 patches = (config.image_size // config.patch_size) ** 2
                 self.num_prefix_tokens = self.embed(self._inputs(0)).shape[1] - patches
             model.set_attn_implementation(READING_ATTENTION)
             if next(model.parameters()).device.type != "meta":  # it has no numbers to compare
                 self._check()
+        if image_size and not self.required_size:
+            self._size = image_size
         if pooling == "cls" and self.images and not self.num_prefix_tokens:
             raise EncoderError("It has no class token: set encoders.image.pooling to auto.")
 
@@ -130,11 +140,10 @@ class TransformersEncoder(Encoder):
         return (self.model.config.image_size,) * 2 if self.images and fixed else None
 
     def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
-        """Random token ids ``(B, N)``, or images ``(B, 3, H, W)`` of the pretraining size."""
-        config = self.model.config
+        """Random token ids ``(B, N)``, or images ``(B, 3, H, W)``."""
         if self.images:
-            return torch.randn(rows, 3, config.image_size, config.image_size, generator=generator)
-        return torch.randint(config.vocab_size, (rows, tokens), generator=generator)
+            return torch.randn(rows, 3, self._size, self._size, generator=generator)
+        return torch.randint(self.model.config.vocab_size, (rows, tokens), generator=generator)
 
     def configuration(self) -> dict[str, Any]:
         """Entries of the config that affect outputs."""
