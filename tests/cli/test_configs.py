@@ -35,7 +35,9 @@ def test_every_config_prints_from_any_folder(name, capsys):
     assert caught.value.code == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["checkpoint"]["filename"] == "best"
-    assert printed["model"]["init_args"]["encoders"]["image"]["name"]
+    encoders = printed["model"]["init_args"]["encoders"]
+    assert encoders["image"]["name"]
+    assert encoders["text"]["pooling"] == "auto"  # an option may name another encoder
 
 
 @pytest.mark.parametrize("name", sorted({*packaged_configs()} - {*packaged("overlays")}))

@@ -55,6 +55,12 @@ def test_an_encoder_without_such_files_has_no_prompt(tmp_path):
     assert (files.pooling, files.prompt("auto", "x"), files.max_tokens) == ("", "", None)
 
 
+def test_the_wheel_of_minilm_is_pooled_as_it_was_trained(tmp_path, monkeypatch):
+    path = "epic_pl.utils.assets.sentence_files.resolve_encoder"
+    monkeypatch.setattr(path, lambda name, revision: (str(tmp_path), None))
+    assert read_sentence_files("pypi:all-minilm-l6-v2").pooling == "mean"
+
+
 @pytest.mark.parametrize("content", ["{cut", "[3]", '{"prompts": 3}', '{"prompts": ["a"]}'])
 def test_a_damaged_file_is_named(content, tmp_path):
     file = tmp_path / "config_sentence_transformers.json"

@@ -15,6 +15,8 @@ from epic_pl.utils.errors import EncoderError
 _FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
 # heads standardise features, so that a normalisation to length 1 is left out
 _KNOWN = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout")
+# a fetched wheel has none of these files
+_FETCHED = {"pypi:all-minilm-l6-v2": {"pooling_mode": "mean"}}
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def read_sentence_files(encoder: str, revision: str | None = None) -> SentenceFi
         kinds = [(module["type"].rpartition(".")[2], module["path"]) for module in modules]
         others = [kind for kind, _ in kinds if kind not in _KNOWN]
         file = f"{dict(kinds).get('Pooling', '1_Pooling')}/config.json"
-        pooling = read_encoder_json(source, file, revision)
+        pooling = read_encoder_json(source, file, revision) or _FETCHED.get(encoder, {})
         # older files have a truth value for each, such as pooling_mode_mean_tokens
         older = [key[13:] for key in pooling if key.startswith("pooling_mode_") and pooling[key]]
         modes = pooling.get("pooling_mode", older)
