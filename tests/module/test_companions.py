@@ -1,8 +1,12 @@
 import json
 import shutil
 
+import timm
+
 import tiny_runs
-from epic_pl.module.companions import encoder_lines
+from epic_pl.module.companions import encoder_line, encoder_lines
+from epic_pl.module.config import EncoderConfig
+from epic_pl.nn.encoders import FeaturesEncoder
 
 
 def test_a_line_for_each_encoder_tells_how_its_inputs_are_prepared(
@@ -29,3 +33,10 @@ def test_a_line_for_each_encoder_tells_how_its_inputs_are_prepared(
     assert image in caplog.text
     assert text in caplog.text
     assert list(encoder_lines(make()))[1].endswith("inputs of another pipeline")
+
+
+def test_a_line_says_why_an_encoder_gives_features_alone():
+    encoder = FeaturesEncoder(timm.create_model("test_convnext", num_classes=0))
+    line = encoder_line(EncoderConfig("mine"), encoder, None)
+    assert "FeaturesEncoder of ConvNeXt with features alone of width" in line
+    assert line.endswith("only VisionTransformer and Eva are run layer by layer.")

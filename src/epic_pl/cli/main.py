@@ -29,7 +29,7 @@ COMMANDS = OF_TRAINER | {
     "tune": "search options on the validation split (extra `tune`)",
     "data check": "can training start?",
     "data init": "write a config for a table",
-    "doctor": "versions, devices, encoders: can they be reached?",
+    "doctor": "versions, devices, encoders; --encoder NAME: which methods work, what it costs",
     "cache build": "store features of the frozen encoders",
     "cache info": "list stored features",
 }

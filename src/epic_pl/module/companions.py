@@ -1,6 +1,6 @@
 """Callbacks that every :class:`~epic_pl.module.EPICModule` brings to its Trainer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -10,9 +10,16 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from epic_pl.data.preprocessing import Preprocessing, image_file
+from epic_pl.data.preprocessing import (
+    ImagePreprocessing,
+    Preprocessing,
+    TextPreprocessing,
+    image_file,
+)
+from epic_pl.module.config import EncoderConfig
 from epic_pl.module.outputs import warn_of_absence
 from epic_pl.module.parameters import parameter_table
+from epic_pl.nn.encoders import Encoder
 from epic_pl.utils.assets.sentence_files import read_sentence_files
 from epic_pl.utils.errors import ConfigError, TrainingError
 
@@ -72,20 +79,28 @@ class TrainingGuard(Callback):
 
 def encoder_lines(module: Any) -> Iterator[str]:
     """A line for each encoder of a module: what it is, and how its inputs are prepared."""
-    configs, given = module.encoders, ["inputs of another pipeline"] * 2
+    given: Sequence[object] = (None, None)
     with suppress(ConfigError):
-        image, text = Preprocessing.from_dict(module.hparams.get("preprocessing"))
-        files = read_sentence_files(configs.text.name, configs.text.revision)
-        of_text = f"{files.file if files.pooling else 'its tokenizer'}"
-        prompts = f"; its prompts: {', '.join(files.prompts) or 'none'}"
-        given = [
-            f"{image} from {image_file(configs.image.name)}",
-            f"{text} from {of_text}{prompts}",
-        ]
-    for name, tower, inputs in zip(("image", "text"), module.model.towers, given, strict=True):
-        encoder, config = tower.encoder, getattr(configs, name)
-        size = f"{encoder.num_layers} layers of width {encoder.width}, pooling {encoder.pooling}"
-        yield f"Encoder {config.name}: {type(encoder).__name__} with {size}; {inputs}"
+        given = Preprocessing.from_dict(module.hparams.get("preprocessing"))
+    yield encoder_line(module.encoders.image, module.model.image_encoder, given[0])
+    yield encoder_line(module.encoders.text, module.model.text_encoder, given[1])
+
+
+def encoder_line(config: EncoderConfig, encoder: Encoder, options: object) -> str:
+    """The line of one encoder, with the options of its inputs; None are of another pipeline."""
+    inputs = "inputs of another pipeline"
+    if isinstance(options, ImagePreprocessing):
+        inputs = f"{options} from {image_file(config.name)}"
+    elif isinstance(options, TextPreprocessing):
+        files = read_sentence_files(config.name, config.revision)
+        inputs = f"{options} from {files.file if files.pooling else 'its tokenizer'}"
+        inputs += f"; its prompts: {', '.join(files.prompts) or 'none'}"
+    size = f"{encoder.num_layers} layers"
+    if encoder.problem:
+        size, inputs = "features alone", f"{inputs}. {encoder.problem}"
+    size += f" of width {encoder.width}, {encoder.num_parameters:,} parameters"
+    kind = f"{type(encoder).__name__} of {type(encoder.model).__name__} with {size}"
+    return f"Encoder {config.name}: {kind}, pooling {encoder.pooling}; {inputs}"
 
 
 class AbsenceWarning(Callback):

@@ -37,7 +37,6 @@ def test_a_sound_machine(ask, told, tiny_vit_dir, monkeypatch):
     [
         ("pypi:resnet", "There is no encoder 'pypi:resnet'"),
         ("vit_tiny_patch16_224", "wrong: .* set HF_HUB_OFFLINE=1"),
-        ("google/siglip2-base-patch16-224", "wrong: .*no SigLIP"),
     ],
 )
 def test_encoders_out_of_reach(name, part, ask, cache):

@@ -3,6 +3,7 @@
 import builtins
 
 import pytest
+import timm
 import torch
 from tiny_models import (
     METHODS,
@@ -20,7 +21,7 @@ from tiny_models import (
 )
 
 from epic_pl.nn import Pair
-from epic_pl.nn.encoders import TimmViTEncoder, TransformersEncoder
+from epic_pl.nn.encoders import FeaturesEncoder, TimmViTEncoder, TransformersEncoder
 from epic_pl.nn.methods import MaPLe
 from epic_pl.utils.errors import ConfigError
 
@@ -136,6 +137,13 @@ def test_without_peft_the_way_out_is_named(monkeypatch):
     with pytest.raises(ConfigError, match=r"pip install peft"):
         make("LoRA")
     make("FullFineTuning")
+
+
+def test_lora_needs_linear_layers():
+    image = FeaturesEncoder(timm.create_model("test_resnet", num_classes=0))
+    with pytest.raises(ConfigError, match="LoRA needs linear layers"):
+        make("LoRA", image)
+    make("FullFineTuning", image)
 
 
 # MaPLe ----------------------------------------------------------------------------------------

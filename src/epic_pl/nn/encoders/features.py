@@ -1,6 +1,6 @@
 """Models that run as a whole. Shape legend: B batch, N tokens, d width."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +32,7 @@ class FeaturesEncoder(Encoder):
     """
 
     model: Any
-    problem = ""
-    """Why its layers cannot be run one by one, as a sentence."""
+    problem = "Of timm's models only VisionTransformer and Eva are run layer by layer."
 
     def __init__(
         self, model: Any, pooling: Pooling = "auto", image_size: int | None = None, **running: Any
@@ -55,14 +54,6 @@ class FeaturesEncoder(Encoder):
             inputs = self.example(1, 2, torch.Generator().manual_seed(0))
             self.width = self.embed(inputs).shape[2]
             self.causal = not self.images and is_causal(self.embed, inputs)
-
-    def require_layers(self) -> NoReturn:
-        """Raise the error of a method with prompts."""
-        raise EncoderError(
-            f"Prompts cannot enter the layers of {type(self.model).__name__}: take LinearProbe, "
-            "LateFusionMLP, NoPrompts, Parts or FullFineTuning, or another encoder "
-            f"(docs/methods.md). {self.problem}".rstrip()
-        )
 
     def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
         """Random token ids ``(B, N)``, or images ``(B, 3, H, W)``."""

@@ -52,7 +52,7 @@ class LoRAModel(FineTunedModel):
     Arguments are those of :class:`NoPromptsModel`.
 
     Raises:
-        ConfigError: if peft cannot be imported.
+        ConfigError: if peft cannot be imported, or an encoder has no linear layers.
     """
 
     method: "LoRA"
@@ -68,6 +68,8 @@ class LoRAModel(FineTunedModel):
             for name, module in model.named_modules()
             if isinstance(module, nn.Linear) and f"{name}.weight" in used
         ]
+        if not linear:
+            raise ConfigError("LoRA needs linear layers, an encoder has none: take LinearProbe.")
         options = peft.LoraConfig(
             r=self.method.rank, lora_alpha=self.method.alpha, target_modules=linear
         )
