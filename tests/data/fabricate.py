@@ -5,13 +5,15 @@ import io
 import json
 import zlib
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-# no network: timm knows this name's preprocessing, and setup reads no tokenizer
-ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": "unused", "image_size": 32}
+# no network: timm knows this name's preprocessing, and a folder without files has its defaults
+NO_FILES = str(Path(__file__).parent)
+ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": NO_FILES, "image_size": 32}
 # of a Trainer
 QUIET = dict(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
 DISHES = ("apple_pie", "baby_back_ribs", "waffles")

@@ -215,10 +215,11 @@ class EPICCLI(LightningCLI):
             parser.add_lightning_class_args(kind, section)
         parser.set_defaults(_DEFAULTS)
         link, model = parser.link_arguments, "model.init_args"
-        for name in ("num_classes", "task", "class_names", "preprocessing"):
-            link(f"data.{name}", f"{model}.{name}", apply_on="instantiate")
         frequencies = f"{model}.class_frequencies"
         link("data", frequencies, self._class_frequencies, "instantiate")
+        # in this order, so that missing rows are told before an encoder's files are read
+        for name in ("num_classes", "task", "class_names", "preprocessing"):
+            link(f"data.{name}", f"{model}.{name}", apply_on="instantiate")
         encoders, data = f"{model}.encoders", "data.init_args"
         for side in ("image", "text"):
             link(f"{encoders}.{side}.name", f"{data}.{side}_encoder")
