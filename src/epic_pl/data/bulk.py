@@ -40,8 +40,8 @@ class BulkPass:
         rows: rows of the whole table, not yet checked.
         batch_size: number of rows of a batch.
         share: share of the parts that this process writes.
-        policy: ``on_bad_sample``, for rows with a bad image or without image and text; ``skip``
-            and ``absent`` may continue files that were begun with ``error``.
+        policy: ``on_bad_sample``, for rows with a bad image or without image and text. A pass that
+            stopped at such a row under ``error`` can go on with ``skip`` or ``absent``.
         model: digest of the model.
         **options: everything else that the files depend on, as plain types.
 

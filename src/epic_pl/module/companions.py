@@ -104,7 +104,7 @@ def encoder_line(config: EncoderConfig, encoder: Encoder, options: object) -> st
 
 
 class AbsenceWarning(Callback):
-    """Warns once of each missing modality that every training sample had."""
+    """Warns once of a modality that a batch lacks, and that no training sample lacked."""
 
     def __init__(self) -> None:
         self._warned: set[str] = set()

@@ -74,9 +74,9 @@ def warn_of_absence(
     never_missing: Callable[[], Sequence[str]],
     warned: set[str],
 ) -> None:
-    """Warn of each missing modality that every training sample had, and add it to ``warned``.
+    """Warn if a batch lacks a modality that no training sample lacked; each modality once.
 
-    Those that are in ``warned`` already are left out.
+    Modalities that were warned of are kept in ``warned``.
     """
     classes = ", ".join(class_names[:3]) + ", ..." * (len(class_names) > 3)
     masks = {"image": batch.get("image_present"), "text": batch.get("text_present")}
