@@ -140,7 +140,7 @@ def start_worker(options: argparse.Namespace, name: str, folder: str, *more: str
     done = subprocess.run(command, capture_output=True, text=True, env=own)
     if done.returncode:
         raise SystemExit(f"{name} failed:\n{done.stderr[-3000:]}")
-    return done.stdout.strip().splitlines()[-1]
+    return done.stdout.strip().rpartition("\n")[2]
 
 
 def fabricate(folder: Path, options: argparse.Namespace) -> None:
