@@ -229,8 +229,7 @@ def text_preprocessing(
 
     Args:
         encoder: Hugging Face repository, local folder, or ``pypi:`` asset.
-        chosen: options; for the ``prompt`` see
-            :meth:`~epic_pl.utils.assets.sentence_files.SentenceFiles.prompt`. An encoder that was
+        chosen: options, with a ``prompt`` as ``data.text_prompt`` takes it. An encoder that was
             trained on padded texts has its own ``max_tokens``.
         revision: commit or tag of a repository.
 

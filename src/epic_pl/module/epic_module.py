@@ -332,7 +332,7 @@ class EPICModule(CheckpointedModule):
                 set_rates(config.scheduler)
 
     def configure_callbacks(self) -> list[Callback]:
-        """The callbacks of :mod:`epic_pl.module.companions`."""
+        """Callbacks that print parameters, warn of missing modalities, and guard the loss."""
         return [ParameterTable(), TrainingGuard(), AbsenceWarning(), AveragedDecisions()]
 
     # -- devices

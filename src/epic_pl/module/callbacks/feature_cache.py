@@ -92,7 +92,7 @@ class FeatureCache(Callback):
             share: share of the work that this process does.
             complete: whether ``barrier`` waits for all other shares; else no loader is changed.
             **options: ``progress`` and ``barrier`` of
-                :func:`~epic_pl.features.store.fill.fill_stores`.
+                ``fill_stores``.
 
         Raises:
             ConfigError: augmentation is on, or the method cannot be trained from features of this
