@@ -91,8 +91,7 @@ class FeatureCache(Callback):
             *stages: ``fit``, ``validate``, ``test`` or ``predict``.
             share: share of the work that this process does.
             complete: whether ``barrier`` waits for all other shares; else no loader is changed.
-            **options: ``progress`` and ``barrier`` of
-                ``fill_stores``.
+            **options: ``progress`` and ``barrier`` of ``fill_stores``.
 
         Raises:
             ConfigError: augmentation is on, or the method cannot be trained from features of this
