@@ -162,12 +162,20 @@ def test_predictions_need_ids(make, tmp_path):
         tiny_runs.trainer(tmp_path).predict(make(), rows)
 
 
-def test_a_loss_that_is_not_finite_names_step_and_samples(make, tmp_path):
-    rows = tiny_runs.samples(8)
-    rows[5]["pixel_values"] = torch.full((3, 32, 32), float("nan"))
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_loss_that_is_not_finite_names_step_and_samples(value, make, monkeypatch, tmp_path):
+    model = make()
+    loss = model.compute_loss
+
+    def compute_loss(logits, labels, batch):
+        return loss(logits, labels, batch) * (
+            float(value) if "sample-5" in batch["sample_id"] else 1
+        )
+
+    monkeypatch.setattr(model, "compute_loss", compute_loss)
     with pytest.raises(TrainingError) as error:
-        tiny_runs.trainer(tmp_path, max_epochs=1).fit(make(), tiny_runs.loader(rows))
-    for part in ("nan at step 1", "sample-4, sample-5, sample-6, sample-7", "gradient_clip_val"):
+        tiny_runs.trainer(tmp_path, max_epochs=1).fit(model, tiny_runs.loader(tiny_runs.samples(8)))
+    for part in (f"{value} at step 1", "sample-4, sample-5, sample-6, sample-7", "gradient_clip"):
         assert part in str(error.value)
 
 

@@ -91,3 +91,11 @@ def test_a_revision_follows_the_name_or_stands_apart(tmp_path):
     assert resolve_encoder(str(tmp_path / "my@folder"), "v1") == (f"{tmp_path}/my@folder", None)
     with pytest.raises(ConfigError, match=r"'v1'.*'v2'"):
         resolve_encoder("org/bert@v1", "v2")
+
+
+def test_a_hub_is_asked_once_for_a_file_that_it_lacks(monkeypatch):
+    asked = []
+    monkeypatch.setattr(encoders, "file_exists", lambda *args, **options: asked.append(args))
+    for _ in range(3):
+        assert encoders.read_encoder_json("me/asked-once", "modules.json", None) == {}
+    assert asked == [("me/asked-once", "modules.json")]

@@ -4,6 +4,7 @@ import json
 import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -145,10 +146,16 @@ def encoder_file(source: str, file: str, revision: str | None) -> Path:
     """Path of a file of a local folder or hub repository; no file is there if it has none."""
     if Path(source).is_dir():
         return Path(source, file)
+    _fetch(source, file, revision)
+    return Path(str(try_to_load_from_cache(source, file, revision=revision)))
+
+
+@cache
+def _fetch(source: str, file: str, revision: str | None) -> None:
+    """Fetch a file of a hub repository, if it has the file; a process asks for it once."""
     with suppress(Exception):  # out of reach: errors of any HTTP library
         if file_exists(source, file, revision=revision):
             hf_hub_download(source, file, revision=revision)
-    return Path(str(try_to_load_from_cache(source, file, revision=revision)))
 
 
 def read_encoder_json(source: str, file: str, revision: str | None) -> Any:
