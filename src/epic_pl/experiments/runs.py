@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -96,9 +96,10 @@ def execute(runs: Sequence[Run], work: Work, report: Callable[[], object] = lamb
 def in_new_process(run: Run, work: Work) -> None:
     """Execute a run in a process of its own, and store result or failure in it."""
     run.folder.mkdir(parents=True, exist_ok=True)
-    context = multiprocessing.get_context("spawn")
+    context = _context(work)
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_main, args=(run, work, sender, [*IMPORTED]))
+    environment = dict(os.environ)
+    process = context.Process(target=_main, args=(run, work, sender, [*IMPORTED], environment))
     process.start()
     sender.close()
     failure: str | None = None
@@ -119,8 +120,26 @@ def in_new_process(run: Run, work: Work) -> None:
     run.failure = failure and failure + place
 
 
-def _main(run: Run, work: Work, sender: Connection, packages: Sequence[str]) -> None:
+def _context(work: Work) -> Any:
+    """What starts processes: a server that has imported the module of ``work`` once for all."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # imports can take longer than the training
+    context.set_forkserver_preload([getattr(work, "func", work).__module__])
+    return context
+
+
+def _main(
+    run: Run,
+    work: Work,
+    sender: Connection,
+    packages: Sequence[str],
+    environment: Mapping[str, str],
+) -> None:
     """The process of a run: its output goes to a log, and what has failed to its parent."""
+    os.environ.clear()  # that of the server's start
+    os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if not run.shown:
         with (run.folder / "log.txt").open("ab") as log:
