@@ -16,7 +16,7 @@ import torch
 import epic_pl
 import tiny_encoders
 import tiny_runs
-from epic_pl.module import losses, metrics, postprocess
+from epic_pl.module import losses, metrics, postprocess, ranking
 from epic_pl.nn import Pair
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 
@@ -31,8 +31,9 @@ ROOMS = ("epic_pl", "epic_pl.data", "epic_pl.module", "epic_pl.nn", "epic_pl.nn.
 NOT_MADE = {"DualEncoder", "EPICModel", "Output"}
 PARTS = {
     losses: ("ClassificationLoss", "MatchingLoss", "prior_logits", "resolve_weights"),
-    metrics: ("MacroF1", "SamplesF1", "SecondClassAUROC", "build_metrics", "compute_metrics"),
+    metrics: ("MacroF1", "SamplesF1", "build_metrics", "compute_metrics"),
     postprocess: ("assign_labels", "calibration_error"),
+    ranking: ("ranking_scores",),
 }
 
 

@@ -101,5 +101,5 @@ def test_a_run_that_another_process_does_is_not_done_twice(runs, monkeypatch):
 
 
 def test_a_run_is_printed_with_its_score(tmp_path):
-    known = {"metrics": {"f1_micro": 0.25, "loss": 1.0}}
-    assert str(Run("a", 1, (), tmp_path, known)) == "a, seed 1: test f1_micro 0.250"
+    known = {"metrics": {"map": 0.25, "loss": 1.0}}
+    assert str(Run("a", 1, (), tmp_path, known)) == "a, seed 1: test map 0.250"

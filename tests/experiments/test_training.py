@@ -105,7 +105,7 @@ def test_each_image_is_read_and_encoded_once_in_any_order_of_methods(
 
 
 MULTILABEL = ["--data.label_separator=|"]
-MULTILABEL += [f"--{section}.monitor=val/f1_micro" for section in ("checkpoint", "early_stopping")]
+MULTILABEL += [f"--{section}.monitor=val/map" for section in ("checkpoint", "early_stopping")]
 
 
 @pytest.mark.parametrize(

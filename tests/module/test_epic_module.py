@@ -23,14 +23,13 @@ from epic_pl.utils.validate import check_batch
 from tiny_runs import differing, trained
 
 MULTICLASS = ("accuracy", "f1_macro")
-BINARY = (*MULTICLASS, "auroc")
 MULTILABEL = ("f1_micro", "f1_macro", "f1_samples", "f1_weighted")
 
 
 @pytest.mark.parametrize(
     ("task", "classes", "names"),
     [
-        ("multiclass", 2, BINARY),
+        ("multiclass", 2, MULTICLASS),
         ("multiclass", 3, MULTICLASS),
         ("multiclass", 6, (*MULTICLASS, "accuracy_top5")),
         ("multilabel", 4, MULTILABEL),
@@ -42,12 +41,14 @@ def test_a_plain_trainer_and_loader_run_all_four_loops(task, classes, names, mak
     model, trainer = make(num_classes=classes, task=task), tiny_runs.trainer(tmp_path, max_epochs=1)
     trainer.fit(model, tiny_runs.loader(rows), tiny_runs.loader(rows))
     expected = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", *names)}
+    ranking = "map" if multilabel else "auroc"
+    expected.add(f"val/{ranking}")  # in training it would keep the scores of an epoch
     logged = set(trainer.callback_metrics)
     assert logged == expected | {"train/loss_step", "train/loss_epoch"}
     (tested,) = trainer.test(model, tiny_runs.loader(rows, 3), verbose=False)
     tuned = [f"{name}_tuned" for name in names] if multilabel else []
-    calibration = ("ece", "ece_uncalibrated")
-    assert set(tested) == {f"test/{name}" for name in ("loss", *names, *tuned, *calibration)}
+    more = (*tuned, ranking, "ece", "ece_uncalibrated")
+    assert set(tested) == {f"test/{name}" for name in ("loss", *names, *more)}
 
     predictions = trainer.predict(model, tiny_runs.loader(rows, 3, drop=["labels"]))
     ids = [key for part in predictions for key in part["sample_id"]]

@@ -399,7 +399,7 @@ def test_a_metric_that_nothing_logs_ends_the_run_at_its_first_validation(
     with pytest.warns(UserWarning, match=rf"{option} is .* Did you mean 'val/accuracy'\?"):
         said = _refused(options, capsys)
     assert f"{option} is 'val/acuracy', which nothing has logged" in said
-    assert "val/accuracy, val/f1_macro, val/loss, or let" in said
+    assert "val/accuracy, val/auroc, val/f1_macro, val/loss, or let" in said
     assert len(list(workdir.rglob("best.ckpt"))) == ("=null" in str(options))
 
 

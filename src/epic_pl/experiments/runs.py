@@ -55,7 +55,7 @@ class Run:
         if self.failure:
             return f"{self.name}, seed {self.seed} failed: {self.failure}"
         metrics = (self.result or {}).get("metrics", {})
-        known = [name for name in ("accuracy", "f1_micro") if name in metrics]
+        known = [name for name in ("accuracy", "map") if name in metrics]
         score = f"test {known[0]} {metrics[known[0]]:.3f}" if known else "done"
         return f"{self.name}, seed {self.seed}: {score}"
 

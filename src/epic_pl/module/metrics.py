@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
-    BinaryAUROC,
     BinaryF1Score,
     MulticlassAccuracy,
     MulticlassF1Score,
@@ -23,6 +22,7 @@ from epic_pl.module.postprocess import (
     calibration_error,
     reliability_bins,
 )
+from epic_pl.module.ranking import RANKING, ranking_scores
 from epic_pl.utils.types import Task
 
 _AT_A_TIME = 1024  # samples; for a whole split at once top-5 accuracy needs several (N, C) arrays
@@ -42,19 +42,6 @@ class SamplesF1(BinaryF1Score):
     def compute(self) -> Tensor:
         """The mean F1 of all samples, a scalar."""
         return super().compute().mean()
-
-
-class SecondClassAUROC(BinaryAUROC):
-    """Area under the ROC curve of the second of two classes, from probabilities ``(B, 2)``.
-
-    Example:
-        >>> SecondClassAUROC()(torch.eye(2)[[0, 1, 1]], torch.tensor([0, 1, 0]))
-        tensor(0.7500)
-    """
-
-    def update(self, preds: Tensor, target: Tensor) -> None:
-        """Update with a batch's probabilities ``(B, 2)`` and labels ``(B,)``."""
-        super().update(preds[:, 1], target)
 
 
 class MacroF1(MulticlassF1Score):
@@ -79,10 +66,11 @@ def build_metrics(
 ) -> MetricCollection:
     """The metrics of a task, named ``prefix + name + postfix``, for :func:`metric_inputs`.
 
-    Multiclass: accuracy (top 1), accuracy_top5 with more than five classes, f1_macro, and auroc
-    with two classes. Multilabel: f1_micro, f1_macro, f1_samples, f1_weighted. torchmetrics'
-    compute groups are off, since they permanently merge metrics whose states are equal after the
-    first batch. ``options`` are those of every torchmetrics ``Metric``.
+    Multiclass: accuracy (top 1), accuracy_top5 with more than five classes, and f1_macro.
+    Multilabel: f1_micro, f1_macro, f1_samples, f1_weighted. Their states do not grow with the
+    number of samples, as that of a ranking would. torchmetrics' compute groups are off, since they
+    permanently merge metrics whose states are equal after the first batch. ``options`` are those of
+    every torchmetrics ``Metric``.
 
     Example:
         >>> list(build_metrics("multilabel", num_classes=3, prefix="val/"))
@@ -104,8 +92,6 @@ def build_metrics(
         if num_classes > 5:
             top5 = MulticlassAccuracy(num_classes, top_k=5, average="micro", **options)
             metrics["accuracy_top5"] = top5
-        if num_classes == 2:
-            metrics["auroc"] = SecondClassAUROC(**options)
     return MetricCollection(metrics, prefix=prefix, postfix=postfix, compute_groups=False)
 
 
@@ -120,12 +106,15 @@ def compute_metrics(
 ) -> dict[str, float]:
     """The metrics of samples that are gathered from all ranks; NaN without samples.
 
+    They are those of :func:`build_metrics`, and without ``thresholds`` also that of the ranking:
+    "auroc" or "map" (:func:`~epic_pl.module.ranking.ranking_scores`).
+
     Args:
         task: multiclass or multilabel.
         probabilities: ``(N, C)``.
         labels: class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
         thresholds: multilabel: ``(C,)``, those of the model. Names of metrics at them end in
-            ``_tuned``; None is 0.5 for all labels, and names are those of :func:`build_metrics`.
+            ``_tuned``; None is 0.5 for all labels.
 
     Example:
         >>> probabilities = torch.tensor([[0.9, 0.1, 0.0], [0.2, 0.3, 0.5]])
@@ -134,13 +123,22 @@ def compute_metrics(
     """
     postfix = "" if thresholds is None else "_tuned"
     metrics = build_metrics(task, probabilities.shape[1], "", postfix, sync_on_compute=False)
+    ranking = {} if postfix else {RANKING[task]: float(ranking_scores(task, probabilities, labels))}
     if not len(labels):
-        return dict.fromkeys(map(str, metrics), math.nan)
+        return dict.fromkeys(map(str, metrics), math.nan) | ranking
     predicted = metric_inputs(task, probabilities, 0.5 if thresholds is None else thresholds)
     blocks = (torch.split(values, _AT_A_TIME) for values in (predicted, labels.int()))
     for block in zip(*blocks, strict=True):
         metrics.update(*block)
-    return {str(name): float(value) for name, value in metrics.compute().items()}
+    return {str(name): float(value) for name, value in metrics.compute().items()} | ranking
+
+
+def decided_metrics(post: Postprocessor, probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """The metrics of calibrated probabilities on the CPU, multilabel also at fitted thresholds."""
+    scores = compute_metrics(post.task, probabilities, labels)
+    if post.thresholds is not None:
+        scores |= compute_metrics(post.task, probabilities, labels, post.thresholds)
+    return scores
 
 
 def final_metrics(post: Postprocessor, logits: Tensor, labels: Tensor) -> dict[str, float]:
@@ -149,9 +147,7 @@ def final_metrics(post: Postprocessor, logits: Tensor, labels: Tensor) -> dict[s
     Without samples there are none.
     """
     probabilities = post(logits)
-    scores = compute_metrics(post.task, probabilities, labels)
-    if post.thresholds is not None:
-        scores |= compute_metrics(post.task, probabilities, labels, post.thresholds)
+    scores = decided_metrics(post, probabilities, labels)
     for name, given in (("ece", probabilities), ("ece_uncalibrated", post.uncalibrated(logits))):
         scores[name] = calibration_error(reliability_bins(given, labels))
     return scores

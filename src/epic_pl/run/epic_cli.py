@@ -44,6 +44,7 @@ from epic_pl.module.checkpoint_io import (
 )
 from epic_pl.module.config import as_config
 from epic_pl.module.estimate import estimate
+from epic_pl.module.ranking import RANKING
 from epic_pl.nn.encoders import Encoder
 from epic_pl.report.writer import ReportWriter
 from epic_pl.run.error_text import MENDABLE
@@ -360,6 +361,7 @@ class EPICCLI(LightningCLI):
         metrics = [str(name) for name in self.model.train_metrics]
         logged = {*losses, *metrics, *(name.replace("train/", "val/") for name in metrics)}
         logged |= {f"val/accuracy_{name}" for name in self.datamodule.subsets}
+        logged.add(f"val/{RANKING[self.model.task]}")
         for section in ("checkpoint", "early_stopping"):
             monitor, mode = (self.config[section][key] for key in ("monitor", "mode"))
             if monitor is not None and monitor not in logged:

@@ -431,7 +431,7 @@ def test_an_epoch_is_chosen_where_validation_has_rows_enough(
     pq.write_table(pa.table(columns), folder / "t.parquet")
     text = write_config(folder)[0].read_text()
     config = yaml.safe_load(text)
-    metric = "val/f1_micro" if multilabel else "val/accuracy"
+    metric = "val/map" if multilabel else "val/accuracy"
     assert config["checkpoint"]["monitor"] == (metric if best else None)
     assert config["early_stopping"]["monitor"] == metric
     patience = config["early_stopping"]["patience"]

@@ -130,7 +130,7 @@ def _options(
     size, resize, of_images = _fit_images(table, guess, folder)
     encoder = options["model"]["encoders"]["text"]["name"]
     tokens, of_texts = _fit_texts(table, guess, encoder)
-    metric = "val/f1_micro" if guess.multilabel else "val/accuracy"
+    metric = "val/map" if guess.multilabel else "val/accuracy"
     epochs = int(np.clip(30_000 / rows, 4, 45))  # similar numbers of steps for all tables
     options["model"]["encoders"]["image_size"] = size
     options["trainer"]["max_epochs"] = epochs

@@ -5,13 +5,14 @@ import warnings
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.inference.description import INPUTS
 from epic_pl.inference.exported import ONNX, ONNX_INT8, load_program, run_batch
 from epic_pl.module import EPICModule
-from epic_pl.module.metrics import build_metrics
+from epic_pl.module.metrics import decided_metrics
 from epic_pl.utils.errors import ConfigError, counted, needs_extra, raised_as
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -80,21 +81,17 @@ def compare_scores(folder: Path, module: EPICModule, data: ImageTextDataModule) 
     data.setup("validate")
     models = {name: load_program(folder / name) for name in (ONNX, ONNX_INT8)}
     postprocessor = module.postprocessor.on_cpu()
-    postfix = "_tuned" if module.task == "multilabel" else ""
-    metrics = {
-        name: build_metrics(module.task, module.num_classes, postfix=postfix) for name in models
-    }
-    rows = 0
+    labels: list[Tensor] = []
+    given: dict[str, list[Tensor]] = {name: [] for name in models}
     for batch in data.val_dataloader():
-        rows += len(batch["labels"])
+        labels.append(batch["labels"])
         for name, run in models.items():
-            scores = run_batch(run, batch)
-            given = postprocessor.predict(scores) if module.task == "multilabel" else scores
-            metrics[name].update(given, batch["labels"].int())
-    lines = [f"on {counted(rows, 'rows')} of the validation split:"]
-    for name, collection in metrics.items():
+            given[name].append(run_batch(run, batch))
+    truth = torch.cat(labels)
+    lines = [f"on {counted(len(truth), 'rows')} of the validation split:"]
+    for name, parts in given.items():
         size = (folder / name).stat().st_size / 1e6
-        values = collection.compute().items()
-        listed = ", ".join(f"{key} {float(value):.4f}" for key, value in values)
+        values = decided_metrics(postprocessor, torch.cat(parts), truth).items()
+        listed = ", ".join(f"{key} {value:.4f}" for key, value in sorted(values))
         lines.append(f"  {name}  {size:,.1f} MB: {listed}")
     return "\n".join(lines)
