@@ -61,6 +61,17 @@ def write_predictions(folder, truth, predicted, ids=None, images=None):
     pq.write_table(pa.table(columns), folder / "predictions.parquet")
 
 
+def write_labels(folder, truth, scores, names):
+    """A table of several labels ``(N, C)`` with their probabilities."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = [[names[column] for column in np.flatnonzero(row)] for row in truth]
+    columns = {"sample_id": [f"sample{number}" for number in range(len(truth))]}
+    columns["image_path"] = pa.array([None] * len(truth), pa.string())
+    columns["truth"] = pa.array(labels, pa.list_(pa.string()))
+    columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(names)}
+    pq.write_table(pa.table(columns), folder / "predictions.parquet")
+
+
 def done(root, name, seed, truth, predicted, ids=None, images=None):
     """A finished run, with its files."""
     each = run(root, name, seed)

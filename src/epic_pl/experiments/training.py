@@ -133,7 +133,7 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
         **fitted,
         "task": module.task,
         "metrics": metrics,
-        "fitted_thresholds": thresholds is not None and bool((thresholds != 0.5).any()),
+        "thresholds": None if thresholds is None else thresholds.tolist(),
         "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "encoder_share": trainable_share(module.model),
         "cache_level": cache_level,

@@ -7,6 +7,7 @@ import fake_runs
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import average_precision_score, f1_score
 
 from epic_pl.experiments.compare.report import _draw_comparison, show, write_comparison
 from epic_pl.experiments.compare.results import comparison_rows
@@ -85,16 +86,38 @@ def test_a_method_is_compared_with_its_better_run_on_one_modality(tmp_path, caps
     assert all(row["over_alone"] is None for row in comparison_rows(runs, "epic"))
 
 
-# rows at fitted thresholds stood beside rows at 0.5, and nothing said which was which
-def test_scores_at_thresholds_say_in_how_many_runs_they_were_fitted(tmp_path):
-    runs = [fake_runs.done(tmp_path, name, seed, TRUTH, TRUTH) for name in "ab" for seed in (0, 1)]
-    for number, run in enumerate(runs):
-        run.result["metrics"]["f1_micro_tuned"] = 0.5
-        run.result["fitted_thresholds"] = number == 1
-    write_comparison(runs, tmp_path / "out", "a", "")
+def test_several_labels_are_led_by_the_ranking_and_have_each_threshold_in_a_column(tmp_path):
+    rng = np.random.default_rng(0)
+    truth, names = rng.random((60, 3)) < 0.4, ["blue", "green", "red"]
+    runs = []
+    for name, noise in (("a", 0.5), ("b", 1.5)):
+        run = fake_runs.run(tmp_path, name)
+        scores = 1 / (1 + np.exp(-2 * truth - noise * rng.normal(size=truth.shape) + 2))
+        fake_runs.write_labels(run.folder, truth, scores, names)
+        values = {"map": average_precision_score(truth, scores)}
+        for metric, at in (("f1_micro", 0.5), ("f1_micro_tuned", [0.1, 0.2, 0.3])):
+            values[metric] = f1_score(truth, scores >= np.array(at), average="micro")
+        run.result = fake_runs.result(0, 0) | {"task": "multilabel", "thresholds": [0.1, 0.2, 0.3]}
+        run.result["metrics"] = {"f1_macro": 0.1, **values}
+        runs.append(run)
+    rows = write_comparison(runs, tmp_path / "out", "a", "")
+    assert [row["metric"] for row in rows][1:] == 2 * [
+        "map",
+        "f1_micro",
+        "f1_micro_tuned",
+        "f1_macro",
+    ]
+    found = {(row["method"], row["metric"]): row for row in rows}
+    assert found["majority", "map"]["mean"] == pytest.approx(truth.mean())
+    for metric in ("map", "f1_micro", "f1_micro_tuned"):
+        row, first = found["b", metric], found["a", metric]
+        assert row["difference"] == pytest.approx(row["mean"] - first["mean"])
+        assert row["low"] < row["difference"] < row["high"]
+        assert (row["p_value"] is None) == (metric != "map")
+    assert found["b", "map"]["high"] < 0
     text = (tmp_path / "out" / "comparison.md").read_text()
-    assert "| a | 100.0 ± 0.0 | 50.0 ± 0.0 | 50.0 ± 0.0 (fitted in 1 of 2) |" in text
-    assert "| b | 100.0 ± 0.0 | 50.0 ± 0.0 | 50.0 ± 0.0 (fitted in 0 of 2) |" in text
+    assert "| method | map % | difference from a (95%) | f1_micro % | difference" in text
+    assert "all at thresholds fitted on validation" in text
 
 
 def test_intervals_are_resampled_over_images(tmp_path):

@@ -1,4 +1,4 @@
-"""Metrics from sums against torchmetrics, and the paired bootstrap on data with a known answer."""
+"""The paired bootstrap against metrics of drawn rows, and on data with a known answer."""
 
 import math
 
@@ -7,34 +7,59 @@ import pytest
 import torch
 from fake_runs import write_predictions
 
+from epic_pl.experiments.compare import statistics
 from epic_pl.experiments.compare.statistics import (
-    MAIN_METRIC,
+    TESTED,
     Predictions,
+    bootstrap,
     holm,
-    paired_bootstrap,
-    sums_of_samples,
-    value_of,
+    paired_difference,
 )
 from epic_pl.module.metrics import compute_metrics
 
 SAMPLES, CLASSES = 40, 7
 
 
-@pytest.mark.parametrize("task", MAIN_METRIC)
-def test_metrics_from_sums_are_those_of_a_test_on_resampled_data(task):
+@pytest.mark.parametrize("task", TESTED)
+def test_metrics_of_a_draw_are_those_of_a_test_on_the_drawn_images(task, monkeypatch):
+    monkeypatch.setattr(statistics, "_AT_A_TIME", 3)
     rng = np.random.default_rng(3)
     scores, ids = rng.random((SAMPLES, CLASSES)), [str(number) for number in range(SAMPLES)]
     scores[::3, 0] = 0.5  # which is assigned
     truth = rng.random((SAMPLES, CLASSES)) < 0.3
     if task == "multiclass":
         truth = np.eye(CLASSES, dtype=bool)[rng.integers(CLASSES, size=SAMPLES)]
-    sums = sums_of_samples(Predictions(ids, ids, truth, scores, task))
-    for drawn in (np.arange(SAMPLES), *rng.integers(SAMPLES, size=(5, SAMPLES)), [0, 0, 1]):
-        labels = torch.from_numpy(truth[drawn]).int()
+    images, thresholds = (
+        [str(number // 2) for number in range(SAMPLES)],
+        [0.3, 0.4, 0.6] + [0.5] * 4,
+    )
+    run = Predictions(ids, images, truth, scores, task, thresholds)
+    (values,) = bootstrap([run], TESTED[task], list(dict.fromkeys(images)), draws=6, seed=1)
+    drawn = np.random.default_rng(1)
+    counts = [np.ones(20, dtype=int), *drawn.multinomial(20, np.full(20, 1 / 20), size=6)]
+    for number, images in enumerate(counts):
+        rows = np.repeat(np.arange(SAMPLES), images.repeat(2))
+        labels = torch.from_numpy(truth[rows]).int()
         labels = labels if task == "multilabel" else labels.argmax(dim=1)
-        expected = compute_metrics(task, torch.from_numpy(scores[drawn]), labels)
-        value = value_of(np.bincount(drawn, minlength=SAMPLES) @ sums)
-        assert value == pytest.approx(expected[MAIN_METRIC[task]], abs=1e-6)
+        given = torch.from_numpy(scores[rows])
+        expected = compute_metrics(task, given, labels)
+        if task == "multilabel":
+            expected |= compute_metrics(task, given, labels, torch.tensor(thresholds).double())
+        for metric in TESTED[task]:
+            assert values[metric][number] == pytest.approx(expected[metric], abs=1e-6)
+
+
+def test_large_tests_have_fewer_draws(monkeypatch):
+    monkeypatch.setattr(statistics, "_AFFORDABLE", 2000 * 8)
+    assert (
+        len(bootstrap([_run([True] * 4)], ["accuracy"], ["0", "1", "2", "3"])[0]["accuracy"])
+        == 2001
+    )
+    monkeypatch.setattr(statistics, "_AFFORDABLE", 1)
+    assert (
+        len(bootstrap([_run([True] * 4)], ["accuracy"], ["0", "1", "2", "3"])[0]["accuracy"])
+        == 1001
+    )
 
 
 @pytest.mark.parametrize(
@@ -48,15 +73,26 @@ def test_predictions_are_grouped_by_image_else_by_sample(tmp_path, images, group
     assert read.scores.argmax(axis=1).tolist() == [2, 1, 1]
 
 
-def _sums(correct):
-    return np.stack([correct, np.ones(len(correct))], axis=1).astype(float)
+def _run(correct):
+    """A run with two classes, of which the answers are right or wrong."""
+    right = np.asarray(correct, dtype=bool)
+    names = [str(number) for number in range(len(right))]
+    truth = np.eye(2, dtype=bool)[np.zeros(len(right), dtype=int)]
+    return Predictions(names, names, truth, np.eye(2)[1 - right], "multiclass")
+
+
+def _compared(candidate, reference, draws=10_000, seed=0):
+    """The difference in accuracy of runs, each given by which answers are right."""
+    runs = [_run(correct) for correct in (*candidate, *reference)]
+    values = [run["accuracy"] for run in bootstrap(runs, ["accuracy"], runs[0].ids, draws, seed)]
+    return paired_difference(values[: len(candidate)], values[len(candidate) :])
 
 
 def test_a_clear_difference_has_the_interval_of_the_paired_z_test():
     rng = np.random.default_rng(0)
     both = rng.random(800)  # difficulty of a sample, for either method
     better, worse = both + 0.1 * rng.random(800) < 0.8, both + 0.25 * rng.random(800) < 0.8
-    result = paired_bootstrap([_sums(better)], [_sums(worse)], draws=4000)
+    result = _compared([better], [worse], draws=4000)
     differences = better.astype(float) - worse
     error = differences.std() / math.sqrt(800)
     assert result["difference"] == pytest.approx(differences.mean())
@@ -69,25 +105,25 @@ def test_about_one_in_twenty_equal_methods_is_called_different():
     rng = np.random.default_rng(1)
     called = 0
     for number in range(300):
-        one, other = (_sums(rng.random(150) < 0.7) for _ in range(2))
-        called += paired_bootstrap([one], [other], 400, seed=number)["p_value"] < 0.05
+        one, other = (rng.random(150) < 0.7 for _ in range(2))
+        called += _compared([one], [other], 400, seed=number)["p_value"] < 0.05
     assert 5 <= called <= 28  # 15 expected, standard deviation 3.8
 
 
 @pytest.mark.parametrize(("groups", "won"), [(2, 1), (3, 1), (5, 2), (4, 4)])
 def test_p_is_twice_the_chance_that_no_image_with_a_difference_is_drawn(groups, won):
     """With all differences on one side, only draws without any of them are not on that side."""
-    better, same = _sums(np.arange(groups) < won), _sums(np.zeros(groups))
+    better, same = np.arange(groups) < won, np.zeros(groups)
     expected = min(1.0, 2 * ((groups - won) / groups) ** groups)
     for one, other in ((better, same), (same, better)):
-        assert paired_bootstrap([one], [other])["p_value"] == pytest.approx(expected, abs=0.02)
+        assert _compared([one], [other])["p_value"] == pytest.approx(expected, abs=0.02)
 
 
 def test_the_means_over_seeds_are_compared():
-    same = _sums(np.arange(50) % 3 == 0)
-    assert list(paired_bootstrap([same], [same, same]).values()) == [0, 0, 0, 1]
-    right, wrong = _sums(np.ones(10)), _sums(np.zeros(10))
-    result = paired_bootstrap([right, wrong], [wrong, wrong, wrong])
+    same = np.arange(50) % 3 == 0
+    assert list(_compared([same], [same, same]).values()) == [0, 0, 0, 1]
+    right, wrong = np.ones(10), np.zeros(10)
+    result = _compared([right, wrong], [wrong, wrong, wrong])
     assert result["difference"] == result["low"] == result["high"] == 0.5
 
 

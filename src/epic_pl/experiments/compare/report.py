@@ -1,6 +1,8 @@
 """The files of a comparison (tables in Markdown, rows in JSON, a plot) and its console table."""
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -9,12 +11,14 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from epic_pl.experiments.compare.results import ALONE, Row, comparison_rows
+from epic_pl.experiments.compare.statistics import TESTED
 from epic_pl.experiments.runs import Run
 from epic_pl.report.scores import label
 from epic_pl.utils.files import try_read_json, write_bytes, write_json, write_text
 from epic_pl.utils.html_page import BLUE, GREY, plot_style, png, shorten
 
 _NONE = "\N{EN DASH}"
+_ABSENT: Row = dict.fromkeys(("mean", "std", "difference"))  # of a metric that a method lacks
 _COLUMNS: dict[str, Callable[[Row], str]] = {
     "ms/record": lambda row: _number(row["latency_ms"]),
     "seeds": lambda row: str(len(row["seeds"])) if row["seeds"] else _NONE,
@@ -29,12 +33,17 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
 _ON_CONSOLE = ("p", "trained", "peak MB", "seconds")  # columns that fit into 80 characters
 _LEGEND = (
     "ms/record: a call of `Classifier` with one image and text of the test split, median of 20. "
-    "± is the standard deviation over seeds. p: two-sided, paired bootstrap against `{reference}`, "
-    "over the images of the test split, or over its samples where images are not known, with "
-    "Holm's correction for the number of methods. "
+    "± is the standard deviation over seeds. Differences from `{reference}` have intervals of a "
+    "paired bootstrap over the images of the test split, or over its samples where images are not "
+    "known. p: two-sided, of the first difference, with Holm's correction for the number of "
+    "methods. "
     "seconds: training with validation, mean over seeds; stored features are filled before. "
     "peak MB: above the memory held when training began. "
     "cache: stored features, where tokens are those that enter the first interaction layer."
+)
+_THRESHOLDS = (
+    "map: mean average precision, which needs no threshold. f1_...: all methods at a threshold of "
+    "0.5; f1_..._tuned: all at thresholds fitted on validation, which are 0.5 without such rows. "
 )
 _PLOTTED = {"seconds": "training, s", "trainable": "trained parameters"}
 
@@ -84,18 +93,21 @@ def _markdown(rows: Sequence[Row], reference: str, notes: str) -> str:
     """Text with the main metric and costs, then all metrics, then the missing runs."""
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
     first = [row for row in rows if row["metric"] == metrics[0]]
-    heads = ["method", f"{metrics[0]} %", f"difference from {reference} (95%)", *_COLUMNS]
-    body = [
-        [row["method"], _percent(row), _difference(row), *(cell(row) for cell in _COLUMNS.values())]
-        for row in first
-    ]
+    known = defaultdict(lambda: _ABSENT, {(row["method"], row["metric"]): row for row in rows})
+    tested = [name for name in chain(*TESTED.values()) if name in metrics]
+    differs = f"difference from {reference} (95%)"
+    heads = ["method", *(head for name in tested for head in (f"{name} %", differs)), *_COLUMNS]
+    body = []
+    for row in first:
+        found = (known[row["method"], name] for name in tested)
+        pairs = ((_percent(each), _difference(each)) for each in found)
+        body.append([row["method"], *chain(*pairs), *(cell(row) for cell in _COLUMNS.values())])
     lines = ["# Comparison", "", *_markdown_table(heads, body)]
     if gains := _over_alone(first):
         lines += ["", *(f"- {gain}" for gain in gains)]
     if len(metrics) > 1:
-        values = {(row["method"], row["metric"]): _percent(row) for row in rows}
         body = [
-            [row["method"], *(values.get((row["method"], name), _NONE) for name in metrics)]
+            [row["method"], *(_percent(known[row["method"], name]) for name in metrics)]
             for row in first
         ]
         heads = ["method", *(f"{name} %" for name in metrics)]
@@ -103,7 +115,8 @@ def _markdown(rows: Sequence[Row], reference: str, notes: str) -> str:
     missing = [f"- `{row['method']}`: {row['status']}" for row in first if row["status"] != "ok"]
     if missing:
         lines += ["", "## Not in the means", "", *missing]
-    return "\n".join([*lines, "", _LEGEND.format(reference=reference), "", notes, ""])
+    legend = _THRESHOLDS * ("map" in metrics) + _LEGEND.format(reference=reference)
+    return "\n".join([*lines, "", legend, "", notes, ""])
 
 
 def _over_alone(rows: Sequence[Row]) -> list[str]:
@@ -127,13 +140,8 @@ def _markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> list
 
 
 def _percent(row: Row) -> str:
-    """The metric in percent, with the standard deviation over seeds.
-
-    Of F1 at fitted thresholds, it says in how many runs they are not all 0.5.
-    """
+    """The metric in percent, with the standard deviation over seeds."""
     spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
-    if str(row["metric"]).endswith("_tuned"):
-        spread += f" (fitted in {row['fitted']} of {len(row['seeds'])})"
     return _NONE if row["mean"] is None else f"{100 * row['mean']:.1f}{spread}"
 
 

@@ -5,19 +5,17 @@ Shape legend: N test samples, C classes.
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
 from epic_pl.experiments.compare.statistics import (
-    MAIN_METRIC,
+    TESTED,
     Predictions,
+    bootstrap,
     holm,
-    paired_bootstrap,
-    sums_of_groups,
-    sums_of_samples,
-    value_of,
+    paired_difference,
 )
 from epic_pl.experiments.runs import Run
 from epic_pl.utils.errors import ConfigError
@@ -36,10 +34,10 @@ def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
     """A row for each method and metric, the task's main metric first.
 
     A row has ``method, metric, mean, std, seeds, values``, the costs (means over seeds),
-    ``p_value, difference, low, high`` against the reference (main metric only; p-values with
-    Holm's correction for the number of methods), ``over_alone`` (``difference, low, high`` of a
-    method from its better run on one modality, the row ``alone``), ``cache_level``, and
-    ``fitted``, the number of seeds whose thresholds were fitted and are not all 0.5, and
+    ``difference, low, high`` from the reference (metrics of
+    :data:`~epic_pl.experiments.compare.statistics.TESTED`), ``p_value`` of the main metric's
+    difference, with Holm's correction for the number of methods, ``over_alone`` (``difference, low,
+    high`` of a method from its better run on one modality, the row ``alone``), ``cache_level``, and
     ``status``: "ok", or the messages of runs that are not in the mean. A method without a finished
     run has one row with its status only. The first row is the most frequent class of the test
     split, with the main metric. Unless all runs have ended, the bootstrap is left out.
@@ -58,38 +56,59 @@ def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
     if done := [run for group in by_name.values() for run in group if run.result]:
         metrics = _metrics(done[0])
         majority = _majority(predictions[done[0].name])
-        values = [float(value_of(sums_of_samples(split).sum(axis=0))) for split in majority]
+        found = bootstrap(majority, metrics[:1], _groups(predictions), draws=0)
+        values = [float(each[metrics[0]][0]) for each in found]
         rows.append({"method": MAJORITY} | _EMPTY | _spread(metrics[0], values))
     for name, group in by_name.items():
         rows += _method_rows(name, group, metrics)
     if all(run.ended for run in runs) and predictions.get(reference):
-        main = [row for row in rows if row["metric"] == metrics[0]]
-        others = [row for row in main if row["method"] not in (reference, MAJORITY)]
-        for row in others:
-            row |= _compared(predictions[row["method"]], predictions[reference])
-        for row in main:
-            row["over_alone"] = _over_alone(row, main, predictions)
-        compared = [row for row in others if row["p_value"] is not None]
-        p_values = holm([row["p_value"] for row in compared])
-        for row, p_value in zip(compared, p_values, strict=True):
-            row["p_value"] = p_value
+        _test(rows, reference, predictions)
     return rows
+
+
+def _test(rows: Sequence[Row], reference: str, runs: Mapping[str, Sequence[Predictions]]) -> None:
+    """Add differences from the reference and from one modality alone, with their intervals."""
+    known = {row["metric"] for row in rows if row["method"] == reference}
+    main, *others = (name for name in TESTED[runs[reference][0].task] if name in known)
+    drawn = iter(bootstrap(list(chain(*runs.values())), (main, *others), _groups(runs)))
+    values = {name: list(islice(drawn, len(group))) for name, group in runs.items()}
+
+    def compared(row: Row, other: str) -> Row:
+        if not _paired(runs[row["method"]], runs[other]):
+            return {}
+        names = (row["method"], other)
+        return paired_difference(*([v[row["metric"]] for v in values[name]] for name in names))
+
+    for metric in (main, *others):
+        of_metric = [row for row in rows if row["metric"] == metric and row["method"] != MAJORITY]
+        for row in of_metric:
+            if row["method"] != reference:
+                row |= compared(row, reference)
+            if (better := _better_alone(row, of_metric)) and (gain := compared(row, better)):
+                del gain["p_value"]  # which is of one comparison, not of all of the table
+                row["over_alone"] = {"alone": better, **gain}
+        tested = [row for row in of_metric if row["p_value"] is not None]
+        for row, p_value in zip(tested, holm([row["p_value"] for row in tested]), strict=True):
+            row["p_value"] = p_value if metric == main else None
 
 
 def _predictions(run: Run) -> Predictions:
     """Read the predictions of a finished run; ConfigError if its files are damaged."""
     try:
         float(_method_rows("", [run], _metrics(run))[0]["mean"])
-        return Predictions.read(run.folder / "predictions.parquet")
+        thresholds = (run.result or {}).get("thresholds")
+        return Predictions.read(run.folder / "predictions.parquet", thresholds)
     except Exception as error:  # a damaged file may cause any error
         damaged = f"result.json or predictions.parquet in {run.folder} is damaged ({error!r:.99})"
         raise ConfigError(f"{damaged}: remove that folder to repeat the run.") from error
 
 
 def _metrics(run: Run) -> list[str]:
+    """The metrics of a finished run: the main one, others with an interval, all others."""
     result = run.result or {}
-    main = MAIN_METRIC[result["task"]]
-    return [main, *(name for name in sorted(result["metrics"]) if name not in (main, "loss"))]
+    main, *tested = TESTED[result["task"]]
+    first = [main, *(name for name in tested if name in result["metrics"])]
+    return [*first, *(name for name in sorted(result["metrics"]) if name not in (*first, "loss"))]
 
 
 def _method_rows(name: str, runs: Sequence[Run], metrics: Sequence[str]) -> list[Row]:
@@ -101,7 +120,6 @@ def _method_rows(name: str, runs: Sequence[Run], metrics: Sequence[str]) -> list
     row |= {cost: _mean([result[cost] for result in results]) for cost in COSTS}
     row |= {"trainable": results[0]["trainable"], "cache_level": results[0]["cache_level"]}
     row["seeds"] = [run.seed for run in runs if run.result]
-    row["fitted"] = sum(bool(result.get("fitted_thresholds")) for result in results)
     known = [metric for metric in metrics if metric in results[0]["metrics"]]
     return [row | _spread(metric, [r["metrics"][metric] for r in results]) for metric in known]
 
@@ -136,33 +154,22 @@ def _majority(runs: Sequence[Predictions]) -> list[Predictions]:
     return list(by_split.values())
 
 
-def _over_alone(
-    row: Row, rows: Sequence[Row], predictions: Mapping[str, Sequence[Predictions]]
-) -> Row | None:
-    """The difference of a row's method from its better run on one modality; None without both."""
+def _better_alone(row: Row, rows: Sequence[Row]) -> str | None:
+    """The better one of a method's runs on one modality; None unless both have finished."""
     names = [f"{row['method']}-{modality}" for modality in ALONE]
     alone = [each for each in rows if each["method"] in names and each["seeds"]]
     if row["mean"] is None or len(alone) < len(ALONE):
         return None
-    better = max(alone, key=lambda each: float(each["mean"]))["method"]
-    compared = _compared(predictions[row["method"]], predictions[better])
-    compared.pop("p_value", None)  # which names one comparison, not all of the table
-    return {"alone": better, **compared} if compared else None
+    return str(max(alone, key=lambda each: float(each["mean"]))["method"])
 
 
-def _compared(candidate: Sequence[Predictions], reference: Sequence[Predictions]) -> Row:
-    """Columns of the bootstrap; empty if the samples cannot be paired.
+def _groups(runs: Mapping[str, Sequence[Predictions]]) -> list[str]:
+    """The groups of all runs, each once."""
+    return list(dict.fromkeys(chain.from_iterable(run.groups for run in chain(*runs.values()))))
 
-    Each seed may have its own test split, if it is the same for both methods.
-    """
+
+def _paired(candidate: Sequence[Predictions], reference: Sequence[Predictions]) -> bool:
+    """Whether samples can be paired; a seed may have a test split of its own, if both have it."""
     ids = [run.ids for run in reference]
     one_split = all(run.ids == ids[0] for run in (*candidate, *reference))
-    if not candidate or (not one_split and [run.ids for run in candidate] != ids):
-        return {}
-    groups = dict.fromkeys(chain.from_iterable(run.groups for run in reference))
-    numbers = {group: number for number, group in enumerate(groups)}
-    candidate_sums, reference_sums = (
-        [sums_of_groups(sums_of_samples(run), run.groups, numbers) for run in side]
-        for side in (candidate, reference)
-    )
-    return paired_bootstrap(candidate_sums, reference_sums)
+    return bool(candidate) and (one_split or [run.ids for run in candidate] == ids)
