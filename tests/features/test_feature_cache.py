@@ -418,18 +418,6 @@ def test_a_fit_in_place_learns_what_one_from_gathered_tensors_does(workshop, see
     assert_same_weights(one, other, 1e-5)
 
 
-@modes
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_large_items_are_read_at_each_level_and_precision(
-    workshop, monkeypatch, attention, level, precision
-):
-    monkeypatch.setattr("epic_pl.features.store.reader._LARGE", 0)
-    cache = workshop.cache(level, dtype="float16")
-    trainer = workshop.trainer(cache, max_epochs=1, precision=precision)
-    trainer.fit(workshop.module(attention), datamodule=workshop.data())
-    assert trainer.callback_metrics["train/loss"].isfinite()
-
-
 def test_what_cannot_read_in_place_is_given_tensors(workshop, seen):
     assert not feature_cache._reads_in_place(workshop.module(compile=True))
     module = workshop.module()

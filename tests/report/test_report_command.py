@@ -53,7 +53,7 @@ def reported(request, tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     options, monitor = ["--config", config], []
     if multilabel:
         options += ["--data.label_separator", "|"]
-        monitor = [f"--{part}.monitor=val/f1_micro" for part in ("checkpoint", "early_stopping")]
+        monitor = [f"--{part}.monitor=val/map" for part in ("checkpoint", "early_stopping")]
     checkpoint = str(root / "runs/fit/version_0/checkpoints/last.ckpt")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
@@ -144,6 +144,10 @@ def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
     assert told["score"] == ("accuracy" if reported.task == "multiclass" else "f1_micro_tuned")
     assert told["value"] == pytest.approx(reported.metrics[f"test/{told['score']}"])
     assert told["low"] < told["value"] < told["high"]
+    ranked = content["ranking"]
+    assert ranked["score"] == ("auroc" if reported.task == "multiclass" else "map")
+    assert ranked["value"] == pytest.approx(reported.metrics[f"test/{ranked['score']}"])
+    assert ranked["low"] < ranked["value"] < ranked["high"]
     whole = content["coverage"][-1]
     assert (whole["samples"], whole["score"]) == (TEST_ROWS, pytest.approx(told["value"]))
 
@@ -349,6 +353,7 @@ def test_the_page_escapes_names_and_tells_the_source_of_the_text():
         "report/templates/report.html",
         **{"data": "X", "checkpoint": None, "text": text, "task": "multilabel", "samples": 1234},
         **{"metrics": {"test/auroc": None}, "calibration": calibration, "mistakes": []},
+        ranking={"score": "map", "value": 0.4, "low": 0.3, "high": 0.5},
         headline={"score": "f1_micro_tuned", "value": 0.5, "low": 0.4, "high": 0.6, "chance": 0.3},
         log_loss=0.25,
         coverage=[{"coverage": 0.8, "score": 0.75}] * 20,
@@ -364,6 +369,7 @@ def test_the_page_escapes_names_and_tells_the_source_of_the_text():
     assert "1,234 samples" in page
     assert "Micro F1 at the model&#39;s thresholds 50.0%" in page
     assert "An answer that is always the most frequent labels scores 30.0%." in page
+    assert "Mean average precision 40.0% (95% interval: 30.0% to 50.0%)" in page
     assert "<td>AUROC</td><td>\N{EN DASH}</td>" in page
 
 

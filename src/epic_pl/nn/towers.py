@@ -121,7 +121,7 @@ class Tower(nn.Module, ABC, Generic[State]):
         """The words or patches among a state's tokens ``(B, N, d)``, in the weights' precision."""
         first = self.encoder.num_prefix_tokens
         if isinstance(tokens, list):
-            return torch.stack([sample[first:].to(self.dtype) for sample in tokens])
+            return torch.stack([sample[first:] for sample in tokens]).to(self.dtype)
         return tokens[:, first:].to(self.dtype)
 
     def gradients(self) -> AbstractContextManager[Any]:

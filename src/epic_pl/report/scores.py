@@ -13,10 +13,12 @@ from torch import Tensor
 from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.metrics import main_metric_sums
 from epic_pl.module.outputs import SplitOutputs
+from epic_pl.module.ranking import RANKING, ranking_scores
 
 Table = list[dict[str, Any]]
 
 _RESAMPLES = 2000
+_RANKED = 1000  # resamples of a ranking, which take longer
 _Z = 1.959964  # 97.5th percentile of the normal distribution
 _LABELS = {
     "accuracy_top5": "top-5 accuracy",
@@ -28,6 +30,7 @@ _LABELS = {
     "f1_samples": "F1 per sample",
     "f1_weighted": "weighted F1",
     "loss": "log loss",
+    "map": "mean average precision",
     "support": "samples",
 }
 
@@ -62,6 +65,24 @@ def headline(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
         name, (low, high) = "f1_micro_tuned", np.percentile(draws, [2.5, 97.5]).tolist()
     chance = _chance(outputs.labels)
     return {"score": name, "value": value, "low": low, "high": high, "chance": chance}
+
+
+def ranking_interval(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any] | None:
+    """The metric that needs no threshold, with the 95% interval of a bootstrap over samples.
+
+    None where it is not defined, as for samples of one class.
+    """
+    rng, count = np.random.default_rng(0), len(outputs.labels)
+    blocks = (rng.multinomial(count, [1 / count] * count, size=100) for _ in range(_RANKED // 100))
+    probabilities, values = evaluator.probabilities(outputs.logits), []
+    for weights in (np.ones((1, count)), *blocks):
+        times = torch.from_numpy(weights.T.astype(np.float64))
+        values.append(ranking_scores(evaluator.task, probabilities, outputs.labels, times))
+    value, *draws = torch.cat(values).tolist()
+    if not math.isfinite(value):
+        return None
+    low, high = np.nanpercentile(draws, [2.5, 97.5]).tolist()
+    return {"score": RANKING[evaluator.task], "value": value, "low": low, "high": high}
 
 
 def _chance(labels: Tensor) -> float:

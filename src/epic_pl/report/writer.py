@@ -23,7 +23,7 @@ from epic_pl.module.outputs import presence_masks
 from epic_pl.module.postprocess import ENOUGH_ROWS
 from epic_pl.nn.heads import Output
 from epic_pl.report.figures import MAX_CLASSES, confusion_counts, draw_figures
-from epic_pl.report.scores import coverage_table, headline, label
+from epic_pl.report.scores import coverage_table, headline, label, ranking_interval
 from epic_pl.report.tables import (
     absence_table,
     average_rows,
@@ -96,6 +96,7 @@ class ReportWriter(Callback):
             "task": evaluator.task,
             "samples": len(outputs.sample_id),
             "headline": headline(evaluator, outputs),
+            "ranking": ranking_interval(evaluator, outputs),
             "metrics": {k: finite(value) for k, value in metrics if k.startswith("test/")},
             "log_loss": finite(evaluator.losses(outputs.logits, outputs.labels).mean()),
             "coverage": coverage_table(evaluator, outputs),

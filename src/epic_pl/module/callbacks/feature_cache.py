@@ -125,8 +125,7 @@ class FeatureCache(Callback):
         if not complete:
             return
         image_store, text_store = stores
-        # of level tokens, layers of the encoder run, which need one tensor
-        in_place = (MEMORY, TOKENS, CELLS) if level == "layers" and _reads_in_place(module) else ()
+        in_place = (MEMORY, TOKENS, CELLS) if _reads_in_place(module) else ()
         both = (
             StoredItems(image_store, images.keys, requests[0].hashes, in_place),
             # texts have different numbers of tokens, which the model reads as one tensor
