@@ -95,6 +95,29 @@ def test_another_image_size_of_transformers(name, possible, tmp_path):
     assert larger.fingerprint == native.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("build", "other"),
+    [(build_image_encoder, "text_model."), (build_text_encoder, "vision_model.")],
+)
+def test_a_tower_of_a_file_of_two_reads_its_own_tensors_alone(build, other, tmp_path):
+    folder = write_hf(tmp_path, *IMAGES["SigLIP"]())
+    whole = build(folder)
+    damaged = {}
+    change_weights(
+        tmp_path,
+        lambda weights: {
+            name: damaged.setdefault(name, weight.flatten()[:1].clone() * float("nan"))
+            if name.startswith(other)
+            else weight
+            for name, weight in weights.items()
+        },
+    )
+    assert damaged
+    alone = build(folder)
+    assert alone.fingerprint == whole.fingerprint
+    assert not any(name.startswith(other) for name in alone.model.state_dict())
+
+
 def test_bert_folder(tiny_tokenizer_dir):
     encoder = build_text_encoder(str(tiny_tokenizer_dir), pooling="mean")
     assert isinstance(encoder, TransformersEncoder)

@@ -1,8 +1,12 @@
 import pytest
 import torch
+from architectures import EVAS, FEATURE_TIMMS, IMAGES, TEXTS, VITS, write_hf, write_timm
 from tiny_models import batch, make
 from torch import nn
 
+from epic_pl.module.config import EncoderConfig, EncodersConfig
+from epic_pl.nn import EPIC
+from epic_pl.nn.methods import FullFineTuning, LateFusionMLP, LoRA, NoPrompts
 from epic_pl.nn.precision import DTYPES, check_precision, choose_precision
 from epic_pl.utils.errors import ConfigError
 
@@ -112,3 +116,64 @@ def test_auto_on_a_gpu_leaves_emulation_out(able, chosen, monkeypatch):
         lambda including_emulation=True: able or including_emulation,
     )
     assert choose_precision("cuda", torch.float32)[0] == chosen
+
+
+HELD = {
+    "AugReg and BERT": (("timm", VITS["AugReg"]), TEXTS["BERT"]),
+    "DINOv3 and Qwen3": (("timm", EVAS["DINOv3"]), TEXTS["Qwen3"]),
+    "SigLIP and ModernBERT": (("hf", IMAGES["SigLIP"]), TEXTS["ModernBERT"]),
+    "ResNet and Gemma 3": (("timm", FEATURE_TIMMS["ResNet"]), TEXTS["Gemma 3, bidirectional"]),
+}
+
+
+@pytest.fixture
+def sides(request, tmp_path):
+    """Configs of both encoders of an entry of HELD."""
+    (library, image), text = HELD[request.param]
+    folder = tmp_path / "image"
+    made = write_timm(folder, *image) if library == "timm" else write_hf(folder, *image())
+    return EncoderConfig(made), EncoderConfig(write_hf(tmp_path / "text", *text()))
+
+
+def _inputs(encoders):
+    return {
+        "pixel_values": encoders.image.example(4, 0, torch.Generator().manual_seed(1)),
+        "input_ids": encoders.text.example(4, 7, torch.Generator().manual_seed(2)).clamp(min=3),
+        "attention_mask": (torch.arange(7) < torch.tensor([[7], [5], [7], [3]])).long(),
+    }
+
+
+@pytest.mark.parametrize("sides", HELD, indirect=True)
+def test_weights_held_in_bfloat16_give_nearly_the_same(sides):
+    full = EncodersConfig(*sides).build()
+    held = EncodersConfig(*sides, precision="bf16-true").build()
+    for whole, half in zip(full, held, strict=True):
+        assert type(half) is type(whole)
+        assert bool(half.problem) == bool(whole.problem)
+        assert half.fingerprint != whole.fingerprint
+        for weight in half.parameters():
+            assert weight.dtype == (torch.bfloat16 if weight.ndim > 1 else torch.float32)
+    inputs = _inputs(full)
+    methods = [NoPrompts(), LateFusionMLP()]
+    if not full.image.problem:
+        joint = {"num_prompts": 2, "hub_width": 8, "prompt_attention": "joint"}
+        methods += [EPIC(**joint), EPIC(**joint | {"prompt_attention": "read_only"})]
+    for method in methods:
+        logits = []
+        for encoders in (full, held):
+            torch.manual_seed(0)
+            model = method.build(encoders, 3).eval()
+            logits.append(model(inputs).logits)
+        logits[1].pow(2).sum().backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        assert {x.dtype for x in (logits[1], *gradients)} == {torch.float32}
+        difference = (logits[1] - logits[0]).abs().max()
+        assert 0 < difference < 0.06 * logits[0].abs().max()
+
+
+@pytest.mark.parametrize("method", [FullFineTuning(), LoRA()])
+@pytest.mark.parametrize("sides", ["AugReg and BERT"], indirect=True)
+def test_a_method_that_trains_inside_held_weights_is_refused(sides, method):
+    encoders = EncodersConfig(*sides, precision="bf16-true").build()
+    with pytest.raises(ConfigError, match=r"encoders\.precision bf16-true .* auto or bf16"):
+        method.build(encoders, 3)

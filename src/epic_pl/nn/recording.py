@@ -28,7 +28,8 @@ def prompt_attention(
     """
     encoder, layer = tower.encoder, tower.layers[step]
     memory, mask = tower.memory(step, state)
-    queries, *own = encoder.heads(layer, prompts, memory, mask)  # (B, h, n, d / h)
+    with tower.autocast(prompts=True):
+        queries, *own = encoder.heads(layer, prompts, memory, mask)  # (B, h, n, d / h)
     both = (memory, Memory(*own))
     scores = torch.cat([part.scores(queries) for part in both], dim=-1)  # (B, h, n, N + n)
     scores = scores * queries.shape[-1] ** -0.5

@@ -64,6 +64,11 @@ class Tower(nn.Module, ABC, Generic[State]):
         super().__init__()
         if self.takes_prompts:
             encoder.require_layers()
+        if self.trains_encoder and encoder.held:
+            raise ConfigError(
+                "encoders.precision bf16-true is for frozen encoders, but this method trains them: "
+                "set it to auto or bf16, or take another method."
+            )
         self.encoder = encoder
         self.layers = list(layers)
         self.keeps_tokens = keeps_tokens
@@ -83,7 +88,7 @@ class Tower(nn.Module, ABC, Generic[State]):
         With ``layer`` the inputs are tokens that enter this layer.
         """
         with self.gradients(), self.autocast():
-            tokens = self.encoder.embed(inputs, mask) if layer is None else inputs
+            tokens = self.cast(self.encoder.embed(inputs, mask)) if layer is None else inputs
             tokens = self.encoder.run_layers(layer or 0, self.layers[0], tokens, mask)
         return self.cast(tokens)
 
@@ -128,9 +133,14 @@ class Tower(nn.Module, ABC, Generic[State]):
         """Context manager that switches gradients off, unless the encoder is trained."""
         return torch.set_grad_enabled(self.trains_encoder and torch.is_grad_enabled())
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Context manager that runs frozen layers in the encoder's precision."""
-        if self.encoder.precision is None or self.trains_encoder:
+    def autocast(self, prompts: bool = False) -> AbstractContextManager[Any]:
+        """Context manager that runs frozen layers in the encoder's precision.
+
+        Layers with prompts run in the precision of the trained parameters, unless the weights are
+        held in another.
+        """
+        held = self.encoder.held
+        if self.encoder.precision is None or self.trains_encoder or (prompts and not held):
             return nullcontext()
         return torch.autocast(next(self.encoder.parameters()).device.type, self.encoder.precision)
 
@@ -148,7 +158,7 @@ class Tower(nn.Module, ABC, Generic[State]):
     @property
     def dtype(self) -> torch.dtype:
         """Data type of the frozen weights and of the tokens."""
-        return next(self.encoder.parameters()).dtype
+        return self.encoder.dtype
 
 
 class JointState(NamedTuple):
@@ -179,31 +189,36 @@ class JointTower(Tower[JointState]):
     def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
         """Run up to the step's layer without prompts, then that layer with ``P (B, n, d)``."""
         layer = self.layers[step]
-        tokens = self._before(layer, state)
-        state = state._replace(next_layer=layer + 1)
         last = layer == self.encoder.num_layers - 1
         # a text of two tokens would keep one, and an exported graph treats size 1 as a constant
         trims = self.trims_last_layer and not torch.compiler.is_exporting()
-        if trims and last and self.encoder.can_trim_last_layer(layer):
-            outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
-            return state._replace(tokens=tokens, first=outputs[:, :1]), outputs[:, 1:]
-        tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)
-        return state._replace(tokens=tokens), acquired
+        with self.autocast(prompts=True):
+            tokens = self._before(layer, state)
+            state = state._replace(next_layer=layer + 1)
+            if trims and last and self.encoder.can_trim_last_layer(layer):
+                outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
+                return state._replace(tokens=tokens, first=outputs[:, :1]), outputs[:, 1:]
+            tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)
+            return state._replace(tokens=tokens), acquired
 
     def memory(self, step: int, state: JointState) -> tuple[Memory, Tensor | None]:
         """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
         layer = self.layers[step]
-        return self.encoder.memory(layer, self._before(layer, state)), state.mask
+        with self.autocast(prompts=True):
+            return self.encoder.memory(layer, self._before(layer, state)), state.mask
 
     def _before(self, layer: int, state: JointState) -> Tensor:
         return self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
 
     def pool(self, state: JointState) -> Pooled:
         """Run the remaining layers, then the encoder's own pooling."""
-        if state.first is not None:
-            return Pooled(self.encoder.pooled(state.first), state.boundary)
-        tokens = self._before(self.encoder.num_layers, state)
-        return Pooled(self.encoder.pooled(tokens, state.mask), state.boundary)
+        with self.autocast(prompts=True):
+            if state.first is not None:
+                output = self.encoder.pooled(state.first)
+            else:
+                tokens = self._before(self.encoder.num_layers, state)
+                output = self.encoder.pooled(tokens, state.mask)
+        return Pooled(self.cast(output), state.boundary)
 
 
 class FrozenState(NamedTuple):
@@ -289,7 +304,8 @@ class ReadOnlyTower(FrozenTower):
         """Run the prompts ``P (B, n, d)`` through the step's layer."""
         layer = self.layers[step]
         arguments = layer, prompts, state.memories[step], state.mask
-        return state, self.encoder.checkpointed(self.encoder.read_layer, *arguments)
+        with self.autocast(prompts=True):
+            return state, self.encoder.checkpointed(self.encoder.read_layer, *arguments)
 
     def memory(self, step: int, state: FrozenState) -> tuple[Memory, Tensor | None]:
         """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""

@@ -54,7 +54,8 @@ def export(
     if data:
         check_preprocessing(module.hparams.get("preprocessing"), data.preprocessing)
     for tower in module.model.towers:
-        tower.encoder.precision = None  # a file runs anywhere, and onnxruntime has few kernels
+        tower.encoder.float()  # a file runs anywhere, and onnxruntime has few kernels
+        tower.encoder.precision = None
     written = write_folder(module, find_tokenizer(module), output, int8)
     print(f"{checkpoint} exported to {output}")
     for path in sorted(path for path in output.rglob("*") if path.is_file()):

@@ -39,6 +39,7 @@ class Encoder(nn.Module, ABC):
         num_layers: number of transformer layers.
         pooling: what :meth:`pool` returns; "auto" is the architecture's own pooling.
         precision: autocast data type of the frozen layers; None for no autocast.
+        held: whether matrices of weights are held in bfloat16, and all layers run in it.
         checkpoint_layers: whether to use activation checkpointing: layers that run through
             :meth:`checkpointed` keep only their inputs, and run again in the backward pass.
     """
@@ -58,6 +59,7 @@ class Encoder(nn.Module, ABC):
         pooling: Pooling = "auto",
         *,
         precision: torch.dtype | None = None,
+        held: bool = False,
         checkpoint_layers: bool = False,
     ) -> None:
         super().__init__()
@@ -66,9 +68,14 @@ class Encoder(nn.Module, ABC):
         self.num_layers = num_layers
         self.pooling = pooling
         self.precision = precision
+        self.held = held
         self.checkpoint_layers = checkpoint_layers
         self.num_parameters = sum(p.numel() for p in model.parameters())
         self.dense = nn.Sequential()
+        if held:
+            _hold(model)
+        dtype = torch.float32 if held else next(model.parameters()).dtype
+        self.register_buffer("_like", torch.zeros((), dtype=dtype), persistent=False)
         self._fingerprint: str | None = None
         self._frozen = True
 
@@ -104,6 +111,11 @@ class Encoder(nn.Module, ABC):
     def required_size(self) -> tuple[int, int] | None:
         """Height and width in pixels that images must have; None if any size is accepted."""
         return None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Data type of tokens between layers."""
+        return self._like.dtype
 
     @abstractmethod
     def example(self, rows: int, tokens: int, generator: torch.Generator) -> Tensor:
@@ -317,6 +329,15 @@ class Encoder(nn.Module, ABC):
                 digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
+
+
+def _hold(model: nn.Module) -> None:
+    """Hold matrices in bfloat16, one after the other; norms, biases and buffers are small."""
+    for weight in model.parameters():
+        weight.data = weight.data.to(torch.bfloat16 if weight.ndim > 1 else torch.float32)
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.float()
 
 
 def _concatenated(parts: Sequence[Any]) -> Any:

@@ -141,7 +141,8 @@ def _hf_encoder(
         config, model_class = own, type(getattr(towers, f"{modality}_model"))
     elif modality == "text" and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         model_class = AutoModelForTextEncoding  # without a decoder
-    model = _hf_model(model_class, source, config)
+    dtype = torch.bfloat16 if running.get("held") else torch.float32
+    model = _hf_model(model_class, source, config, dtype)
     model = getattr(model, f"{modality}_model", model)
     takes = {"vision": "pixel_values", "text": "input_ids"}[modality]
     if model.main_input_name != takes:
@@ -235,7 +236,9 @@ def _hf_config(source: _Source) -> PretrainedConfig:
             raise EncoderError(f"{name}/config.json: {first_line(error)}. {_SUPPORTED}") from error
 
 
-def _hf_model(model_class: Any, source: _Source, config: PretrainedConfig) -> Any:
+def _hf_model(
+    model_class: Any, source: _Source, config: PretrainedConfig, dtype: torch.dtype
+) -> Any:
     # the folder's own value may name a kernel, which is code from a hub; a model that is built
     # from a config takes no such argument
     config._attn_implementation = "eager"
@@ -247,7 +250,7 @@ def _hf_model(model_class: Any, source: _Source, config: PretrainedConfig) -> An
                 source.location,
                 config=config,
                 revision=source.revision,
-                dtype=torch.float32,  # the type of prompts and head, whatever the file has
+                dtype=dtype,  # whatever the file has
                 use_safetensors=True,  # never a pickle
                 trust_remote_code=False,
                 output_loading_info=True,
