@@ -42,6 +42,7 @@ class Peak:
         self._over = threading.Event()
 
     def now(self) -> float:
+        """The present memory in MB."""
         if self.cuda:
             return torch.cuda.memory_allocated() / 1e6
         lines = Path("/proc/self/status").read_text().splitlines()
