@@ -330,9 +330,8 @@ def _error(ours: Tensor, expected: Tensor) -> float:
 
 def _window(layer: nn.Module) -> int | None:
     """Tokens at this distance or more do not see each other in a layer."""
-    return max(
-        filter(None, (getattr(x, "sliding_window", 0) for x in layer.modules())), default=None
-    )
+    windows = (getattr(part, "sliding_window", None) for part in layer.modules())
+    return max(filter(None, windows), default=None)
 
 
 def _takes(part: Any, argument: str) -> bool:

@@ -51,7 +51,7 @@ class TimmEvaEncoder(TimmViTEncoder):
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of block ``index`` for the tokens ``(B, N, d)`` that enter it."""
         first, attention = self.num_prefix_tokens, self._plain_block(index).attn
-        _, keys, values = self._projected(index, tokens)
+        _, keys, values = self.heads(index, tokens)
         rotation = self._rotation(index, tokens.shape[1] - first)
         if rotation is not None:
             patches = apply_rot_embed_cat(keys[:, :, first:], rotation, attention.rotate_half)
@@ -80,10 +80,11 @@ class TimmEvaEncoder(TimmViTEncoder):
     def _plain_block(self, index: int) -> Any:
         return self.model.blocks[index]
 
-    def _projected(self, index: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, index: int, stream: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of block ``index`` for a stream, without rotations."""
         block = self._plain_block(index)
         attention = block.attn
-        normed = tokens if isinstance(block, EvaBlockPostNorm) else block.norm1(tokens)
+        normed = stream if isinstance(block, EvaBlockPostNorm) else block.norm1(stream)
         if attention.qkv is None:
             parts = [f(normed) for f in (attention.q_proj, attention.k_proj, attention.v_proj)]
         else:
@@ -91,7 +92,7 @@ class TimmEvaEncoder(TimmViTEncoder):
             if getattr(attention, "q_bias", None) is not None:  # biases beside the projection
                 biases = attention.q_bias, attention.k_bias, attention.v_bias
                 parts = [part + bias for part, bias in zip(parts, biases, strict=True)]
-        shape = (*tokens.shape[:2], -1, attention.head_dim)
+        shape = (*stream.shape[:2], -1, attention.head_dim)
         queries, keys, values = (part.view(shape).transpose(1, 2) for part in parts)
         return attention.q_norm(queries), attention.k_norm(keys), values
 

@@ -90,15 +90,10 @@ class TimmViTEncoder(Encoder):
         keys, values = _heads(block.attn, block.norm1(tokens), slice(1, 3))
         return Memory(block.attn.k_norm(keys), values)
 
-    def heads(
-        self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of block ``index`` for a stream ``(B, n, d)``."""
-        return self._projected(index, stream)
-
-    def _projected(self, index: int, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, index: int, stream: Tensor, *others: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of block ``index`` for a stream, whatever it reads."""
         block = self._plain_block(index)
-        queries, keys, values = _heads(block.attn, block.norm1(tokens), slice(0, 3))
+        queries, keys, values = _heads(block.attn, block.norm1(stream), slice(0, 3))
         return block.attn.q_norm(queries), block.attn.k_norm(keys), values
 
     def read_layer(
@@ -108,7 +103,7 @@ class TimmViTEncoder(Encoder):
         block = self._plain_block(index)
         attention = block.attn
         seen = read_mask(mask, memory.length() + stream.shape[1])
-        read = read_attention(*self._projected(index, stream), memory, seen)
+        read = read_attention(*self.heads(index, stream), memory, seen)
         read = attention.norm(read.transpose(1, 2).flatten(2))  # (B, n, d)
         if attention.gate is not None:
             read = read * attention.gate(block.norm1(stream)).sigmoid()
