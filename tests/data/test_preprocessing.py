@@ -139,6 +139,14 @@ def test_a_folder_without_a_vocabulary_is_refused(kind, tmp_path):
     assert str(tmp_path) in str(error.value)
 
 
+def test_a_folder_with_a_sentencepiece_model_alone_says_what_to_install(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "deberta-v2"}')
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "DebertaV2Tokenizer"}')
+    (tmp_path / "spm.model").write_bytes(b"\x0a\x0e")
+    with pytest.raises(EncoderError, match=r"spm\.model.*sentencepiece.*tokenizer\.json"):
+        load_tokenizer(str(tmp_path))
+
+
 def test_local_folder_asks_no_hub(tiny_tokenizer_dir, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("socket.socket.connect", lambda *a: pytest.fail("network"))

@@ -397,6 +397,11 @@ def test_equal_weights_in_another_configuration_have_another_fingerprint(
     assert build(str(copy)).fingerprint != first
 
 
+def naflex():
+    kind, config = TEXTS["SigLIP 2 text"]()
+    return kind(config)
+
+
 # what does not load ---------------------------------------------------------------------------
 
 
@@ -423,8 +428,9 @@ def test_timm_names_that_are_no_supported_model(name, message):
             r"type 'roberta'.*no vision encoder.*Supported",
         ),
         (build_text_encoder, clip_vision, r"clip_vision_model.*Supported"),
+        (build_image_encoder, naflex, r"no features: .*one image size \(not NaFlex\)"),
     ],
-    ids=["text as image", "image as text"],
+    ids=["text as image", "image as text", "NaFlex"],
 )
 def test_unsupported_hugging_face_architectures(build, model, message, tmp_path):
     with pytest.raises(EncoderError, match=message):

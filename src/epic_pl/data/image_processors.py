@@ -1,7 +1,6 @@
 """Options of transformers' image processors, compared with their own output on a test image."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from transformers import AutoImageProcessor
 
 from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.data.transforms import build_image_transform
+from epic_pl.utils.assets.encoders import loading_options
 from epic_pl.utils.errors import EncoderError
 
 _TOLERANCE = 2  # mean difference in 255 levels: less by resampling, more by another geometry
@@ -26,8 +26,7 @@ def read_image_processor(source: str, revision: str | None = None) -> ImagePrepr
     """
     # the library knows the defaults of each class, and what a size of one number means
     load: Any = AutoImageProcessor.from_pretrained  # not typed
-    local = Path(source).is_dir()
-    processor = load(source, revision=revision, local_files_only=local, trust_remote_code=False)
+    processor = load(source, **loading_options(source, revision))
     name = f"Image encoder {source!r}: its {type(processor).__name__}"
     rows, columns = np.mgrid[0:255, 0:153]
     image = Image.fromarray(np.stack([rows, columns, 255 - rows], axis=-1).astype(np.uint8))
@@ -42,7 +41,7 @@ def read_image_processor(source: str, revision: str | None = None) -> ImagePrepr
             return own
     raise EncoderError(
         f"{name} prepares images in a way that epic_pl does not know. Use the encoder's variant in "
-        "timm, or correct preprocessor_config.json in a local copy."
+        "timm or of one image size (not NaFlex), or correct preprocessor_config.json in a copy."
     )
 
 

@@ -14,7 +14,12 @@ import timm
 from timm.data import DEFAULT_CROP_PCT, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
-from epic_pl.utils.assets.encoders import read_encoder_json, require_hub
+from epic_pl.utils.assets.encoders import (
+    encoder_file,
+    loading_options,
+    read_encoder_json,
+    require_hub,
+)
 from epic_pl.utils.assets.sentence_files import read_sentence_files
 from epic_pl.utils.errors import ConfigError, EncoderError, first_line
 from epic_pl.utils.files import read_json
@@ -264,15 +269,18 @@ def load_tokenizer(encoder: str, revision: str | None = None) -> Any:
     source, revision = resolve_encoder(encoder, revision)
     with reading_encoder(encoder, "tokenizer.json", "tokenizer_config.json"):
         require_hub(source)
-        tokenizer = AutoTokenizer.from_pretrained(
-            source,
-            revision=revision,
-            local_files_only=Path(source).is_dir(),
-            trust_remote_code=False,
-        )
-        tokenizer.model_max_length = min(
-            tokenizer.model_max_length, own or tokenizer.model_max_length
-        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, **loading_options(source, revision))
+        except Exception as error:
+            if not encoder_file(source, "spm.model", revision).is_file():
+                raise
+            raise EncoderError(
+                f"Text encoder {encoder!r} has spm.model, but no tokenizer.json can be made of it "
+                f"({first_line(error):.80}): pip install sentencepiece protobuf, or take a copy "
+                "with a tokenizer.json."
+            ) from error
+        longest = tokenizer.model_max_length
+        tokenizer.model_max_length = min(longest, own or longest)
         if tokenizer.model_max_length < 1:
             raise ValueError(f"model_max_length is {tokenizer.model_max_length}")
     # if files are missing, transformers makes a tokenizer without a vocabulary

@@ -31,7 +31,12 @@ from epic_pl.nn.encoders.hf_transformer import TransformersEncoder
 from epic_pl.nn.encoders.timm_eva import TimmEvaEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
-from epic_pl.utils.assets.encoders import encoder_file, read_encoder_json, require_hub
+from epic_pl.utils.assets.encoders import (
+    encoder_file,
+    loading_options,
+    read_encoder_json,
+    require_hub,
+)
 from epic_pl.utils.assets.sentence_files import SentenceFiles, read_sentence_files
 from epic_pl.utils.errors import EncoderError, first_line, raised_as
 
@@ -231,14 +236,12 @@ def _hf_config(source: _Source) -> PretrainedConfig:
         require_hub(location)
         try:
             load: Callable[..., PretrainedConfig] = AutoConfig.from_pretrained
-            return load(location, revision=revision, trust_remote_code=False)
+            return load(location, **loading_options(location, revision))
         except ValueError as error:
             raise EncoderError(f"{name}/config.json: {first_line(error)}. {_SUPPORTED}") from error
 
 
-def _hf_model(
-    model_class: Any, source: _Source, config: PretrainedConfig, dtype: torch.dtype
-) -> Any:
+def _hf_model(model_class: Any, source: _Source, config: Any, dtype: torch.dtype) -> Any:
     # the folder's own value may name a kernel, which is code from a hub; a model that is built
     # from a config takes no such argument
     config._attn_implementation = "eager"
@@ -249,11 +252,10 @@ def _hf_model(
             model, report = model_class.from_pretrained(
                 source.location,
                 config=config,
-                revision=source.revision,
                 dtype=dtype,  # whatever the file has
                 use_safetensors=True,  # never a pickle
-                trust_remote_code=False,
                 output_loading_info=True,
+                **loading_options(source.location, source.revision),
             )
         missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
         if missing:

