@@ -50,6 +50,7 @@ class Encoder(nn.Module, ABC):
     """Why prompts cannot enter its layers, as a sentence; empty if they can."""
     num_prefix_tokens = 0
     """Number of tokens before the patches of an image (class token, registers)."""
+    _like: Tensor
 
     def __init__(
         self,
