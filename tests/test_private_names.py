@@ -17,6 +17,7 @@ ALLOWED = {
     "nn/encoders/build.py": ["_attn_implementation"],
     "nn/encoders/timm_eva.py": ["_pos_embed"],
     "nn/encoders/timm_vit.py": ["_pos_embed"],
+    "nn/methods/ensemble.py": ["_pytree"],
 }
 PUBLIC = {"_asdict", "_exit", "_fields", "_replace"}  # documented, of named tuples and `os`
 _PRIVATE = re.compile(r"_[a-zA-Z]\w*")

@@ -24,6 +24,7 @@ from epic_pl.nn.encoders import (
 )
 from epic_pl.nn.heads.classification import ModalityExperts
 from epic_pl.nn.heads.features import Standardization
+from epic_pl.nn.methods import Ensemble
 from epic_pl.utils.types import Batch
 
 VOCABULARY = 40
@@ -125,6 +126,7 @@ def randomise(model: nn.Module, seed: int = 7) -> nn.Module:
 
 
 METHODS = {name: getattr(methods, name) for name in methods.__all__ if name != "Method"}
+MEMBERS = 2
 SMALL = {"num_prompts": 2, "hub_width": 4, "prompt_attention": "joint"}
 
 
@@ -136,6 +138,8 @@ def make(name="EPIC", image=None, text=None, *, head=None, modality_dropout=0.0,
         options = SMALL | options
     else:
         options.pop("prompt_attention", None)
+    if issubclass(METHODS[name], Ensemble):
+        options = {"of": EPIC(num_prompts=2, hub_width=4), "members": MEMBERS} | options
     return randomise(METHODS[name](**options).build(encoders, 5, head or PLAIN, modality_dropout))
 
 

@@ -36,7 +36,7 @@ _DATA_OPTIONS = {
     ("text", "prompt"): "text_prompt",
 }
 # what has a row for each class
-_OF_CLASSES = ("model.head.", "loss.", "postprocessor.")
+_OF_CLASSES = ("model.head.", "model.members.", "loss.", "postprocessor.")
 _TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
 
 
@@ -160,12 +160,14 @@ def with_new_classes(
     """
     rows, widened = [names.index(name) for name in saved], dict(adapter)
     for key, tensor in adapter.items():
-        own, given = here.get(key), tensor.shape
-        if not key.startswith(_OF_CLASSES) or own is None or own.shape == given:
+        own, first = here.get(key), key.startswith("model.members.")  # those come before classes
+        if not key.startswith(_OF_CLASSES) or own is None or own.shape == tensor.shape:
             continue
-        if given[:1] == (len(saved),) and own.shape == (len(names), *given[1:]):
-            widened[key] = own.clone()
-            widened[key][rows] = tensor.to(own)
+        wider = [*tensor.shape]
+        if wider[first:][:1] == [len(saved)]:
+            wider[first] = len(names)
+        if [*own.shape] == wider:
+            widened[key] = own.index_copy(int(first), torch.tensor(rows), tensor.to(own))
     return widened
 
 

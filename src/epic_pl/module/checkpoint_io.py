@@ -153,16 +153,13 @@ def check_options(options: Any, path: str | IO[bytes]) -> None:
         if "warm_start" in options:
             raise CheckpointError(f"{path!r} names a file of weights, which epic_pl never writes.")
         for name, base in _CLASSES.items():
-            spec: Any = options.get(name)
             if name not in options:
                 continue
-            known = isinstance(spec, Mapping) and spec.keys() == {"class_path", "init_args"}
-            if not known or not isinstance(spec["class_path"], str):
-                raise CheckpointError(
-                    f"The {name} in {path!r} is of another version: use the one that wrote it."
-                )
-            find_class(base, spec["class_path"], path)
-            rest[name] = spec["init_args"]
+            rest[name] = own = _class_options(base, options[name], name, path)
+            if issubclass(base, Method) and isinstance(own, Mapping) and "of" in own:
+                of = own["of"] if isinstance(own["of"], list) else [own["of"]]
+                members = [_class_options(base, spec, f"{name}.of", path) for spec in of]
+                rest[name] = {**own, "of": members}
         encoders = options.get("encoders")
         sides = encoders.values() if isinstance(encoders, Mapping) else ()
         for side in sides:
@@ -172,6 +169,23 @@ def check_options(options: Any, path: str | IO[bytes]) -> None:
             if family is not None:
                 find_class(Encoder, family, path)
     refuse_classes(rest, path)
+
+
+def _class_options(base: type, spec: Any, name: str, path: str | IO[bytes]) -> Any:
+    """Options of a class that a file may name.
+
+    Raises:
+        CheckpointError: if they are not written as a class with its options.
+        UntrustedError: if nobody has imported the class.
+        ConfigError: if there is no such class.
+    """
+    known = isinstance(spec, Mapping) and spec.keys() == {"class_path", "init_args"}
+    if not known or not isinstance(spec["class_path"], str):
+        raise CheckpointError(
+            f"The {name} in {path!r} is of another version: use the one that wrote it."
+        )
+    find_class(base, spec["class_path"], path)
+    return spec["init_args"]
 
 
 def refuse_classes(options: Any, path: str | IO[bytes]) -> None:

@@ -141,5 +141,6 @@ class AveragedDecisions(Callback):
                 # Lightning shows the averaged module nowhere else
                 average: Any = callback._average_model
                 average.module.postprocessor.load_state_dict(pl_module.postprocessor.state_dict())
-                if (experts := pl_module.model.head.experts) is not None:
-                    average.module.model.head.experts.used.copy_(experts.used)
+                own = pl_module.model.experts, average.module.model.experts
+                for experts, averaged in zip(*own, strict=True):
+                    averaged.used.copy_(experts.used)

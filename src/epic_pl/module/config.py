@@ -7,7 +7,7 @@ Options of methods, losses and the head are defined elsewhere: :class:`~epic_pl.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from math import inf
-from typing import Any, Self, TypeVar, get_type_hints
+from typing import Any, Self, TypeVar, cast, get_args, get_type_hints
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -16,6 +16,7 @@ from epic_pl.module.losses import Loss
 from epic_pl.nn.base import Method
 from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
 from epic_pl.nn.encoders.base import Encoder, Pooling
+from epic_pl.nn.epic import EPIC
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES, EncoderPrecision, check_precision, choose_precision
 from epic_pl.utils.config_files import find_config, read_yaml
@@ -167,10 +168,7 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     known = [field.name for field in fields(kind) if field.init]
     if unknown := sorted(map(str, set(value) - set(known))):
         raise ConfigError(f"{kind.__name__} has no {', '.join(unknown)}; it has {known}.")
-    nested = {
-        name: as_config(hints[name], option) if is_dataclass(hints[name]) else option
-        for name, option in value.items()
-    }
+    nested = {name: _nested(hints[name], option) for name, option in value.items()}
     try:
         made: Any = kind(**nested)
     except TypeError as error:
@@ -181,10 +179,22 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     return config
 
 
+def _nested(hint: Any, option: Any) -> Any:
+    """The value of an option that has options of its own, or of a list of such."""
+    if is_dataclass(hint):
+        return as_config(cast(Any, hint), option)
+    if Method not in get_args(hint):
+        return option
+    if isinstance(option, list):
+        return [as_choice(Method, one, EPIC) for one in option]
+    return as_choice(Method, option, EPIC)
+
+
 def _check_types(kind: type, hints: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     for name, option in options.items():
         # classes of other packages may have types that JSON has not
-        if kind.__module__.startswith("epic_pl.") and not is_dataclass(hints[name]):
+        nested = is_dataclass(hints[name]) or Method in get_args(hints[name])
+        if kind.__module__.startswith("epic_pl.") and not nested:
             check_type(hints[name], name, option)
 
 
@@ -248,4 +258,6 @@ def plain(value: Any) -> Any:
             field.name: plain(getattr(value, field.name)) for field in fields(given) if field.init
         }
         return {"class_path": name_of(type(value)), "init_args": options}
+    if isinstance(value, list):
+        return [plain(entry) for entry in value]
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

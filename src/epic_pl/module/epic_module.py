@@ -124,12 +124,11 @@ class EPICModule(CheckpointedModule):
         towers = self.build_encoders()
         # a checkpoint keeps the pooling that "auto" has found in an encoder's files
         self.hparams["encoders"]["text"]["pooling"] = towers.text.pooling
-        self.model = method.build(towers, num_classes, head, modality_dropout)
+        self.model = method.build(towers, num_classes, head, modality_dropout, task)
         prior = loss.prior(task, num_classes, class_frequencies)
-        self.model.head.start_at(prior)
-        self._matching = build_matching_loss(
-            self.model.matcher, loss.matched_classes, self.class_names
-        )
+        for stack in self.model.stacks:
+            stack.head.start_at(prior)
+        self._matching = build_matching_loss(loss.matched_classes, self.class_names)
         self.postprocessor = Postprocessor(task, num_classes)
         self.outputs = OutputCollector(num_classes)
         self.train_metrics = build_metrics(task, num_classes, "train/")
@@ -139,8 +138,8 @@ class EPICModule(CheckpointedModule):
         self._checked: set[str] = set()
         if warm_start is not None:
             self.load_weights(warm_start, new_training=True)
-            if self.model.head.experts is not None:  # the checkpoint's prior is of other data
-                self.model.head.experts.move_to(prior)
+            for experts in self.model.experts:  # the checkpoint's prior is of other data
+                experts.move_to(prior)
 
     @property
     def method_name(self) -> str:
@@ -201,24 +200,30 @@ class EPICModule(CheckpointedModule):
         """Loss of one training batch, the sum of its terms; logs both and updates the metrics."""
         output, labels = self._checked_output(batch, "train"), batch["labels"]
         losses, size = self._training_losses(output, batch), len(labels)
-        loss = reduce(torch.add, losses.values())
+        loss, members = reduce(torch.add, losses.values()), len(output.members) or 1
         if len(losses) > 1:
-            parts = {f"train/{name}_loss": part.detach() for name, part in losses.items()}
+            parts = {f"train/{name}_loss": part.detach() / members for name, part in losses.items()}
             self.log_dict(parts, on_step=True, batch_size=size)
-        self.log(
-            "train/loss", loss.detach(), prog_bar=True, on_step=True, on_epoch=True, batch_size=size
-        )
+        mean = loss.detach() / members
+        self.log("train/loss", mean, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
         probabilities = self.postprocessor.uncalibrated(output.logits.detach())
         self.train_metrics.update(metric_inputs(self.task, probabilities), labels.int())
         self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=size)
         return loss
 
     def _training_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the training loss by name: of the trained logits, and the matching loss."""
-        labels, trained = batch["labels"], output.trained or {"joint": output.logits}
-        losses = {name: self.compute_loss(part, labels, batch) for name, part in trained.items()}
-        if self._matching and self.model.matcher and output.compared:
-            losses["matching"] = self._matching(self.model.matcher, output.compared, labels)
+        """The terms of the training loss by name: of the trained logits, and the matching loss.
+
+        Those of an ensemble are the sums over its members.
+        """
+        labels, losses = batch["labels"], dict[str, Tensor]()
+        for one in output.members or [output]:
+            trained = one.trained or {"joint": one.logits}
+            terms = {name: self.compute_loss(part, labels, batch) for name, part in trained.items()}
+            if self._matching and one.compared:
+                terms["matching"] = self._matching(one.compared, labels)
+            for name, term in terms.items():
+                losses[name] = losses[name] + term if name in losses else term
         return losses
 
     def _evaluate(self, batch: Batch, stage: Literal["val", "test"]) -> Tensor:
@@ -252,7 +257,7 @@ class EPICModule(CheckpointedModule):
         if not len(outputs.logits):  # a subclass's own steps keep no outputs
             return
         fits = fits and not self.trainer.sanity_checking
-        if fits and (experts := self.model.head.experts) and len(outputs.candidates):
+        for experts in self.model.experts if fits and len(outputs.candidates) else ():
             chosen = experts.choose(outputs.candidates, outputs.labels, self.task)
             outputs = outputs._replace(logits=chosen)
         probabilities = self.postprocessor.uncalibrated(outputs.logits)
@@ -315,7 +320,7 @@ class EPICModule(CheckpointedModule):
         if self.trainer.ckpt_path is None:  # a warm start loads a calibration
             self.postprocessor.reset()
             self.calibration_rows = None
-            if (experts := self.model.head.experts) is not None:
+            for experts in self.model.experts:
                 experts.reset()
 
     def on_train_start(self) -> None:

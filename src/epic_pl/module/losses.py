@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epic_pl.nn.interaction import ScaledCosine
-from epic_pl.nn.pair import Pair
+from epic_pl.nn.interaction import Compared
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Task
 from epic_pl.utils.validate import check_length, check_probabilities
@@ -210,26 +209,26 @@ class MatchingLoss:
         classes: labels of the rows that match.
 
     Example:
-        >>> compared = Pair(torch.ones(4, 1, 8), torch.ones(4, 1, 8))  # all alike: log B
-        >>> MatchingLoss([1])(ScaledCosine(learned=False), compared, torch.tensor([1, 0, 1, 1]))
+        >>> alike = Compared(torch.ones(4, 1, 8), torch.ones(4, 1, 8), torch.tensor(0.1))
+        >>> MatchingLoss([1])(alike, torch.tensor([1, 0, 1, 1]))  # log B
         tensor(1.3863)
     """
 
     def __init__(self, classes: Sequence[int]) -> None:
         self.classes = torch.tensor(classes)
 
-    def __call__(self, matcher: ScaledCosine, compared: Pair[Tensor], labels: Tensor) -> Tensor:
-        """The loss of features ``compared``, ``(B, n, r)`` each; 0 if no row matches.
+    def __call__(self, compared: Compared, labels: Tensor) -> Tensor:
+        """The loss of compared features, ``(B, n, r)`` each; 0 if no row matches.
 
         ``labels (B,)`` are class indices.
         """
-        image, text = compared
+        image, text, temperature = compared
         size = len(labels)
         # features of a missing modality are zero
         both = image.flatten(1).any(dim=1) & text.flatten(1).any(dim=1)
         rows = torch.isin(labels, self.classes.to(labels.device)) & both
-        similarities: Tensor = matcher(image.flatten(0, 1)[None], text.flatten(0, 1)[None])
-        similarities = similarities.view(size, -1, size, text.shape[1])  # (B, n, B, n)
+        every = Compared(image.flatten(0, 1)[None], text.flatten(0, 1)[None], temperature)
+        similarities = every.similarities().view(size, -1, size, text.shape[1])  # (B, n, B, n)
         fit = similarities.logsumexp(dim=1).mean(dim=2) + similarities.logsumexp(dim=3).mean(dim=1)
         own = torch.arange(size, device=labels.device)
         losses = sum(F.cross_entropy(logits / 2, own, reduction="none") for logits in (fit, fit.T))
@@ -237,9 +236,9 @@ class MatchingLoss:
 
 
 def build_matching_loss(
-    matcher: ScaledCosine | None, matched: Sequence[str] | None, class_names: Sequence[str]
+    matched: Sequence[str] | None, class_names: Sequence[str]
 ) -> MatchingLoss | None:
-    """The matching loss; None without matched classes, or if the model compares nothing.
+    """The matching loss; None without matched classes.
 
     Raises:
         ConfigError: if a matched class does not exist.
@@ -249,6 +248,4 @@ def build_matching_loss(
             raise ConfigError(
                 f"model.loss.matched_classes names {name!r}, not one of {', '.join(class_names)}."
             )
-    if not matched or matcher is None:
-        return None
-    return MatchingLoss([class_names.index(name) for name in matched])
+    return MatchingLoss([class_names.index(name) for name in matched]) if matched else None

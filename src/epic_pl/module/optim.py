@@ -30,6 +30,16 @@ def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, 
     Parameters of at most one dimension (norms, biases, temperatures, missing-modality embeddings)
     and prompts have no weight decay; a module lists its prompts in ``no_decay``.
     """
+    groups: dict[str, dict[str, Any]] = {}
+    for number, stack in enumerate(model.stacks):
+        _add_groups(groups, stack, config, f"_{number}" if number else "")
+    return list(groups.values())
+
+
+def _add_groups(
+    groups: dict[str, dict[str, Any]], model: DualEncoder, config: OptimConfig, suffix: str
+) -> None:
+    """Add the groups of a single model, or of stacked members; names must differ for loggers."""
     prompts = {
         f"{name}.{key}" if name else key
         for name, child in model.named_modules()
@@ -41,15 +51,14 @@ def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, 
         "prompts": config.prompt_lr,
         "encoders": model.encoder_lr,
     }
-    groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         part = "head" if name.startswith("head.") else "prompts"
         if name.startswith(encoders):
             part = "encoders"
-        decay = parameter.ndim > 1 and name not in prompts
-        key = part if decay else f"{part}_no_decay"
+        decay = parameter.ndim > 1 + model.stacked and name not in prompts
+        key = f"{part}{'' if decay else '_no_decay'}{suffix}"
         group: dict[str, Any] = {
             "name": key,
             "params": [],
@@ -57,7 +66,6 @@ def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, 
             "weight_decay": config.weight_decay if decay else 0.0,
         }
         groups.setdefault(key, group)["params"].append(parameter)
-    return list(groups.values())
 
 
 def set_rates(schedule: LambdaLR) -> None:

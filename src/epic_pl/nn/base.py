@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, Pooled
-from epic_pl.nn.interaction import ScaledCosine
+from epic_pl.nn.heads.classification import ModalityExperts
+from epic_pl.nn.interaction import Compared
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
 from epic_pl.nn.towers import FeatureLevel, Tower
 from epic_pl.utils.errors import ConfigError
-from epic_pl.utils.types import Batch, Features
+from epic_pl.utils.types import Batch, Features, Task
 
 
 class Method:
@@ -49,6 +50,7 @@ class Method:
         num_classes: int,
         head: HeadConfig = HeadConfig(),  # noqa: B008 frozen
         modality_dropout: float = 0.0,
+        task: Task = "multiclass",
     ) -> "DualEncoder":
         """Build the untrained model.
 
@@ -57,6 +59,7 @@ class Method:
             num_classes: number of classes C.
             head: parts of the head, the same for every method.
             modality_dropout: probability with which a training sample loses one modality.
+            task: "multiclass" or "multilabel", by which an ensemble averages its members.
 
         Raises:
             ConfigError: if the options do not fit the encoders, or the class has no ``model``.
@@ -68,7 +71,9 @@ class Method:
                 "of the method's model, a subclass of epic_pl.nn.DualEncoder."
             )
         built: DualEncoder = model(encoders, num_classes, self, self.own(head))
-        built.modality_dropout = modality_dropout
+        built.task = task
+        for stack in built.stacks:  # each member of an ensemble drops modalities by itself
+            stack.modality_dropout = modality_dropout
         return built
 
     def own(self, head: HeadConfig) -> HeadConfig:
@@ -147,6 +152,10 @@ class DualEncoder(nn.Module, ABC):
     """Learning rate of the parameters inside the encoders; None if these are frozen."""
     modality_dropout = 0.0
     """Probability with which a training sample loses one modality."""
+    task: Task = "multiclass"
+    """Which probabilities the logits stand for."""
+    stacked = False
+    """Whether the first axis of every parameter and buffer counts the members of an ensemble."""
 
     def __init__(self, image_tower: Tower[Any], text_tower: Tower[Any]) -> None:
         super().__init__()
@@ -167,6 +176,16 @@ class DualEncoder(nn.Module, ABC):
             f"{type(self).__name__} has no attention to draw: its class defines no `record`. "
             "Explanations need a method with prompts, such as --model.method=EPIC."
         )
+
+    @property
+    def stacks(self) -> Sequence["DualEncoder"]:
+        """The models whose parameters are trained: this one, or the stacks of an ensemble."""
+        return (self,)
+
+    @property
+    def experts(self) -> list[ModalityExperts]:
+        """The experts of all heads, whose choice validation makes."""
+        return [stack.head.experts for stack in self.stacks if stack.head.experts is not None]
 
     @property
     def towers(self) -> Pair[Tower[Any]]:
@@ -193,17 +212,14 @@ class DualEncoder(nn.Module, ABC):
         """Levels of the feature cache that this method can train from, the fastest last."""
         return self.image_tower.levels
 
-    @property
-    def matcher(self) -> ScaledCosine | None:
-        """The similarity function of :attr:`Output.compared`; None if nothing is compared."""
-        return self.head.similarity.cosine if self.head.similarity else None
-
     def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
         """States of both towers before step 1, computed or restored from stored features.
 
         Inputs of a missing modality are replaced by zeros, since they may be NaN. What follows from
         them stays within the modality: hub and head use nothing of it.
         """
+        if "states" in batch:
+            return Pair(*batch["states"])
         mask = batch["attention_mask"].bool()  # (B, N)
         if "image_features" in batch:
             image_features = _only_present(batch["image_features"], present.image)
@@ -237,7 +253,7 @@ class DualEncoder(nn.Module, ABC):
         prompts: Pair[Tensor] | None,
         present: Presence,
         part_features: Tensor | None = None,
-        compared: Pair[Tensor] | None = None,
+        compared: Compared | None = None,
     ) -> Output:
         """The head's output; without ``compared``, its similarity term's vectors are compared."""
         output: Output = self.head(pooled, prompts, present, part_features)

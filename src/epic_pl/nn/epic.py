@@ -22,7 +22,7 @@ from torch import Tensor
 from epic_pl.nn.base import DualEncoder, Method, Recording, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
-from epic_pl.nn.interaction import Exchange, Hub, ScaledCosine, build_hubs, where_parts_fit
+from epic_pl.nn.interaction import Compared, Exchange, Hub, build_hubs, where_parts_fit
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import FirstPrompt, Generation, TemporalPrompts
 from epic_pl.nn.recording import prompt_attention
@@ -155,21 +155,17 @@ class EPICModel(DualEncoder):
         """The hub before a step, which is the same for all steps if it has no parameters."""
         return self.hubs[(step - (not self.from_tokens)) % len(self.hubs)]
 
-    def read(self, first: Exchange | None) -> tuple[Tensor | None, Pair[Tensor] | None]:
+    def read(self, first: Exchange | None) -> tuple[Tensor | None, Compared | None]:
         """What the head and the matching loss read of the first exchange.
 
         They are the locations of the text's parts in the image, ``(B, 3 n)``, if tokens were
         compared, and the vectors that were compared.
         """
-        if first is None or first.similarities is None:
+        if first is None or first.similarities is None or first.compared is None:
             return None, None
-        return where_parts_fit(first.similarities) if self.from_tokens else None, first.compared
-
-    @property
-    def matcher(self) -> ScaledCosine | None:
-        """The similarity of the first exchange, without hubs that of the head."""
-        own: ScaledCosine | None = self.hubs[0].similarity if self.hubs else None  # type: ignore[assignment]  # of a ModuleList
-        return own or super().matcher
+        hub: Any = self.hubs[0]
+        compared = Compared(*first.compared, hub.similarity.temperature)
+        return where_parts_fit(first.similarities) if self.from_tokens else None, compared
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,30 @@ class ScaledCosine(nn.Module):
         else:
             self.register_buffer("log_temperature", log_temperature, persistent=False)
 
+    @property
+    def temperature(self) -> Tensor:
+        """The temperature tau ``()``."""
+        return self.log_temperature.exp().clamp(min=_MIN_TEMPERATURE)
+
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
         """Similarities ``S (B, n_v, n_t)`` of ``A_v (B, n_v, r)`` and ``A_t (B, n_t, r)``."""
-        cosine = F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).transpose(1, 2)
-        return cosine / self.log_temperature.exp().clamp(min=_MIN_TEMPERATURE)
+        return Compared(image, text, self.temperature).similarities()
+
+
+class Compared(NamedTuple):
+    """Vectors that a model compares, and the temperature of their similarities."""
+
+    image: Tensor
+    """``A_v (B, n_v, r)``, zero where the image is missing."""
+    text: Tensor
+    """``A_t (B, n_t, r)``, zero where the text is missing."""
+    temperature: Tensor
+    """tau ``()``."""
+
+    def similarities(self) -> Tensor:
+        """``S = cos(A_v, A_t) / tau``, ``(B, n_v, n_t)``."""
+        image, text = F.normalize(self.image, dim=-1), F.normalize(self.text, dim=-1)
+        return image @ text.transpose(1, 2) / self.temperature
 
 
 class Exchange(NamedTuple):

@@ -66,6 +66,8 @@ class Batch(TypedDict):
     * ``sample_id``: list of B strings; optional outside of prediction.
     * ``image_path``: list of B strings, optional: the image's path below the image root or its id,
       empty for a row without one. Rows of one image are no independent samples.
+    * ``states``: instead of images, texts and features, the towers' states before step 1, which an
+      ensemble computes once for all members.
     * further keys: columns of a table, see
       :class:`~epic_pl.data.tables.datamodule.TableDataModule`.
     """
@@ -80,6 +82,7 @@ class Batch(TypedDict):
     labels: NotRequired[Tensor]
     sample_id: NotRequired[list[str]]
     image_path: NotRequired[list[str]]
+    states: NotRequired[Any]
 
 
 class Prediction(TypedDict):

@@ -4,7 +4,7 @@ Shape legend: B batch, C classes, n prompts, d encoder width, D features of a mo
 the similarity's common space, P patches, n_t parts of the text.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epic_pl.nn.heads.features import ModalityFeatures, Pooled, Standardization
-from epic_pl.nn.interaction import ScaledCosine
+from epic_pl.nn.interaction import Compared, ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.nn.temperature import most_likely
 from epic_pl.utils.types import Task
@@ -71,13 +71,15 @@ class Output(NamedTuple):
     """The answer ``(B, C)``."""
     pooled: Pair[Pooled]
     """Pooled features of both modalities, the input of the head."""
-    compared: Pair[Tensor] | None
-    """Vectors of the image ``(B, n_v, r)`` and the text ``(B, n_t, r)`` that the model compares
-    before either depends on the other, zero where missing; None if the model compares nothing."""
+    compared: Compared | None = None
+    """Vectors of image and text that the model compares before either depends on the other; None
+    if the model compares nothing."""
     trained: Mapping[str, Tensor] | None = None
     """Logits ``(B, C)`` by name, each of which gets a loss in training; None trains the answer."""
     candidates: Tensor | None = None
     """Logits ``(B, 2, C)`` between which the head chooses on validation samples, if it does."""
+    members: Sequence["Output"] = ()
+    """Outputs of an ensemble's members, each of which is trained in place of this one."""
 
 
 class ClassificationHead(nn.Module):
@@ -163,12 +165,13 @@ class ClassificationHead(nn.Module):
             logits: Tensor = self.classifier(dropped, part_features, present)
         else:
             logits = self.classifier(torch.cat(dropped, dim=-1))
-        projected = None
+        compared = None
         if self.similarity is not None:
             projected = self.similarity.project(features, present)
             logits = logits + self.similarity(projected)
+            compared = Compared(*projected, self.similarity.cosine.temperature)
         if self.experts is None:
-            return Output(logits, pooled, projected, {"joint": logits})
+            return Output(logits, pooled, compared, {"joint": logits})
         alone = Pair(
             dropped.image[:, : self.image.encoder_width], dropped.text[:, : self.text.encoder_width]
         )
@@ -176,7 +179,7 @@ class ClassificationHead(nn.Module):
         candidates = self.experts.candidates(logits, experts)
         trained = {"joint": logits, **experts._asdict()}
         answer = self.experts.answer(candidates)
-        return Output(answer, pooled, projected, trained, candidates)
+        return Output(answer, pooled, compared, trained, candidates)
 
 
 class SimilarityHead(nn.Module):

@@ -3,7 +3,7 @@
 Shape legend: B batch, n prompts, d encoder width, D features.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -118,7 +118,7 @@ class Standardization(nn.Module):
         delta = mean - self.mean
         moved = self.variance + share * (variance - self.variance)
         moved = moved + share * (1 - share) * delta.square()
-        self.count.add_(number).clamp_(max=_MAX_COUNT)
+        self.count.copy_((self.count + number).clamp(max=_MAX_COUNT))
         self.mean += share * delta
         # one sample has no variance
         self.variance.copy_(torch.where(self.count > 1, moved, self.variance))
@@ -127,5 +127,23 @@ class Standardization(nn.Module):
 def _over_ranks(values: Tensor) -> Tensor:
     """The sum of ``values`` over all processes of a distributed run."""
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(values)
+        values = _SumOverRanks.apply(values)  # type: ignore[no-untyped-call]  # torch
     return values
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """The sum over ranks, also of the members of an ensemble that run in one pass."""
+
+    @staticmethod
+    def forward(values: Tensor) -> Tensor:
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        """Nothing is kept: statistics get no gradient."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], values: Tensor) -> tuple[Tensor, int]:
+        return _SumOverRanks.apply(values), in_dims[0]  # type: ignore[no-untyped-call]  # torch

@@ -6,6 +6,7 @@ docs/extend.md.
 
 from epic_pl.nn.base import Method
 from epic_pl.nn.epic import EPIC, NoInteraction
+from epic_pl.nn.methods.ensemble import Ensemble
 from epic_pl.nn.methods.fine_tuned import FullFineTuning, LoRA
 from epic_pl.nn.methods.maple import MaPLe
 from epic_pl.nn.methods.no_prompts import LateFusionMLP, LinearProbe, NoPrompts
@@ -15,6 +16,7 @@ from epic_pl.nn.methods.pmf import PMF
 __all__ = [
     "EPIC",
     "PMF",
+    "Ensemble",
     "FullFineTuning",
     "LateFusionMLP",
     "LinearProbe",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from epic_pl.nn.base import DualEncoder, Method, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
-from epic_pl.nn.interaction import ScaledCosine, where_parts_fit
+from epic_pl.nn.interaction import Compared, ScaledCosine, where_parts_fit
 from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FrozenTower
@@ -77,11 +77,6 @@ class PartsModel(DualEncoder):
             self.widths, num_classes, head, num_part_features=self.read.size
         )
 
-    @property
-    def matcher(self) -> ScaledCosine:
-        """The similarity of patches and parts."""
-        return self.cosine
-
     def forward(self, batch: Batch) -> Output:
         """The head's output for the pooled features and the features of the reader."""
         present = self.presence(batch)
@@ -93,7 +88,8 @@ class PartsModel(DualEncoder):
             where_present(self.down_text(parts), present.text),  # (B, n, r)
         )
         read = self.read(compared, self.cosine(*compared))
-        return self.classify(self.pool(image, text), None, present, read, compared)
+        matched = Compared(*compared, self.cosine.temperature)
+        return self.classify(self.pool(image, text), None, present, read, matched)
 
 
 @dataclass(frozen=True)

@@ -99,11 +99,6 @@ class PMFModel(DualEncoder):
         self.text_prompts = FusionSide(*self.widths[::-1], method)
         self.head = ClassificationHead(self.widths, num_classes, head)
 
-    @property
-    def matcher(self) -> None:
-        """None: the modalities are already fused before the head, so none is compared."""
-        return None
-
     def forward(self, batch: Batch) -> Output:
         """The head's output for the features that are pooled after the last fusion layer."""
         present = self.presence(batch)
@@ -117,6 +112,7 @@ class PMFModel(DualEncoder):
             text = self.text_prompts.fuse(
                 step, self.text_tower, text, where_present(from_image, present.image)
             )
+        # both are already fused before the head, so nothing is compared
         return self.classify(self.pool(image, text), None, present)._replace(compared=None)
 
 

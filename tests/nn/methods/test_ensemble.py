@@ -1,0 +1,226 @@
+"""Ensemble against its members as single models, one after another."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_models import (
+    ALL_PARTS,
+    PRESENCE,
+    batch,
+    image_encoder,
+    logits,
+    over,
+    randomise,
+    text_encoder,
+)
+from torch.nn.functional import cross_entropy
+
+from epic_pl.module.config import OptimConfig
+from epic_pl.module.optim import parameter_groups
+from epic_pl.nn import EPIC, HeadConfig, Pair
+from epic_pl.nn.methods import (
+    PMF,
+    Ensemble,
+    FullFineTuning,
+    LateFusionMLP,
+    LinearProbe,
+    LoRA,
+    MaPLe,
+    NoInteraction,
+    Parts,
+)
+from epic_pl.utils.errors import ConfigError
+
+SMALL = EPIC(num_prompts=2, hub_width=4)
+KINDS = {
+    "EPIC": SMALL,
+    "joint": replace(SMALL, prompt_attention="joint"),
+    "paper": replace(SMALL, hub="parameter_free", generation="linear", first_prompt="from_text"),
+    "Parts": Parts(),
+    "LateFusionMLP": LateFusionMLP(),
+    "PMF": PMF(num_prompts=2),
+    "unlike": [SMALL, Parts(), LateFusionMLP(), LinearProbe()],
+}
+kinds = over("of", KINDS)
+WIDE = HeadConfig()
+MADE = batch([4, 2, 3], [1, 0, 1], [1, 1, 0])
+LABELS = torch.tensor([0, 1, 1])
+pytestmark = pytest.mark.filterwarnings("ignore:There is a performance drop")
+
+
+def build(of, members=3, head=WIDE, task="multiclass", classes=2, **options):
+    """An ensemble in float64, whose members differ in all their weights and statistics."""
+    torch.manual_seed(0)
+    encoders = Pair(image_encoder(), text_encoder())
+    method = Ensemble(of, members)
+    return method, randomise(method.build(encoders, classes, head, task=task, **options))
+
+
+def singles(method, model, head=WIDE, classes=2):
+    """The members as models of their own, in the order of the ensemble's."""
+    for of, stack in zip(method.methods, model.stacks, strict=True):
+        for index in range(method.members):
+            single = of.build(Pair(image_encoder(), text_encoder()), classes, head).double()
+            own = {name: tensor[index].clone() for name, tensor in stack.state_dict().items()}
+            frozen = {name for name in single.state_dict() if "_tower." in name}
+            result = single.load_state_dict(own, strict=False)
+            assert (set(result.missing_keys), result.unexpected_keys) == (frozen, [])
+            for name, buffer in stack.named_buffers():  # those that no checkpoint holds, too
+                assert torch.equal(dict(single.named_buffers())[name], buffer[index])
+            yield single.eval()
+
+
+def without_randomness(model):
+    """The model in training, without dropout of features."""
+    for part in model.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+    return model.train()
+
+
+# answers --------------------------------------------------------------------------------------
+
+
+@kinds
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_the_answer_is_the_mean_of_the_members_probabilities(of, task):
+    method, model = build(of, task=task)
+    members = [*singles(method, model)]
+    assert len(members) == 3 * len(method.methods)
+    for presence in PRESENCE.values():
+        made = batch([4, 2, 3], *presence)
+        alone = torch.stack([logits(member, made) for member in members])
+        if task == "multiclass":
+            expected = alone.exp() / alone.exp().sum(dim=-1, keepdim=True)
+            given = logits(model, made).softmax(dim=-1)
+        else:
+            expected, given = 1 / (1 + (-alone).exp()), logits(model, made).sigmoid()
+        torch.testing.assert_close(given, expected.mean(dim=0), rtol=0, atol=1e-12)
+        own = torch.stack([output.logits for output in model(made).members])
+        torch.testing.assert_close(own, alone, rtol=0, atol=1e-9)
+    assert not torch.allclose(alone[0], alone[1])
+
+
+def test_far_logits_have_finite_means():
+    _, model = build(LateFusionMLP(), task="multilabel")
+    with torch.no_grad():
+        for expert in (model.head.experts.image, model.head.experts.text):
+            expert.bias.fill_(-1e4)
+    assert logits(model, MADE).isfinite().all()
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_experts_are_chosen_for_all_members_by_the_ensembles_answer(task):
+    _, model = build([SMALL, LinearProbe()], members=2, task=task)
+    both = model(MADE).candidates
+    (experts,) = model.experts
+    for used, column in ((True, 0), (False, 1)):
+        experts.used.fill_(used)
+        assert experts.used.shape == (2,)
+        torch.testing.assert_close(model(MADE).logits, both[:, column], rtol=0, atol=1e-12)
+    many = both.repeat(20, 1, 1)
+    labels = both[:, 1].argmax(dim=1).repeat(20)
+    if task == "multilabel":
+        labels = torch.nn.functional.one_hot(labels, 2)
+    torch.testing.assert_close(experts.choose(many, labels, task), many[:, 1])
+    assert not experts.used.any()
+
+
+# training -------------------------------------------------------------------------------------
+
+
+def loss(output):
+    trained = output.trained or {"joint": output.logits}
+    return sum(cross_entropy(part, LABELS) for part in trained.values())
+
+
+@kinds
+def test_gradients_and_statistics_are_those_of_each_member_alone(of):
+    method, model = build(of)
+    members = [without_randomness(member) for member in singles(method, model)]
+    outputs = without_randomness(model)(MADE).members
+    sum(loss(output) for output in outputs).backward()
+    for member in members:
+        loss(member(MADE)).backward()
+    for number, stack in enumerate(model.stacks):
+        own = members[3 * number : 3 * number + 3]
+        parameters = [dict(member.named_parameters()) for member in own]
+        for name, parameter in stack.named_parameters():
+            if parameter.requires_grad:
+                alone = torch.stack([each[name].grad for each in parameters])
+                torch.testing.assert_close(parameter.grad, alone, rtol=0, atol=1e-9)
+        buffers = [dict(member.named_buffers()) for member in own]
+        for name, buffer in stack.named_buffers():
+            alone = torch.stack([each[name] for each in buffers])
+            torch.testing.assert_close(buffer, alone, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("dropout", ["modalities", "features"])
+def test_members_draw_their_own_randomness(dropout):
+    _, model = build(SMALL, modality_dropout=0.5 * (dropout == "modalities"))
+    with torch.no_grad():
+        for tensor in (*model.members.parameters(), *model.members.buffers()):
+            tensor.copy_(tensor[:1].expand_as(tensor))  # all alike
+    alike = [output.logits for output in model(MADE).members]
+    torch.testing.assert_close(alike[0], alike[1])
+    if dropout == "modalities":
+        without_randomness(model)
+    first, second, _ = (output.logits for output in model.train()(batch([4] * 8)).members)
+    assert not torch.allclose(first, second)
+
+
+def test_the_frozen_encoders_run_once_for_all_members():
+    _, model = build([SMALL, Parts()], modality_dropout=0.5)  # each member loses other modalities
+    runs = []
+    for encoder in (model.image_encoder, model.text_encoder):
+        run = encoder.embed
+        encoder.embed = lambda given, *more, run=run: runs.append(given) or run(given, *more)
+    model.train()(batch([4, 2]))
+    assert len(runs) == 2
+    assert not any(torch._C._functorch.is_batchedtensor(given) for given in runs)
+
+
+def test_rates_and_decay_are_those_of_the_single_models():
+    method, model = build([SMALL, LateFusionMLP()], head=ALL_PARTS)
+    config = OptimConfig(lr=1.0, prompt_lr=2.0, weight_decay=0.1)
+    groups = parameter_groups(model, config)
+    assert len({group["name"] for group in groups}) == len(groups)
+    given = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
+    members = [*singles(method, model, head=ALL_PARTS)][::3]
+    for stack, member in zip(model.stacks, members, strict=True):
+        names = {id(p): name for name, p in member.named_parameters()}
+        for group in parameter_groups(member, config):
+            for parameter in group["params"]:
+                own = dict(stack.named_parameters())[names[id(parameter)]]
+                assert given[id(own)] == (group["lr"], group["weight_decay"])
+
+
+# refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", [FullFineTuning(), LoRA(), MaPLe()])
+def test_methods_that_do_not_share_frozen_features_are_refused(of):
+    with pytest.raises(ConfigError, match=rf"{type(of).__name__} cannot be a member .* Take a"):
+        build(of)
+
+
+@pytest.mark.parametrize(
+    "of",
+    [
+        [KINDS["joint"], LateFusionMLP()],
+        [SMALL, LateFusionMLP(interaction_layers=1)],
+        [SMALL, NoInteraction(interaction_layers=3)],
+    ],
+)
+def test_members_that_read_the_encoders_differently_are_refused(of):
+    with pytest.raises(ConfigError, match=r"give all methods in model\.method\.of the same"):
+        build(of)
+
+
+def test_an_ensemble_has_single_members_and_at_least_one():
+    for of in ([], Ensemble(), [Parts(), Ensemble()]):
+        with pytest.raises(ConfigError, match="name methods of single models"):
+            Ensemble(of)
+    with pytest.raises(ConfigError, match="members"):
+        Ensemble(members=0)
