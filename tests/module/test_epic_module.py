@@ -345,7 +345,7 @@ def test_a_pass_before_a_fit_changes_nothing_of_the_fit(before, make, tmp_path):
     head, val = tiny_runs.HEAD | {"network": "wide"}, tiny_runs.samples(40, seed=2)
     old = make(head=head)
     old.postprocessor.temperature.fill_(7)
-    old.model.head.experts.used.fill_(False)
+    old.model.head.experts.chosen.fill_(1)
     tiny_runs.save(old, tmp_path / "old.ckpt")
     ends = []
     for path in (None, tmp_path / "old.ckpt"):

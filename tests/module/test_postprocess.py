@@ -148,7 +148,7 @@ def test_thresholds_of_miscalibrated_labels_with_many_positives_help(shift):
 
 @pytest.mark.parametrize("used", [True, False])
 def test_a_fit_keeps_what_validation_says_of_the_experts(used, make, monkeypatch, tmp_path):
-    monkeypatch.setattr("epic_pl.nn.heads.classification.most_likely", lambda *_: int(not used))
+    monkeypatch.setattr("epic_pl.nn.heads.choice.most_likely", lambda *_: int(not used))
     model, rows = make(num_classes=4, head=HeadConfig()), _rows("multiclass", 1, 32)
     averages = EMAWeightAveraging()
     trainer = tiny_runs.trainer(tmp_path, max_epochs=1, callbacks=[averages])
@@ -157,10 +157,10 @@ def test_a_fit_keeps_what_validation_says_of_the_experts(used, make, monkeypatch
     assert torch.equal(output.logits, output.candidates[:, int(not used)])
     path = tmp_path / "model.ckpt"
     trainer.save_checkpoint(path)
-    assert EPICModule.load_from_checkpoint(path).model.head.experts.used == used
+    assert EPICModule.load_from_checkpoint(path).model.head.experts.chosen == int(not used)
     again = make(num_classes=4, head=HeadConfig(), warm_start=str(path))
     tiny_runs.trainer(tmp_path, max_epochs=0).fit(again, tiny_runs.loader(rows))
-    assert again.model.head.experts.used  # a new training decides anew
+    assert again.model.head.experts.chosen == 0  # a new training decides anew
 
 
 def test_a_probability_at_its_threshold_counts():

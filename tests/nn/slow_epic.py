@@ -179,14 +179,16 @@ def head_logits(model, pooled, means, prompts, scores=None) -> Tensor:
     if hasattr(head.classifier, "network"):
         logits = network_logits(head.classifier, h, scores)
     else:
-        logits = linear(torch.cat(h), head.classifier)
+        layers = getattr(head.classifier, "layers", None)
+        chosen = layers[int(head.classifier.chosen)] if layers else head.classifier
+        logits = linear(torch.cat(h), chosen)
     here = [output is not None for output in pooled]
     if head.similarity is not None and all(here):
         own = head.similarity
         a = linear(h[0], own.down_image), linear(h[1], own.down_text)
         tau = math.exp(float(own.cosine.log_temperature))
         logits = logits + own.linear.weight[:, 0] * cosine(*a) / tau
-    if head.experts is not None and head.experts.used:
+    if head.experts is not None and head.experts.chosen == 0:
         own = head.experts
         image = linear(alone[0], own.image) if here[0] else own.prior
         text = linear(alone[1], own.text) if here[1] else own.prior

@@ -128,7 +128,7 @@ class AbsenceWarning(Callback):
 class AveragedDecisions(Callback):
     """Gives modules with averaged weights what validation has decided for the average.
 
-    Temperature, thresholds and the choice of experts are fitted to the outputs of the average,
+    Temperature, thresholds and the choice of a candidate are fitted to the outputs of the average,
     which validation runs, before a checkpoint is written.
     """
 
@@ -141,6 +141,6 @@ class AveragedDecisions(Callback):
                 # Lightning shows the averaged module nowhere else
                 average: Any = callback._average_model
                 average.module.postprocessor.load_state_dict(pl_module.postprocessor.state_dict())
-                own = pl_module.model.experts, average.module.model.experts
-                for experts, averaged in zip(*own, strict=True):
-                    averaged.used.copy_(experts.used)
+                own = pl_module.model.choices, average.module.model.choices
+                for choice, averaged in zip(*own, strict=True):
+                    averaged.chosen.copy_(choice.chosen)

@@ -138,8 +138,9 @@ class EPICModule(CheckpointedModule):
         self._checked: set[str] = set()
         if warm_start is not None:
             self.load_weights(warm_start, new_training=True)
-            for experts in self.model.experts:  # the checkpoint's prior is of other data
-                experts.move_to(prior)
+            for stack in self.model.stacks:
+                if (experts := stack.head.experts) is not None:
+                    experts.move_to(prior)  # the checkpoint's prior is of other data
 
     @property
     def method_name(self) -> str:
@@ -220,6 +221,8 @@ class EPICModule(CheckpointedModule):
         for one in output.members or [output]:
             trained = one.trained or {"joint": one.logits}
             terms = {name: self.compute_loss(part, labels, batch) for name, part in trained.items()}
+            if one.penalty is not None:
+                terms["penalty"] = one.penalty
             if self._matching and one.compared:
                 terms["matching"] = self._matching(one.compared, labels)
             for name, term in terms.items():
@@ -257,8 +260,8 @@ class EPICModule(CheckpointedModule):
         if not len(outputs.logits):  # a subclass's own steps keep no outputs
             return
         fits = fits and not self.trainer.sanity_checking
-        for experts in self.model.experts if fits and len(outputs.candidates) else ():
-            chosen = experts.choose(outputs.candidates, outputs.labels, self.task)
+        for choice in self.model.choices if fits and len(outputs.candidates) else ():
+            chosen = choice.choose(outputs.candidates, outputs.labels, self.task)
             outputs = outputs._replace(logits=chosen)
         probabilities = self.postprocessor.uncalibrated(outputs.logits)
         self._log_scores("val", compute_metrics(self.task, probabilities, outputs.labels))
@@ -320,8 +323,8 @@ class EPICModule(CheckpointedModule):
         if self.trainer.ckpt_path is None:  # a warm start loads a calibration
             self.postprocessor.reset()
             self.calibration_rows = None
-            for experts in self.model.experts:
-                experts.reset()
+            for choice in self.model.choices:
+                choice.reset()
 
     def on_train_start(self) -> None:
         """Set the train mode and the schedule's number of steps.

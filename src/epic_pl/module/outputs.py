@@ -34,7 +34,7 @@ class SplitOutputs(NamedTuple):
     image_path: Sequence[str | None] = ()
     """N names of images, None for a sample without one; empty if batches have none."""
     candidates: Tensor = _NONE
-    """``(N, 2, C)``: logits between which the head chooses; ``(0,)`` if it has no choice."""
+    """``(N, k, C)``: logits of which the head chooses one; ``(0,)`` if it has no choice."""
 
     @classmethod
     def of_batch(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, Pooled
-from epic_pl.nn.heads.classification import ModalityExperts
+from epic_pl.nn.heads.choice import Choice
 from epic_pl.nn.interaction import Compared
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
 from epic_pl.nn.towers import FeatureLevel, Tower
@@ -183,9 +183,9 @@ class DualEncoder(nn.Module, ABC):
         return (self,)
 
     @property
-    def experts(self) -> list[ModalityExperts]:
-        """The experts of all heads, whose choice validation makes."""
-        return [stack.head.experts for stack in self.stacks if stack.head.experts is not None]
+    def choices(self) -> list[Choice]:
+        """What validation chooses in each head that has several candidates for the answer."""
+        return [stack.head.choice for stack in self.stacks if stack.head.choice is not None]
 
     @property
     def towers(self) -> Pair[Tower[Any]]:

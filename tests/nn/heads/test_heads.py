@@ -1,9 +1,11 @@
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from epic_pl.nn import ClassificationHead, HeadConfig, Pair
 from epic_pl.nn.heads import Pooled
+from epic_pl.nn.heads.choice import PenaltySweep
 from epic_pl.nn.heads.classification import ModalityExperts, SimilarityHead
 from epic_pl.nn.heads.features import Standardization
 from epic_pl.utils.errors import ConfigError
@@ -131,7 +133,7 @@ def test_experts_join_as_a_product_until_they_are_not_used():
     product = of_image * of_text / prior
     expected = product / product.sum(dim=1, keepdim=True)
     torch.testing.assert_close((2 * experts.answer(candidates)).softmax(dim=1), expected)
-    experts.used.fill_(False)
+    experts.chosen.fill_(1)
     assert torch.equal(experts.answer(candidates), joint)
 
 
@@ -146,7 +148,7 @@ def test_experts_are_used_if_30_samples_are_more_likely_with_them(better):
     assert torch.equal(
         experts.choose(candidates[:29], labels[:29], "multiclass"), candidates[:29, 0]
     )
-    assert experts.used
+    assert experts.chosen == 0
 
 
 def test_an_expert_starts_at_the_prior_and_stays_there_for_a_missing_modality():
@@ -176,6 +178,56 @@ def test_each_classifier_gets_a_loss_of_its_own_logits():
         encoder = torch.cat(getattr(pooled, side), dim=1)
         expected = getattr(head.experts, side)(encoder)
         torch.testing.assert_close(made.trained[side], expected, rtol=1e-4, atol=1e-4)
-    head.experts.used.fill_(False)
+    head.experts.chosen.fill_(1)
     assert torch.equal(head(pooled, prompts, NONE).logits, made.trained["joint"])
     assert not torch.equal(made.logits, made.trained["joint"])
+
+
+# choices ---------------------------------------------------------------------------------------
+
+
+def test_layers_of_a_sweep_reach_the_optimum_of_their_penalties():
+    features, labels = torch.randn(200, 6), torch.arange(200) % 3
+    features[:, 0] += labels
+    sweep = PenaltySweep(6, 3, penalties := (0.5, 0.1, 0.02)).double()
+    sweep.start_at(torch.zeros(3))
+    optimizer = torch.optim.LBFGS(sweep.parameters(), max_iter=500, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        named = sweep.named(sweep(features.double()))
+        total = sum(nn.functional.cross_entropy(logits, labels) for logits in named.values())
+        total = total + sweep.penalty()
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    for layer, penalty in zip(sweep.layers, penalties, strict=True):
+        peer = LogisticRegression(C=1 / (200 * penalty), tol=1e-8, max_iter=1000)
+        peer.fit(features.double().numpy(), labels.numpy())
+        found = torch.from_numpy(peer.coef_)
+        torch.testing.assert_close(layer.weight.detach(), found, rtol=0, atol=1e-4)
+
+
+def test_the_likeliest_of_several_candidates_is_the_answer_until_it_is_reset():
+    sweep, labels = PenaltySweep(2, 3, (1.0, 0.1, 0.01)), torch.arange(30) % 3
+    candidates = torch.randn(30, 3, 3)
+    assert torch.equal(sweep.choose(candidates[:29], labels[:29], "multiclass"), candidates[:29, 1])
+    candidates[:, 2] = 5 * torch.eye(3)[labels]
+    assert torch.equal(sweep.choose(candidates, labels, "multiclass"), candidates[:, 2])
+    assert torch.equal(sweep.answer(candidates), candidates[:, 2])
+    sweep.reset()
+    assert torch.equal(sweep.answer(candidates), candidates[:, 1])
+
+
+def test_a_swept_head_starts_at_the_prior_and_trains_each_layer():
+    config = HeadConfig(similarity=False, network="none", dropout=0.0)
+    head, prior = ClassificationHead(WIDTHS, 3, config, penalties=(1.0, 0.1)), torch.arange(3.0)
+    head.start_at(prior)
+    given = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    output = head(given, None, NONE)
+    torch.testing.assert_close(output.candidates, prior.expand(4, 2, 3))
+    assert list(output.trained) == ["penalty_1", "penalty_0.1"]
+    assert output.penalty == 0
+    nn.init.ones_(head.classifier.layers[1].weight)
+    assert head(given, None, NONE).penalty.item() == pytest.approx(0.15 * head.num_features)

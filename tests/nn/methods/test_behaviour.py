@@ -73,7 +73,9 @@ def test_gradients_are_finite_and_not_zero_where_a_missing_image_is_nan(name, he
     model = make(name, head=head).train()
     made = batch([3, 4, 2], [1, 0, 1], [1, 1, 0])
     made["pixel_values"][1] = torch.nan
-    torch.nn.functional.cross_entropy(model(made).logits, torch.tensor([0, 1, 2])).backward()
+    output, labels = model(made), torch.tensor([0, 1, 2])
+    for given in {"answer": output.logits, **(output.trained or {})}.values():
+        torch.nn.functional.cross_entropy(given, labels).backward(retain_graph=True)
     gradients = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
     assert not [n for n, gradient in gradients.items() if not gradient.any()]
     assert not [n for n, gradient in gradients.items() if not gradient.isfinite().all()]
@@ -86,9 +88,11 @@ def test_the_frozen_stays_bit_identical_and_all_that_is_trained_moves(name):
     optimizer = build_optimizer(model, OptimConfig(lr=0.1, weight_decay=0.1))
     for seed in range(2):
         optimizer.zero_grad()
-        model(batch([4, 2, 3], [1, 0, 1], [0, 1, 1], seed=seed)).logits.square().sum().backward()
+        output = model(batch([4, 2, 3], [1, 0, 1], [0, 1, 1], seed=seed))
+        given = [output.logits, *(output.trained or {}).values()]
+        torch.stack(given).square().sum().backward()
         optimizer.step()
-    statistics = {key for key in head_buffers(model) if "head.experts." not in key}
+    statistics = {k for k in head_buffers(model) if not k.endswith((".chosen", ".prior"))}
     for key, value in model.state_dict().items():
         moves = key in trained(model) | statistics
         assert torch.equal(value, before[key]) is not moves, key

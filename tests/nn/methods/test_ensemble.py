@@ -28,9 +28,18 @@ from epic_pl.nn.methods import (
     LoRA,
     MaPLe,
     NoInteraction,
+    NoPrompts,
     Parts,
 )
 from epic_pl.utils.errors import ConfigError
+
+
+class Plain(NoPrompts):
+    """A method whose head has no candidates to choose from."""
+
+    def own(self, head):
+        return replace(head, similarity=False, network="none")
+
 
 SMALL = EPIC(num_prompts=2, hub_width=4)
 KINDS = {
@@ -40,7 +49,7 @@ KINDS = {
     "Parts": Parts(),
     "LateFusionMLP": LateFusionMLP(),
     "PMF": PMF(num_prompts=2),
-    "unlike": [SMALL, Parts(), LateFusionMLP(), LinearProbe()],
+    "unlike": [SMALL, Parts(), LateFusionMLP(), Plain()],
 }
 kinds = over("of", KINDS)
 WIDE = HeadConfig()
@@ -112,19 +121,19 @@ def test_far_logits_have_finite_means():
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
 def test_experts_are_chosen_for_all_members_by_the_ensembles_answer(task):
-    _, model = build([SMALL, LinearProbe()], members=2, task=task)
+    _, model = build([SMALL, Plain()], members=2, task=task)
     both = model(MADE).candidates
-    (experts,) = model.experts
+    (experts,) = model.choices
     for used, column in ((True, 0), (False, 1)):
-        experts.used.fill_(used)
-        assert experts.used.shape == (2,)
+        experts.chosen.fill_(0 if used else 1)
+        assert experts.chosen.shape == (2,)
         torch.testing.assert_close(model(MADE).logits, both[:, column], rtol=0, atol=1e-12)
     many = both.repeat(20, 1, 1)
     labels = both[:, 1].argmax(dim=1).repeat(20)
     if task == "multilabel":
         labels = torch.nn.functional.one_hot(labels, 2)
     torch.testing.assert_close(experts.choose(many, labels, task), many[:, 1])
-    assert not experts.used.any()
+    assert experts.chosen.all()
 
 
 # training -------------------------------------------------------------------------------------
@@ -199,9 +208,9 @@ def test_rates_and_decay_are_those_of_the_single_models():
 # refusals -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("of", [FullFineTuning(), LoRA(), MaPLe()])
-def test_methods_that_do_not_share_frozen_features_are_refused(of):
-    with pytest.raises(ConfigError, match=rf"{type(of).__name__} cannot be a member .* Take a"):
+@pytest.mark.parametrize("of", [FullFineTuning(), LoRA(), MaPLe(), LinearProbe()])
+def test_methods_without_members_that_differ_on_shared_features_are_refused(of):
+    with pytest.raises(ConfigError, match=rf"{type(of).__name__} cannot be a member .* Take EPIC"):
         build(of)
 
 

@@ -12,11 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from epic_pl.nn.heads.choice import Choice, PenaltySweep
 from epic_pl.nn.heads.features import ModalityFeatures, Pooled, Standardization
 from epic_pl.nn.interaction import Compared, ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
-from epic_pl.nn.temperature import most_likely
-from epic_pl.utils.types import Task
 from epic_pl.utils.validate import check_choices, check_probabilities
 
 # factor of torch's initial weights; at 1, logits of rare labels would vary by half a unit
@@ -30,8 +29,6 @@ _WEIGHT_STD = 0.1
 _SQUEEZED = 16
 _HIDDEN = 128
 _HIDDEN_DROPOUT = 0.3
-# fewer validation rows are too few to tell whether experts help
-_ENOUGH_TO_CHOOSE = 30
 
 Network = Literal["none", "wide", "squeezed"]
 
@@ -77,7 +74,9 @@ class Output(NamedTuple):
     trained: Mapping[str, Tensor] | None = None
     """Logits ``(B, C)`` by name, each of which gets a loss in training; None trains the answer."""
     candidates: Tensor | None = None
-    """Logits ``(B, 2, C)`` between which the head chooses on validation samples, if it does."""
+    """Logits ``(B, k, C)`` of which the head chooses one on validation samples, if it does."""
+    penalty: Tensor | None = None
+    """A term of the training loss that depends on the weights alone."""
     members: Sequence["Output"] = ()
     """Outputs of an ensemble's members, each of which is trained in place of this one."""
 
@@ -91,6 +90,7 @@ class ClassificationHead(nn.Module):
         config: parts of the head.
         prompts: whether the method has prompts.
         num_part_features: number of features from the method's exchange; 0 without one.
+        penalties: penalties of a linear layer, of which one is chosen (:class:`PenaltySweep`).
 
     Example:
         >>> head = ClassificationHead(Pair(384, 256), num_classes=3, config=HeadConfig())
@@ -108,6 +108,7 @@ class ClassificationHead(nn.Module):
         *,
         prompts: bool = False,
         num_part_features: int = 0,
+        penalties: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.image, self.text = (
@@ -116,14 +117,21 @@ class ClassificationHead(nn.Module):
         features = Pair(self.image.width, self.text.width)
         self.num_features = sum(features)
         self.dropout = nn.Dropout(config.dropout)
-        self.classifier: nn.Module = (
-            nn.Linear(self.num_features, num_classes)
-            if config.network == "none"
-            else NetworkHead(features, num_part_features, num_classes, config.network)
-        )
+        self.classifier: nn.Module
+        if penalties:
+            self.classifier = PenaltySweep(self.num_features, num_classes, penalties)
+        elif config.network == "none":
+            self.classifier = nn.Linear(self.num_features, num_classes)
+        else:
+            self.classifier = NetworkHead(features, num_part_features, num_classes, config.network)
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
         alone = Pair(self.image.encoder_width, self.text.encoder_width)
         self.experts = ModalityExperts(alone, num_classes) if config.network == "wide" else None
+
+    @property
+    def choice(self) -> Choice | None:
+        """What validation chooses: the experts' use, or a penalty."""
+        return self.classifier if isinstance(self.classifier, PenaltySweep) else self.experts
 
     @property
     def never_missing(self) -> list[str]:
@@ -138,6 +146,8 @@ class ClassificationHead(nn.Module):
         *Focal Loss for Dense Object Detection*, arXiv 1708.02002, section 3.3: with other biases
         the loss is at first dominated by the low frequency of rare labels.
         """
+        if isinstance(self.classifier, PenaltySweep):
+            return self.classifier.start_at(prior)
         *_, last = (m for m in self.classifier.modules() if isinstance(m, nn.Linear))
         last.weight.mul_(_INITIAL_SCALE)
         last.bias.copy_(prior)
@@ -161,6 +171,10 @@ class ClassificationHead(nn.Module):
             self.text(pooled.text, prompts and prompts.text, present.text, both),
         )
         dropped = Pair(self.dropout(features.image), self.dropout(features.text))
+        if isinstance(self.classifier, PenaltySweep):
+            swept = self.classifier(torch.cat(dropped, dim=-1))
+            answer, trained = self.classifier.answer(swept), self.classifier.named(swept)
+            return Output(answer, pooled, None, trained, swept, self.classifier.penalty())
         if isinstance(self.classifier, NetworkHead):
             logits: Tensor = self.classifier(dropped, part_features, present)
         else:
@@ -281,26 +295,24 @@ class NetworkHead(nn.Module):
         return logits if self.linear is None else logits + self.linear(torch.cat(features, dim=1))
 
 
-class ModalityExperts(nn.Module):
+class ModalityExperts(Choice):
     """A linear classifier of each modality, and how its logits join those of both modalities.
 
     A network that also sees the weaker modality overfits to it: on SNLI-VE it is less accurate than
     on the text alone. Each expert is trained by a loss of its own, so it does not depend on the
     other modality. Where labels say whether both match, experts can only overfit: then validation
-    rows are more likely without them, and :attr:`used` becomes False.
+    rows are more likely without them, the second candidate.
 
     Args:
         widths: D of the image and of the text.
         num_classes: number of classes C.
     """
 
-    used: Tensor
     prior: Tensor
 
     def __init__(self, widths: Pair[int], num_classes: int) -> None:
         super().__init__()
         self.image, self.text = (nn.Linear(width, num_classes) for width in widths)
-        self.register_buffer("used", torch.tensor(True))
         self.register_buffer("prior", torch.zeros(num_classes))
 
     @torch.no_grad()
@@ -317,10 +329,6 @@ class ModalityExperts(nn.Module):
         for expert in (self.image, self.text):
             expert.bias.add_(prior.to(self.prior) - self.prior)
         self.prior.copy_(prior)
-
-    def reset(self) -> None:
-        """Use the experts, as before validation."""
-        self.used.fill_(True)
 
     def forward(self, features: Pair[Tensor], present: Presence) -> Pair[Tensor]:
         """Logits ``(B, C)`` of both on ``features (B, D)``; the prior for a missing modality."""
@@ -341,23 +349,3 @@ class ModalityExperts(nn.Module):
         """
         averaged = (joint + experts.image + experts.text - self.prior) / 2
         return torch.stack([averaged, joint], dim=1)
-
-    def answer(self, candidates: Tensor) -> Tensor:
-        """The model's logits ``(B, C)`` among the candidates."""
-        return torch.where(self.used, candidates[:, 0], candidates[:, 1])
-
-    def choose(self, candidates: Tensor, labels: Tensor, task: Task) -> Tensor:
-        """Use the experts if labels are more likely with them, at 30 or more samples.
-
-        Args:
-            candidates: logits ``(N, 2, C)`` of validation samples.
-            labels: ``(N,)`` class indices, or ``(N, C)`` 0/1 for multilabel.
-            task: "multiclass" or "multilabel".
-
-        Returns:
-            The chosen logits ``(N, C)``.
-        """
-        enough = len(candidates) >= _ENOUGH_TO_CHOOSE
-        chosen = most_likely(candidates, labels, task) if enough else 0
-        self.used.fill_(chosen == 0)
-        return candidates[:, chosen]

@@ -24,6 +24,7 @@ from epic_pl.nn.base import DualEncoder, Method
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC
 from epic_pl.nn.heads import HeadConfig, Output
+from epic_pl.nn.heads.choice import PenaltySweep
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import Tower
 from epic_pl.utils.errors import ConfigError
@@ -51,15 +52,18 @@ class EnsembleModel(DualEncoder):
     ) -> None:
         groups = []
         for of in method.methods:
-            groups.append([of.build(encoders, num_classes, head)])
-            if not groups[-1][0].cache_levels:  # before it changes the encoders again
+            first, reason = of.build(encoders, num_classes, head), ""
+            if not first.cache_levels:
+                reason = f"Members share frozen encoders. {first.image_tower.not_stored_because}"
+            elif isinstance(first.head.choice, PenaltySweep):
+                reason = "It has one optimum, so its members would be alike."
+            if reason:  # before another one changes the encoders
                 raise ConfigError(
-                    f"{type(of).__name__} cannot be a member of an Ensemble, whose members share "
-                    f"frozen encoders. {groups[-1][0].image_tower.not_stored_because} Take a "
-                    "method that trains beside them, such as EPIC, Parts or LateFusionMLP."
+                    f"{type(of).__name__} cannot be a member of an Ensemble. {reason} Take EPIC, "
+                    "Parts or LateFusionMLP."
                 )
             more = range(method.members - 1)
-            groups[-1] += [of.build(encoders, num_classes, head) for _ in more]
+            groups.append([first, *(of.build(encoders, num_classes, head) for _ in more)])
         members = [member for group in groups for member in group]
         super().__init__(*(_common([getattr(m, side) for m in members]) for side in _SIDES))
         for member in members:
@@ -85,7 +89,7 @@ class EnsembleModel(DualEncoder):
             else member.candidates
             for member in members
         ]
-        candidates = mean_answer(torch.stack(choices), self.task) if self.experts else None
+        candidates = mean_answer(torch.stack(choices), self.task) if self.choices else None
         logits = mean_answer(torch.stack([member.logits for member in members]), self.task)
         return Output(logits, members[0].pooled, candidates=candidates, members=members)
 

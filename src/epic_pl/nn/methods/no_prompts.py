@@ -35,7 +35,7 @@ class NoPromptsModel(DualEncoder):
             self.tower(encoders.image, [boundary.image]),
             self.tower(encoders.text, [boundary.text]),
         )
-        self.head = ClassificationHead(self.widths, num_classes, head)
+        self.head = ClassificationHead(self.widths, num_classes, head, penalties=method.penalties)
 
     def forward(self, batch: Batch) -> Output:
         """The head's output for the pooled features."""
@@ -59,22 +59,29 @@ class NoPrompts(Method):
 
     model: ClassVar[Callable[..., DualEncoder]] = NoPromptsModel
     space = "head.yaml"
+    penalties: ClassVar[tuple[float, ...]] = ()
 
     interaction_layers: int | list[list[int]] = 2
 
 
 @dataclass(frozen=True)
 class LinearProbe(NoPrompts):
-    """One linear layer on both pooled features, with the option of :class:`NoPrompts`.
+    """Logistic regression on the features of :class:`NoPrompts`, with its option.
+
+    Linear layers of several penalties are trained at once, and validation chooses one
+    (:class:`~epic_pl.nn.heads.choice.PenaltySweep`).
 
     Example:
-        >>> LinearProbe().build(encoders, num_classes=3).head.num_features  # d_v + d_t
-        64
+        >>> probe = LinearProbe().build(encoders, num_classes=3)
+        >>> probe(batch).candidates.shape
+        torch.Size([4, 7, 3])
     """
 
+    penalties: ClassVar[tuple[float, ...]] = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-4)
+
     def own(self, head: HeadConfig) -> HeadConfig:
-        """A head without optional parts."""
-        return replace(head, boundary=False, similarity=False, network="none")
+        """A head of a linear layer, on undisturbed features."""
+        return replace(head, similarity=False, network="none", dropout=0.0)
 
 
 @dataclass(frozen=True)
