@@ -29,8 +29,6 @@ from epic_pl.experiments.training import train_and_test
 
 OPENMOJI = ("openmoji", "openmoji_entailment")
 LOGISTIC = "logistic"
-# the last epoch counts, so that none is chosen on validation
-LAST_EPOCH = ("--checkpoint.monitor=null", "--early_stopping.patience=null")
 
 
 def main() -> int:
@@ -51,7 +49,7 @@ def main() -> int:
     regressions: dict[str, list[dict[str, Any]]] = {}
     for task in arguments.tasks.split(","):
         for fold in folds:
-            shared = [*options_of(task, fold, arguments), *LAST_EPOCH, *options]
+            shared = [*options_of(task, fold, arguments), *options]
             folder = arguments.folder / Path(task).name / f"fold{fold}"
             if LOGISTIC in arguments.methods:
                 result = classical.evaluate(LOGISTIC, shared, folder / LOGISTIC)

@@ -38,7 +38,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     (epic,) = plan(choose("EPIC", []), 1, options, folder)
     place = f"--trainer.default_root_dir={folder}"
-    trained = [f"--ckpt_path={os.path.relpath(epic.folder)}/checkpoints/best.ckpt", place]
+    trained = [f"--ckpt_path={os.path.relpath(epic.folder)}/checkpoints/last.ckpt", place]
 
     stored = [*options, place]
     step("1/4 Fetch images and encoders; encode and store the features", "cache build", stored)

@@ -133,7 +133,7 @@ def two_epochs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
         run(["fit", "--config", config, *options])
-    (checkpoint,) = root.rglob("best.ckpt")
+    (checkpoint,) = root.rglob("last.ckpt")
     return SimpleNamespace(root=root, config=config, checkpoint=str(checkpoint))
 
 

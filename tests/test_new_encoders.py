@@ -116,7 +116,7 @@ def test_a_table_becomes_a_served_model(image, text, method, folder, told, start
     fitted = run(["fit", *options])
     encoders = fitted.model.encoders
     assert (encoders.image.pooling, encoders.text.pooling) == ("auto", "auto")
-    (checkpoint,) = folder.parent.rglob("best.ckpt")
+    (checkpoint,) = folder.parent.rglob("last.ckpt")
     tested = run(["test", *options, "--ckpt_path=best"])
     assert 0 <= tested.trainer.callback_metrics["test/accuracy"] <= 1
 

@@ -39,7 +39,7 @@ def config(workdir, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
 def test_a_weighted_loss_equals_that_of_the_models_logits(level, rtol, config, workdir):
     options = ["--config", str(config), "--model=own_weights.Weighted", f"--cache.level={level}"]
     run(["fit", *options])
-    (best,) = workdir.rglob("best.ckpt")
+    (best,) = workdir.rglob("last.ckpt")
     classifier = Classifier.load(best, trust=["own_weights"], device="cpu")
     with (workdir / "data" / "table.csv").open(newline="") as file:
         table = list(csv.DictReader(file))

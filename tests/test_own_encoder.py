@@ -61,7 +61,7 @@ def test_a_run_with_it_predicts_after_loading(folder, tmp_path, tiny_vit_dir, mo
     config = tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, folder)
     family = "--model.encoders.text.family=mpnet.MPNetEncoder"
     main(["fit", "--config", str(config), family, "--cache.level=layers"])
-    (best,) = tmp_path.rglob("best.ckpt")
+    (best,) = tmp_path.rglob("last.ckpt")
     classifier = Classifier.load(best, trust=["mpnet"], device="cpu")
     image = next((tmp_path / "data").rglob("*.png"))
     (answer,) = classifier([{"image": str(image), "text": "a red square"}])

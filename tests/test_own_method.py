@@ -99,7 +99,7 @@ def fitted(run, tiny_vit_dir, tiny_tokenizer_dir):
         patch.syspath_prepend(EXAMPLE)
         patch.chdir(run.root)
         main(["fit", "--config", str(config), *options])
-    (best,) = run.root.rglob("best.ckpt")
+    (best,) = run.root.rglob("last.ckpt")
     return best
 
 

@@ -151,7 +151,6 @@ def table_config(root: Path, vit: Path, bert: Path, **options: Any) -> Path:
         "trainer": {**trainer, "log_every_n_steps": 1},
         "model": {"encoders": encoders, "method": {"interaction_layers": 2, "hub_width": 8}},
         "data": {"class_path": "TableDataModule", "init_args": data},
-        "checkpoint": {"monitor": "val/accuracy"},
     }
     path = root / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))

@@ -134,8 +134,7 @@ def test_a_table_of_ones_own_has_test_rows_of_its_own_and_folds_of_whole_images(
 
 
 # it counted all rows as training rows, of which a share would validate
-def test_the_config_of_a_table_of_ones_own_is_that_of_data_init(tmp_path, monkeypatch):
-    monkeypatch.setattr(init, "_ENOUGH", 6)
+def test_the_config_of_a_table_of_ones_own_is_that_of_data_init(tmp_path):
     own = tmp_path / "own"
     fabricate.image(own / "0.png")
     splits = ["train"] * 40 + ["val"] * 5 + ["test"] * 5
@@ -144,7 +143,6 @@ def test_the_config_of_a_table_of_ones_own_is_that_of_data_init(tmp_path, monkey
     tables.write_csv(own / "table.csv", columns)
     configs = tables.write(tmp_path / "locked", str(own), locked=True), init.write_config(own)[0]
     ours, theirs = (yaml.safe_load(config.read_text()) for config in configs)
-    assert theirs["checkpoint"]["monitor"] is None  # five validation rows do not choose an epoch
     for options in (ours, theirs):
         for name in ("table", "image_root"):
             del options["data"]["init_args"][name]

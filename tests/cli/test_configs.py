@@ -49,10 +49,10 @@ def test_the_papers_overlay_leaves_nothing_of_ours(name):
 
 
 @pytest.mark.parametrize("name", packaged_configs())
-def test_no_config_asks_for_more_patience_than_it_has_epochs(name):
+def test_every_config_trains_all_epochs_and_keeps_the_last(name):
     config = read_yaml(find_config(name))
-    patience = config.get("early_stopping", {}).get("patience")
-    assert patience is None or patience < config["trainer"]["max_epochs"]
+    assert "checkpoint" not in config
+    assert config.get("early_stopping", {}).keys() <= {"monitor"}
 
 
 # tests/benchmarks/test_demo.py fits, tests and predicts with openmoji.yaml
@@ -73,11 +73,11 @@ def test_the_emoji_configs_run_all_four_loops(
     options += tiny_openmoji.fit_options(tiny_vit_dir, tiny_tokenizer_dir)
     options += ["--data.rows=48"] if name == "scenes" else []
     cli = run(["fit", *options])
-    best = cli.trainer.checkpoint_callback.best_model_path
-    assert f"runs/{name}/fit/version_0/checkpoints/best.ckpt" in best
-    run(["validate", *options, "--ckpt_path", best])
-    tested = run(["test", *options, "--ckpt_path", best])
-    run(["predict", *options, "--ckpt_path", best])
+    kept = cli.kept
+    assert f"runs/{name}/fit/version_0/checkpoints/last.ckpt" in kept
+    run(["validate", *options, "--ckpt_path", kept])
+    tested = run(["test", *options, "--ckpt_path", kept])
+    run(["predict", *options, "--ckpt_path", kept])
     (path,) = tmp_path.rglob("predictions.parquet")
     table = pq.read_table(path)
     classes = {"openmoji": sorted(tiny_openmoji.COUNTS), "scenes": ["false", "true"]}.get(

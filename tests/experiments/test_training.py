@@ -105,7 +105,6 @@ def test_each_image_is_read_and_encoded_once_in_any_order_of_methods(
 
 
 MULTILABEL = ["--data.label_separator=|"]
-MULTILABEL += [f"--{section}.monitor=val/map" for section in ("checkpoint", "early_stopping")]
 
 
 @pytest.mark.parametrize(
@@ -154,18 +153,18 @@ def test_a_killed_run_resumes_from_its_last_checkpoint_and_then_is_only_tested(t
     assert after | {"latency_ms": before["latency_ms"]} == before
 
 
-@pytest.mark.parametrize("best", ["../../other.ckpt", "file:///other.ckpt", 5])
-def test_the_tested_checkpoint_is_one_of_the_run_itself(best, train, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kept", ["../../other.ckpt", "file:///other.ckpt", 5])
+def test_the_tested_checkpoint_is_one_of_the_run_itself(kept, train, tmp_path, monkeypatch):
     checkpoints = tmp_path / "LinearProbe" / "checkpoints"
     (checkpoints / "other.ckpt").mkdir(parents=True)  # no file, so that training starts
-    (checkpoints.parent / "fit.json").write_text(json.dumps({"best": best, "task": 1}))
+    (checkpoints.parent / "fit.json").write_text(json.dumps({"checkpoint": kept, "task": 1}))
     loaded = []
     test = L.Trainer.test
     monkeypatch.setattr(
         L.Trainer, "test", lambda *args, **kw: (loaded.append(kw["ckpt_path"]), test(*args, **kw))
     )
     assert train("LinearProbe")["task"] == "multiclass"
-    assert loaded == [str(checkpoints / "best.ckpt")]
+    assert loaded == [str(checkpoints / "last.ckpt")]
 
 
 # the score of such a run was lost after its training

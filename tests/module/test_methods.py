@@ -86,7 +86,7 @@ def test_a_methods_own_options_come_from_the_command_line_and_the_checkpoint(
     assert cli.model.model.method.rank == 3
     (group,) = (g for g in cli.trainer.optimizers[0].param_groups if g["name"] == "encoders")
     assert group["initial_lr"] == 0.01
-    (best,) = workdir.rglob("best.ckpt")
+    (best,) = workdir.rglob("last.ckpt")
     assert EPICModule.load_from_checkpoint(best).model.method.rank == 3
     with pytest.raises(ConfigError, match=r"no Method 'Lorra'.*mean 'LoRA'"):
         run(["fit", *options, "--model.method", "Lorra"])

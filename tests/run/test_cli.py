@@ -21,12 +21,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import tiny_runs
 from epic_pl.cli.main import main
 from epic_pl.module import EPICModule
+from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.run import epic_cli
 from epic_pl.run.epic_cli import build, parse, run
 from epic_pl.utils.config_files import packaged, packaged_configs
 from epic_pl.utils.errors import CheckpointError, ConfigError, EpicError
 
 pytestmark = pytest.mark.usefixtures("workdir")
+
+
+BY_ACCURACY = "--checkpoint.monitor=val/accuracy"
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +42,8 @@ def fitted(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", "--config", str(root / "data" / "tiny.yaml"), "--model.method.hub_width", "6"])
+        options = ["--config", str(root / "data" / "tiny.yaml"), "--model.method.hub_width", "6"]
+        run(["fit", *options, BY_ACCURACY])
     return root
 
 
@@ -84,32 +89,34 @@ def test_fit_leaves_logs_config_and_checkpoints(fitted):
     assert [row["step"] for row in rows if row["train/loss_step"]] == list("012345")
 
 
-def test_fit_says_what_it_kept_the_last_epoch_without_a_metric_to_watch(config, workdir, caplog):
+def test_fit_keeps_the_last_epoch_or_the_best_by_a_metric_and_says_so(config, workdir, caplog):
     options = ["--trainer.max_epochs=1", "--trainer.default_root_dir=told"]
     loss = ["--checkpoint.monitor=val/loss", "--checkpoint.mode=min"]
-    last = ["--checkpoint.monitor=null", "--early_stopping.patience=null"]
     kinds = (
-        ([], r", the best epoch, val/accuracy \d\.\d+"),
-        (loss, r", the best epoch, val/loss \d\.\d+"),
-        (last, r", the last epoch's weights \(.*null\), val/accuracy \d\.\d+"),
+        ([BY_ACCURACY], "best", r", the best epoch, val/accuracy \d\.\d+"),
+        (loss, "best", r", the best epoch, val/loss \d\.\d+"),
+        ([], "last", r", the last epoch, val/accuracy \d\.\d+"),
     )
-    for version, (monitor, score) in enumerate(kinds):
+    for version, (monitor, name, score) in enumerate(kinds):
         with caplog.at_level("INFO"):
             cli = run(["fit", "--config", config, *options, *monitor])
-        path = f"told/fit/version_{version}/checkpoints/best.ckpt"
+        path = f"told/fit/version_{version}/checkpoints/{name}.ckpt"
         assert re.search(rf"Kept {path}{score}:", caplog.text)
         assert "GPU available" in caplog.text  # Lightning's messages, but no advertisements
         assert "Tip: " not in caplog.text
-        assert Path(cli.trainer.checkpoint_callback.best_model_path) == workdir / path
-    kept = workdir / path
-    names = {"best.ckpt", "last.ckpt", "last.previous.ckpt"}
-    assert {each.name for each in kept.parent.iterdir()} <= names
-    assert torch.load(kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
+        assert Path(cli.kept) == workdir / path
+        names = {f"{name}.ckpt", "last.ckpt", "last.previous.ckpt"}
+        assert {each.name for each in Path(path).parent.iterdir()} <= names
+    assert torch.load(cli.kept, weights_only=True)["epoch"] == cli.trainer.max_epochs - 1
+    before = read_checkpoint(cli.kept)
+    again = ["--trainer.fast_dev_run=1", f"--last_checkpoint.dirpath={Path(cli.kept).parent}"]
+    assert run(["fit", "--config", config, *again]).kept == ""
+    assert read_checkpoint(cli.kept)["global_step"] == before["global_step"]
 
 
 def test_untrained_weights_are_refused_and_the_newest_run_is_named(config, best, fitted, capsys):
     said = _refused(["test", "--config", config], capsys)
-    assert re.search("There is no best.ckpt in runs/.* run `epic-pl fit` first", said)
+    assert re.search("There is no best.ckpt or last.ckpt in runs/.* run `epic-pl fit` first", said)
     assert "--ckpt_path" in said
     for word, meant in (("bset", " Did you mean 'best'?"), ("nowhere", "")):
         said = _refused(["test", "--config", config, "--ckpt_path", word], capsys)
@@ -255,6 +262,16 @@ def test_best_and_last_are_those_of_the_newest_run(config, fitted, workdir, capl
         else:
             validated = parse(["validate", *elsewhere, option])
             assert validated.config["ckpt_path"] == str(folder / "last.ckpt")
+    newer = runs / "fit" / "version_1" / "checkpoints" / "last.ckpt"  # keeps its last epoch
+    newer.parent.mkdir(parents=True)
+    newer.write_bytes((checkpoints / "last.ckpt").read_bytes())
+    for word in ("best", str(runs)):
+        assert parse(["test", *where, "--ckpt_path", word]).config["ckpt_path"] == str(newer)
+    told = f"--checkpoint.dirpath={newer.parent}"
+    apart = f"--last_checkpoint.dirpath={checkpoints}"
+    for options, kept in (([], newer), ([apart], best), ([apart, BY_ACCURACY], newer)):
+        tested = parse(["test", "--config", config, told, *options, "--ckpt_path", "best"])
+        assert tested.config["ckpt_path"] == str(kept)
 
 
 # Lightning forgets the score of another folder, so a resumed run used to keep its own best
@@ -266,6 +283,7 @@ def test_a_resumed_run_keeps_the_best_of_both_runs_wherever_it_lies(config, best
     last = torch.load(moved / "last.ckpt", weights_only=True)
     (state,) = (v for k, v in last["callbacks"].items() if "Checkpoint{'monitor': 'val" in k)
     args = ["fit", "--config", config, f"--ckpt_path={moved}/last.ckpt", "--trainer.max_epochs=3"]
+    args.append(BY_ACCURACY)
     for score, kept in (
         (2.0, moved / "best.ckpt"),  # which no later epoch reaches; beside the resumed one
         (2.0, Path(best)),  # or else where it was written
@@ -388,8 +406,11 @@ def test_the_best_epoch_is_that_of_a_metric_of_the_users(config, workdir, monkey
         ("checkpoint.monitor", []),
         ("checkpoint.monitor", ["--trainer.val_check_interval=2"]),
         ("checkpoint.monitor", ["--trainer.check_val_every_n_epoch=2"]),
-        ("early_stopping.monitor", []),
-        ("early_stopping.monitor", ["--checkpoint.monitor=null", "--trainer.val_check_interval=2"]),
+        ("early_stopping.monitor", ["--early_stopping.patience=1"]),
+        (
+            "early_stopping.monitor",
+            ["--early_stopping.patience=1", "--trainer.val_check_interval=2"],
+        ),
     ],
 )
 def test_a_metric_that_nothing_logs_ends_the_run_at_its_first_validation(
@@ -400,7 +421,7 @@ def test_a_metric_that_nothing_logs_ends_the_run_at_its_first_validation(
         said = _refused(options, capsys)
     assert f"{option} is 'val/acuracy', which nothing has logged" in said
     assert "val/accuracy, val/auroc, val/f1_macro, val/loss, or let" in said
-    assert len(list(workdir.rglob("best.ckpt"))) == ("=null" in str(options))
+    assert not list(workdir.rglob("best.ckpt"))
 
 
 # ------------------------------------------------------------------ what is refused
@@ -780,8 +801,7 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
     rows = table.read_text()
     table.write_text(rows.replace('number 0",blue,train', 'number 0",red,train'))
     assert table.read_text() != rows
-    best = str(workdir / "runs" / "fit" / "version_0" / "checkpoints" / "best.ckpt")
-    tested = run(["test", *options, "--ckpt_path", best])
+    tested = run(["test", *options, "--ckpt_path", cli.kept])
     assert tested.model.loss.weights.tolist() == weights
 
 

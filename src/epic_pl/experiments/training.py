@@ -112,16 +112,16 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
         cli.execute()
         fitted = {  # of a resumed fit, storing, rate and memory since it was resumed
             "storing_s": storing_s,
-            "best": getattr(trainer.checkpoint_callback, "best_model_path", ""),
+            "checkpoint": cli.kept,
             "epochs": trainer.current_epoch,
             "seconds": timer.time_elapsed(),
             "samples_per_s": meter.samples_per_s or None,
             "peak_memory_mb": meter.peak_memory_mb,
         }
-        if fitted["best"]:
+        if fitted["checkpoint"]:
             write_json(folder / "fit.json", fitted)
-    best = fitted["best"] or None
-    trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    kept = fitted["checkpoint"] or None
+    trainer.test(module, datamodule=data, ckpt_path=kept, weights_only=True, verbose=False)
     _write_predictions(module, folder / "predictions.parquet")
     metrics = {
         name.removeprefix("test/"): float(value)
@@ -146,8 +146,8 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
 def _fitted(folder: Path) -> dict[str, Any] | None:
     """Content of ``fit.json``, if the checkpoint that it names is in this run's folder."""
     fitted = try_read_json(folder / "fit.json") or {}
-    best = folder / "checkpoints" / Path(str(fitted.get("best"))).name
-    return fitted | {"best": str(best)} if best.is_file() else None
+    kept = folder / "checkpoints" / Path(str(fitted.get("checkpoint"))).name
+    return fitted | {"checkpoint": str(kept)} if kept.is_file() else None
 
 
 def _write_predictions(module: EPICModule, path: Path) -> None:

@@ -125,7 +125,7 @@ def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
     """
     files = [path for name in names for path in root.glob(f"{place}/{name}")]
     if not files:
-        none = f"There is no {names[0]} in {root / place}: run `epic-pl fit` first"
+        none = f"There is no {' or '.join(names[:-1])} in {root / place}: run `epic-pl fit` first"
         raise CheckpointError(f"{none}, or set --ckpt_path or trainer.default_root_dir.")
     newest = max(files, key=lambda path: path.stat().st_mtime).parent
     *others, final = [path for name in names if (path := newest / name) in files]

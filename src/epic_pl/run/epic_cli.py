@@ -65,14 +65,15 @@ _SHORT = {"--report": "--report.folder", "--shard": "--predictions.shard"}
 
 
 class EarlyStopping(callbacks.EarlyStopping):
-    """Lightning's early stopping; a patience of None disables it."""
+    """Lightning's early stopping; it is off without a patience."""
 
-    def __init__(self, monitor: str, patience: int | None = 10, **kwargs: Any) -> None:
+    def __init__(self, monitor: str, patience: int | None = None, **kwargs: Any) -> None:
         super().__init__(monitor, patience=sys.maxsize if patience is None else patience, **kwargs)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop after the epoch if it is time; a missing metric is a ConfigError."""
-        require_logged(trainer, "early_stopping.monitor", self.monitor)
+        if self.patience < sys.maxsize:
+            require_logged(trainer, "early_stopping.monitor", self.monitor)
         super().on_train_epoch_end(trainer, pl_module)
 
 
@@ -92,7 +93,6 @@ _CLASSES: dict[str, type] = {
     "data": ImageTextDataModule,
 }
 _DEFAULTS = {
-    "checkpoint.monitor": "val/accuracy",
     "checkpoint.mode": "max",
     "checkpoint.filename": "best",
     "checkpoint.auto_insert_metric_name": False,
@@ -298,9 +298,10 @@ class EPICCLI(LightningCLI):
 
     def _newest(self, word: str) -> str:
         """The checkpoint "best" or "last" of the newest run below the root folder."""
-        config = self.config
-        section = config["checkpoint" if word == "best" else "last_checkpoint"]
-        own, runs = section["dirpath"], _root(config["trainer"])
+        config, runs = self.config, _root(self.config["trainer"])
+        own: str | None = config["checkpoint"]["dirpath"]
+        if word == "last" or config["checkpoint"]["monitor"] is None:
+            own = config["last_checkpoint"]["dirpath"] or own
         root, place = (own, ".") if own else (runs, "fit/version_*/checkpoints")
         path = newest_readable(Path(root), place, KINDS[word])
         _require_same_data(path, config["data"])
@@ -337,18 +338,24 @@ class EPICCLI(LightningCLI):
             kwargs["plugins"] = [DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
+    @property
+    def kept(self) -> str:
+        """The checkpoint of a fit that has ended: the best if there is one, else the last."""
+        best, last = (self.config_init[name] for name in ("checkpoint", "last_checkpoint"))
+        saved = last.path and last.path.is_file() and not self.config["trainer"]["fast_dev_run"]
+        return str(best.best_model_path or (last.path if saved else ""))
+
     def _tell_kept(self) -> None:
         """Print the kept checkpoint, its metric, and the commands that read it."""
-        kept = self.config_init["checkpoint"]
-        if not kept.best_model_path:  # fast_dev_run, or stopped before the first validation
+        if not self.kept:  # fast_dev_run, or without callbacks
             return
-        which, monitor, score = "the best epoch", kept.monitor, kept.best_model_score
-        if monitor is None:
-            which = "the last epoch's weights (checkpoint.monitor is null)"
-            monitor = self.config["early_stopping"]["monitor"]
+        best = self.config_init["checkpoint"]
+        which, monitor, score = "the best epoch", best.monitor, best.best_model_score
+        if score is None:
+            which, monitor = "the last epoch", self.config["early_stopping"]["monitor"]
             score = self.trainer.callback_metrics.get(monitor)
         metric = "" if score is None else f", {monitor} {float(score):.4f}"
-        path = f"{os.path.relpath(kept.best_model_path)}, {which}"
+        path = f"{os.path.relpath(self.kept)}, {which}"
         rank_zero_info(f"Kept {path}{metric}: test, predict and explain take it as --ckpt_path.")
 
     def _check_monitors(self) -> None:
@@ -362,7 +369,8 @@ class EPICCLI(LightningCLI):
         logged = {*losses, *metrics, *(name.replace("train/", "val/") for name in metrics)}
         logged |= {f"val/accuracy_{name}" for name in self.datamodule.subsets}
         logged.add(f"val/{RANKING[self.model.task]}")
-        for section in ("checkpoint", "early_stopping"):
+        stops = self.config["early_stopping"]["patience"] is not None
+        for section in ("checkpoint", "early_stopping") if stops else ("checkpoint",):
             monitor, mode = (self.config[section][key] for key in ("monitor", "mode"))
             if monitor is not None and monitor not in logged:
                 rank_zero_warn(

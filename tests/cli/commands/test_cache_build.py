@@ -118,7 +118,7 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, build, mon
     monkeypatch.setattr(Items, "encode", encode_blank)
     monkeypatch.setattr(ImageTextDataset, "read", gone)
     main(["fit", *given, "--trainer.max_epochs", "1"])
-    (best,) = project.glob("runs/fit/*/checkpoints/best.ckpt")
+    (best,) = project.glob("runs/fit/*/checkpoints/last.ckpt")
     main(["test", *given, "--ckpt_path", str(best)])
     main(["predict", *given, "--ckpt_path", str(best)])
     assert "Caching" not in capsys.readouterr().out

@@ -83,8 +83,9 @@ def test_every_dataset_trains(name, options, tmp_path):
     options = options(name, NAMES[name])
     cli = run(["fit", *options, "--trainer.max_epochs=1"])
     config = yaml.safe_load(Path(find_config(f"{name}.yaml")).read_text())
-    assert config["checkpoint"]["monitor"] in cli.trainer.callback_metrics
-    options += ["--ckpt_path", cli.trainer.checkpoint_callback.best_model_path]
+    monitor = config.get("early_stopping", {"monitor": "val/accuracy"})["monitor"]
+    assert monitor in cli.trainer.callback_metrics
+    options += ["--ckpt_path", cli.kept]
     assert options[-1]
     assert run(["test", *options]).trainer.callback_metrics["test/loss"] > 0
     run(["predict", *options])

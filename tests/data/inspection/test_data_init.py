@@ -412,32 +412,18 @@ def test_a_hint_is_given_for_texts_that_are_not_english(folder, texts, told):
     assert ("of letters are not a to z, but pypi:all-minilm" in _said(folder)) == told
 
 
-@pytest.mark.parametrize("multilabel", [False, True])
 @pytest.mark.parametrize(
-    ("rows", "validation", "best"),
-    # of rows without a split, a tenth is drawn
-    [(3000, None, True), (2990, None, False), (900, 300, True), (3000, 299, False)],
+    ("kinds", "metric"), [(["cat", "dog"], "val/accuracy"), (["a|b", "a", "b"], "val/map")]
 )
-def test_an_epoch_is_chosen_where_validation_has_rows_enough(
-    folder, rows, validation, best, multilabel, no_images
-):
-    kinds = ["a|b", "a", "b"] if multilabel else ["cat", "dog"]
+def test_a_metric_of_the_task_is_searched_for(kinds, metric, folder, no_images):
     columns = {
-        "text": [f"a caption that is number {i}" for i in range(rows)],
-        "kind": [kinds[i % len(kinds)] for i in range(rows)],
+        "text": [f"a caption that is number {i}" for i in range(900)],
+        "kind": [kinds[i % len(kinds)] for i in range(900)],
     }
-    if validation is not None:
-        columns["split"] = ["Dev"] * validation + ["train"] * (rows - validation)
     pq.write_table(pa.table(columns), folder / "t.parquet")
-    text = write_config(folder)[0].read_text()
-    config = yaml.safe_load(text)
-    metric = "val/map" if multilabel else "val/accuracy"
-    assert config["checkpoint"]["monitor"] == (metric if best else None)
-    assert config["early_stopping"]["monitor"] == metric
-    patience = config["early_stopping"]["patience"]
-    assert patience < config["trainer"]["max_epochs"] if best else patience is None
-    assert f"the {'best' if best else 'last'} epoch (" in text
-    assert f"here {validation or rows // 10})" in text
+    config = yaml.safe_load(write_config(folder)[0].read_text())
+    assert config["early_stopping"] == {"monitor": metric}
+    assert "checkpoint" not in config  # the last epoch is kept
 
 
 def test_config_is_never_replaced_unless_forced_and_may_lie_elsewhere(folder, tmp_path):

@@ -28,7 +28,7 @@ def test_methods_are_tuned_trained_and_compared_and_nothing_is_done_twice(
     (tmp_path / "head.yaml").write_text("no: space")  # what lies here is not read
     output = tmp_path / "[/red]"  # no markup
     options = ["--methods", "EPIC,LinearProbe", "--seeds", "2", "--tune", "2"]
-    options += ["--checkpoint.monitor", "null", "--cache.level", "tokens"]
+    options += ["--cache.level", "tokens"]
     options += ["--cache.folder", "features", "--output", str(output)]
     assert compare(*options) == 0
     rows = json.loads((output / "comparison.json").read_text())

@@ -79,6 +79,13 @@ def test_it_stands_beside_other_checkpoints_and_links_or_moves_the_former_one(
         LastCheckpoint(every_n_train_steps=0)
 
 
+@pytest.mark.parametrize(("kept", "epochs"), [(1, []), (-1, [0, 1])])
+def test_without_a_metric_no_epoch_is_kept_unless_all_are(kept, epochs, fit, tmp_path):
+    fit(BestCheckpoint(tmp_path / "kept", filename="{epoch}", save_top_k=kept))
+    names = [f"epoch={number}.ckpt" for number in epochs]
+    assert sorted(path.name for path in tmp_path.glob("kept/*")) == names
+
+
 class Kill(L.Callback):
     def __init__(self, number):
         self.number = number

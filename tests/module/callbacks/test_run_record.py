@@ -48,7 +48,7 @@ def test_a_run_keeps_the_precision_that_auto_chose(
     assert record_of(cli)["made_of"]["precision of the encoders"] == "bf16"
     options = read_yaml(str(saved))["model"]["init_args"]
     assert options["encoders"]["precision"] == "bf16"
-    best = cli.trainer.checkpoint_callback.best_model_path
+    best = cli.kept
     here(False)  # another machine
     again = ["fit", "--config", str(saved)]
     commands = [["test", *fit[1:], "--ckpt_path", best], [*fit, "--ckpt_path", "last"], again]

@@ -13,7 +13,7 @@ def tune(
     space: str = "wide.yaml",
     output: Path | None = None,
 ) -> int:
-    """Search the options with the best validation metric, which checkpoint.monitor names.
+    """Search the options with the best validation metric, which early_stopping.monitor names.
 
     The test split is never read. The same command continues an interrupted search. Needs the extra
     `tune`. The exit code is 1 if no trial was trained to its end, and 130 if interrupted.

@@ -30,8 +30,6 @@ _SMALL, _LARGE = 112, 224  # pixels, multiples of 14 and 16
 _TOKENS = (32, 64, 128)
 _MANY_LONG = 0.25  # share of images of 4:3 or longer, of which a crop loses a quarter or more
 _FOREIGN = 0.005  # share of letters outside ASCII; 0.0002 in English, 0.016 in German
-# minimum number of validation rows; with fewer, the best epoch is best by chance
-_ENOUGH = 300
 # features at level "layers": 65 cells of an image, with keys and values of two layers; a token
 _IMAGE_BYTES, _TOKEN_BYTES = 250_000, 3_900
 
@@ -123,10 +121,6 @@ def _options(
     """Options of configs/table.yaml for this table, and a line of explanation for each choice."""
     options: dict[str, Any] = read_yaml(packaged_file("", "table.yaml"))
     rows, val_size = table.num_rows, 0.1 if table.num_rows >= 200 else 0.2
-    val_rows = guess.split_rows.get("val") or round(val_size * guess.split_rows["train"])
-    chooses = val_rows >= _ENOUGH
-    kept = "best" if chooses else "last"
-    chosen = {"keeps": f"the {kept} epoch (best from {_ENOUGH} validation rows, here {val_rows:,})"}
     size, resize, of_images = _fit_images(table, guess, folder)
     encoder = options["model"]["encoders"]["text"]["name"]
     tokens, of_texts = _fit_texts(table, guess, encoder)
@@ -149,14 +143,12 @@ def _options(
     space = f"up to {decimal(needed)} in {cache_dir()}, where {decimal(free)} are free"
     if 2 * needed < free:
         options["cache"] = {"level": "layers"}
-        chosen["features"] = f"stored, {space}; epochs read them"
+        features = f"stored, {space}; epochs read them"
     else:
         options["cache"] = {"level": "off"}
-        chosen["features"] = f"not stored ({space}): set cache.folder, else epochs are slower"
-    options["checkpoint"]["monitor"] = metric if chooses else None
-    patience = max(3, epochs // 2) if chooses else None
-    options["early_stopping"] |= {"monitor": metric, "patience": patience}
-    return options, chosen | of_images | of_texts
+        features = f"not stored ({space}): set cache.folder, else epochs are slower"
+    options["early_stopping"]["monitor"] = metric
+    return options, {"features": features} | of_images | of_texts
 
 
 def _fit_images(table: pa.Table, guess: Guess, folder: Path) -> tuple[int, str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Callbacks that save the best checkpoint and the latest state, and where these files are."""
+"""Callbacks that save the latest state and, on request, the best epoch, and their files."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ from epic_pl.utils.validate import check_at_least, check_writable
 
 LAST = "last.ckpt"
 PREVIOUS = "last.previous.ckpt"
-KINDS = {"best": ("best.ckpt",), "last": (LAST, PREVIOUS)}
+KINDS = {"best": ("best.ckpt", LAST, PREVIOUS), "last": (LAST, PREVIOUS)}
 """Files of a run's checkpoints; of several, the first that can be read."""
 # their places below a run's folder, the folder of a config's runs, or their own folder
 _PLACES = ("checkpoints", "fit/version_*/checkpoints", ".")
@@ -31,7 +31,7 @@ _INTERVAL = 15 * 60  # seconds of training that a killed run loses at most, by d
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Find the checkpoint at a path: a file, or the best or else the last one of a run's folder.
+    """Find the checkpoint at a path: a file, or the best or else the last one of the newest run.
 
     Raises:
         CheckpointError: if there is none.
@@ -39,9 +39,8 @@ def find_checkpoint(path: Path) -> Path:
     if path.is_file():
         return path
     for place in _PLACES:
-        for names in KINDS.values():
-            if any(path.glob(f"{place}/{names[0]}")):
-                return Path(newest_readable(path, place, names))
+        if any(file for name in KINDS["best"] for file in path.glob(f"{place}/{name}")):
+            return Path(newest_readable(path, place, KINDS["best"]))
     raise CheckpointError(
         f"There is no run or checkpoint at {path}: give runs/NAME or a checkpoint. Folders of "
         "save_pretrained and epic-pl export are for Classifier.load, embed, serve, app and export."
@@ -49,11 +48,16 @@ def find_checkpoint(path: Path) -> Path:
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint of the best epoch; a resumed run also compares with earlier epochs."""
+    """Keeps the checkpoint of the best epoch; a resumed run also compares with earlier epochs.
+
+    Without a ``monitor`` it keeps none, or with ``save_top_k`` -1 all.
+    """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Make the folder's path absolute, so that runs of two working folders stay apart."""
         super().setup(trainer, pl_module, stage)
+        if self.monitor is None and self.save_top_k == 1:
+            self.save_top_k = 0  # the last epoch, which LastCheckpoint saves
         if "://" not in str(self.dirpath):
             self.dirpath = os.path.realpath(str(self.dirpath))
             if stage == "fit" and not getattr(trainer, "fast_dev_run", False):
