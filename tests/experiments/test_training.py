@@ -14,12 +14,7 @@ import tiny_runs
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.experiments import training
 from epic_pl.experiments.compare.plan import Variant, add_alone, plan
-from epic_pl.experiments.compare.statistics import (
-    MAIN_METRIC,
-    Predictions,
-    sums_of_samples,
-    value_of,
-)
+from epic_pl.experiments.compare.statistics import TESTED, Predictions, bootstrap
 from epic_pl.experiments.training import store_features, train_and_test
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.nn.encoders import TimmViTEncoder, TransformersEncoder
@@ -122,7 +117,7 @@ def test_a_run_has_result_and_predictions_and_caches_what_it_can(
     result = train(method, *cached, *(MULTILABEL if task == "multilabel" else []))
     assert (result["cache_level"], result["epochs"]) == (level, 2)
     assert result["task"] == task
-    assert not result["fitted_thresholds"]  # four validation rows are too few
+    assert (result["thresholds"] is None) == (task == "multiclass")
     assert result["trainable"] > 0
     assert {"seconds", "samples_per_s", "peak_memory_mb"} <= set(result)
     assert result["latency_ms"] > 0
@@ -136,8 +131,10 @@ def test_a_run_has_result_and_predictions_and_caches_what_it_can(
     assert predictions.task == task
     if task == "multiclass":
         assert predictions.scores.sum(axis=1) == pytest.approx(np.ones(7), abs=1e-5)
-    score = value_of(sums_of_samples(predictions).sum(axis=0))
-    assert score == pytest.approx(result["metrics"][MAIN_METRIC[task]])
+    metrics, images = TESTED[task], [*dict.fromkeys(predictions.groups)]
+    (scores,) = bootstrap([predictions], metrics, images, draws=0)
+    for metric in metrics:
+        assert scores[metric].item() == pytest.approx(result["metrics"][metric], nan_ok=True)
 
 
 def test_a_killed_run_resumes_from_its_last_checkpoint_and_then_is_only_tested(train, tmp_path):

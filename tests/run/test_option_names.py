@@ -23,7 +23,7 @@ _DOTTED = re.compile(rf"(?<![\w./-])(?:--)?((?:{'|'.join(_SECTIONS)})(?:\.[a-z_]
 _OTHER = re.compile(
     r"\.(csv|html|json|md|onnx|parquet|png|safetensors)$|_tower"
     r"|^trainer\.(logger\.init_args|callback_metrics)|^model\.init_args\.encoders|^data\.inspection$"
-    r"|^model\.(method\.width|loss\.margin|prompts|hubs)$|^data\.(rows|unseen|scene_seed)$"
+    r"|^model\.(method\.width|method\.of\.num_prompts|loss\.margin|prompts|hubs|members)$|^data\.(rows|unseen|scene_seed)$"
 )
 _ADVICE = re.compile(r"\b[Ss]et ([a-z]+(?:[._][a-z_]+)+)(?: |=)")
 

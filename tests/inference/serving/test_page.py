@@ -97,7 +97,7 @@ def test_attention_is_drawn_for_models_with_prompts(method, like, square):
 
 
 def test_labels_that_reach_their_thresholds_are_marked_and_none_is_left_out(like, square):
-    classifier = like("LinearProbe", task="multilabel")
+    classifier = like("NoPrompts", task="multilabel")
     scores = classifier.probabilities([{"image": square}])[0]
     thresholds = np.full(len(scores), 0.99, np.float32)
     last = int(scores.argmin())  # below the five that are always shown

@@ -26,6 +26,8 @@ class NoPromptsModel(DualEncoder):
     """
 
     tower: type[FrozenTower] = FrozenTower
+    penalties: tuple[float, ...] = ()
+    """Penalties of the linear layer, of which validation chooses one; none for other heads."""
 
     def __init__(
         self, encoders: Pair[Encoder], num_classes: int, method: "NoPrompts", head: HeadConfig
@@ -35,12 +37,18 @@ class NoPromptsModel(DualEncoder):
             self.tower(encoders.image, [boundary.image]),
             self.tower(encoders.text, [boundary.text]),
         )
-        self.head = ClassificationHead(self.widths, num_classes, head, penalties=method.penalties)
+        self.head = ClassificationHead(self.widths, num_classes, head, penalties=self.penalties)
 
     def forward(self, batch: Batch) -> Output:
         """The head's output for the pooled features."""
         present = self.presence(batch)
         return self.classify(self.pool(*self.extract(batch, present)), None, present)
+
+
+class LinearProbeModel(NoPromptsModel):
+    """Linear layers of several penalties on frozen features, of which validation chooses one."""
+
+    penalties = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-4)
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,6 @@ class NoPrompts(Method):
 
     model: ClassVar[Callable[..., DualEncoder]] = NoPromptsModel
     space = "head.yaml"
-    penalties: ClassVar[tuple[float, ...]] = ()
 
     interaction_layers: int | list[list[int]] = 2
 
@@ -77,7 +84,7 @@ class LinearProbe(NoPrompts):
         torch.Size([4, 7, 3])
     """
 
-    penalties: ClassVar[tuple[float, ...]] = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-4)
+    model = LinearProbeModel
 
     def own(self, head: HeadConfig) -> HeadConfig:
         """A head of a linear layer, on undisturbed features."""
