@@ -70,7 +70,11 @@ def test_a_training_that_is_all_warmup(total):
 class _OnFeatures(nn.Module):
     """A linear probe on given features ``(N, 2 d)`` of both modalities."""
 
-    encoder_lr = None
+    encoder_lr, stacked = None, False
+
+    @property
+    def stacks(self):
+        return (self,)
 
     def __init__(self, width, num_classes):
         super().__init__()

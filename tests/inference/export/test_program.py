@@ -32,7 +32,7 @@ class Undecided(nn.Module):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
 def test_encoders_stay_in_their_precision(build, precision):
-    classifier = build("LinearProbe")
+    classifier = build("NoPrompts")
     inputs = random_inputs(classifier.model, 3, 8)
     with torch.no_grad():
         full = classifier(*inputs)
@@ -45,9 +45,9 @@ def test_encoders_stay_in_their_precision(build, precision):
 
 
 def test_an_untraceable_model_is_an_error(build):
-    classifier = build("LinearProbe")
+    classifier = build("NoPrompts")
     model = classifier.model
-    model.head.classifier = Undecided(model.head.classifier)
+    model.head.classifier = Undecided(nn.Linear(model.head.num_features, 3))
     message = r"NoPromptsModel on VisionTransformer and BertModel.*EPICModule\.load_from_checkpoint"
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         export_program(classifier)
