@@ -14,6 +14,7 @@ IMAGE = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
 TEXT = {"clean": False, "max_tokens": 20}
 READ_ONLY = {"prompt_attention": "read_only", "interaction_layers": 2}
 EARLIER = READ_ONLY | {"interaction_layers": [[0, 1], [2, 2]]}
+SMALL = {"class_path": "EPIC", "init_args": READ_ONLY | {"hub_width": 8}}
 ALL_PARTS = {"boundary": True, "similarity": True, "network": "wide"}
 
 
@@ -41,6 +42,7 @@ def tasks(classifier):
         "labels": classifier(options=EARLIER, task="multilabel", num_classes=5, head=ALL_PARTS),
         "parts": classifier(method="Parts", options={"interaction_layers": 1}),
         "probe": classifier(method="LinearProbe", num_classes=2),
+        "ensemble": classifier(method="Ensemble", options={"of": SMALL, "members": 2}),
     }
 
 

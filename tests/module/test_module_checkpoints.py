@@ -182,42 +182,64 @@ def test_a_warm_start_calibrates_anew_or_not_at_all_and_a_resume_goes_on(make, t
     assert float(again.postprocessor.temperature) == fitted
 
 
+def prompted(method, num_prompts):
+    """Options of a model with prompts, or of an ensemble of such models."""
+    own = {"num_prompts": num_prompts, "first_prompt": "tokens", "hub_width": 8}
+    if method == "EPIC":
+        return {"options": own}
+    # as many members as known classes
+    of = {"class_path": "EPIC", "init_args": {**own, "prompt_attention": "joint"}}
+    return {"method": method, "options": {"of": of, "members": 3}}
+
+
 # the experts kept the old prior, which summed to 1.4 with the new class's share
+@pytest.mark.parametrize("method", ["EPIC", "Ensemble"])
 @pytest.mark.parametrize("names", [NAMES, [*NAMES, "violet"]])
-def test_experts_of_a_warm_start_have_the_prior_of_its_own_data(names, make, tmp_path):
+def test_experts_of_a_warm_start_have_the_prior_of_its_own_data(method, names, make, tmp_path):
     head, path = {"network": "wide"}, tmp_path / "old.ckpt"
     before, now = [0.8, 0.1, 0.1], [0.1, 0.1, 0.8] if names == NAMES else [0.1, 0.1, 0.4, 0.4]
-    old = make(class_names=NAMES, class_frequencies=before, head=head)
+    own = {"head": head, **prompted(method, 4)}
+    old = make(class_names=NAMES, class_frequencies=before, **own)
+    (known,) = (stack.head.experts for stack in old.model.stacks)
     with torch.no_grad():
-        for expert in (old.model.head.experts.image, old.model.head.experts.text):
+        for expert in (known.image, known.text):
             expert.weight.normal_()
     tiny_runs.save(old, path)
     shared = {"num_classes": len(names), "class_names": names, "class_frequencies": now}
-    warm = make(warm_start=str(path), head=head, **shared)
-    experts = warm.model.head.experts
-    torch.testing.assert_close(experts.prior.softmax(dim=0), torch.tensor(now))
+    warm = make(warm_start=str(path), **own, **shared)
+    (experts,) = (stack.head.experts for stack in warm.model.stacks)
+    priors = experts.prior.softmax(dim=-1)  # those of all members are alike
+    torch.testing.assert_close(priors, torch.tensor(now).expand_as(priors))
     # what they know of a sample stays: its likelihood in each class, as a ratio to the prior
     batch = tiny_runs.batch()
     with torch.no_grad():
-        gave, gives = (module.eval().model(batch).trained for module in (old, warm))
-    prior = old.model.head.experts.prior
+        outputs = [module.eval().model(batch) for module in (old, warm)]
     for side in ("image", "text"):
-        torch.testing.assert_close((gives[side] - experts.prior)[:, :3], gave[side] - prior)
+        gave, gives = (
+            torch.stack([one.trained[side] for one in output.members or [output]], dim=-2)
+            for output in outputs
+        )
+        torch.testing.assert_close((gives - experts.prior)[..., :3], gave - known.prior)
     # a resumed run keeps its prior, whatever data it is given
     resumed = EPICModule.load_from_checkpoint(path, class_frequencies=[0.3, 0.3, 0.4])
-    torch.testing.assert_close(resumed.model.head.experts.prior, prior)
+    (kept,) = (stack.head.experts for stack in resumed.model.stacks)
+    torch.testing.assert_close(kept.prior, known.prior)
 
 
+@pytest.mark.parametrize("method", ["EPIC", "Ensemble"])
 @pytest.mark.parametrize("network", ["none", "wide", "squeezed"])
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(network, task, make, tmp_path):
+def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(
+    method, network, task, make, tmp_path
+):
     # as many prompts as classes: tensors of prompts are none of classes
-    shared = {"task": task, "options": {"num_prompts": 5, "first_prompt": "tokens"}}
+    shared = {"task": task, **prompted(method, 5)}
     shared |= {"head": {"similarity": True, "boundary": True, "network": network}}
     old, path = make(class_names=["red", "blue", "green"], **shared), tmp_path / "old.ckpt"
     with torch.no_grad():
-        for parameter in old.model.head.parameters():
-            parameter.normal_(std=0.1)
+        for stack in old.model.stacks:
+            for parameter in stack.head.parameters():
+                parameter.normal_(std=0.1)
     tiny_runs.save(old, path)
     names, rare = ["amber", "blue", "green", "red", "violet"], [0.1, 0.2, 0.3, 0.3, 0.1]
     shared |= {"num_classes": 5, "class_names": names, "class_frequencies": rare}
@@ -229,13 +251,18 @@ def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(network, task
     with torch.no_grad():
         outputs = [module.eval().model(batch) for module in (old, warm)]
     # experts have the prior of the new data
-    logits = [given.trained["joint"] for given in outputs]
-    torch.testing.assert_close(logits[1][:, [3, 1, 2]], logits[0])
-    known, fresh = trained(warm), trained(anew)
-    for key in (key for key in known if known[key].shape[:1] == (5,) and "head" in key):
-        assert torch.equal(known[key][[0, 4]], fresh[key][[0, 4]])
+    logits = [
+        torch.stack([one.trained["joint"] for one in given.members or [given]]) for given in outputs
+    ]
+    torch.testing.assert_close(logits[1][..., [3, 1, 2]], logits[0])
+    known, fresh, axis = trained(warm), trained(anew), int(method == "Ensemble")
+    widened = [key for key in known if known[key].shape[axis:][:1] == (5,) and "head" in key]
+    assert widened
+    for key in widened:
+        new = [tensor[key].movedim(axis, 0)[[0, 4]] for tensor in (known, fresh)]
+        assert torch.equal(*new)
     # prompts are none of classes, even if their numbers grow alike
-    wider = {**shared, "options": {"num_prompts": 7, "first_prompt": "tokens"}}
+    wider = shared | prompted(method, 7)
     seven = {"num_classes": 7, "class_names": [*names, "x", "y"], "class_frequencies": None}
     tiny_runs.save(warm, tmp_path / "five.ckpt")
     with pytest.raises(CheckpointError, match="prompts"):
@@ -296,7 +323,7 @@ def test_training_does_not_go_on_from_damaged_parts(part, value, fitted, make, t
 # ------------------------------------------------------------------ what a model is known by
 
 
-METHODS_OF_EACH_KIND = ["EPIC", "LinearProbe", "FullFineTuning", "LoRA", "PMF", "MaPLe"]
+METHODS_OF_EACH_KIND = ["EPIC", "LinearProbe", "FullFineTuning", "LoRA", "PMF", "MaPLe", "Ensemble"]
 
 
 @pytest.mark.parametrize("method", METHODS_OF_EACH_KIND)

@@ -14,13 +14,20 @@ from epic_pl.utils.errors import ConfigError
 ROWS = tiny_runs.samples(12, multilabel=True, seed=1)
 
 
-def _fit(make, folder, epochs, *callbacks, ckpt_path=None):
+EPIC = {"dropout": 0.0, "hub_width": 8}
+OF_EPIC = {"class_path": "EPIC", "init_args": EPIC | {"prompt_attention": "joint"}}
+METHODS = {"EPIC": EPIC, "Ensemble": {"of": OF_EPIC, "members": 2}}
+methods = pytest.mark.parametrize("method", METHODS)
+
+
+def _fit(make, folder, epochs, *callbacks, method, ckpt_path=None):
     """A module trained under an average, its validation rows being the training rows."""
     torch.manual_seed(0)
     # no dropout: a plain loader draws seeds of its own, and keeps no position within an epoch
-    still = {"options": {"dropout": 0.0}, "head": {"dropout": 0.0, "network": "wide"}}
-    model = make(task="multilabel", optim={"lr": 1e-2}, **still)
-    for module in model.model.head.modules():
+    head = {"dropout": 0.0, "network": "wide"}
+    own = {"method": method, "options": METHODS[method], "head": head}
+    model = make(task="multilabel", optim={"lr": 1e-2}, **own)
+    for module in model.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     averages = EMAWeightAveraging(decay=0.5)
@@ -36,8 +43,9 @@ def _fit(make, folder, epochs, *callbacks, ckpt_path=None):
 
 
 # they used to be fitted to the average's outputs, but written to the weights of the last step
-def test_checkpoints_hold_the_average_fitted_to_its_own_outputs(make, tmp_path):
-    model = _fit(make, tmp_path, 2, tiny_runs.EveryBatch(tmp_path))
+@methods
+def test_checkpoints_hold_the_average_fitted_to_its_own_outputs(method, make, tmp_path):
+    model = _fit(make, tmp_path, 2, tiny_runs.EveryBatch(tmp_path), method=method)
     (batch,) = tiny_runs.loader(ROWS, len(ROWS))
     path = tmp_path / "validation6.ckpt"
     averaged = EPICModule.load_from_checkpoint(path)
@@ -54,10 +62,11 @@ def test_checkpoints_hold_the_average_fitted_to_its_own_outputs(make, tmp_path):
     assert tiny_runs.differing(content["state_dict"], content["current_model_state"])
 
 
-def test_a_resumed_run_goes_on_with_weights_and_average(make, tmp_path):
+@methods
+def test_a_resumed_run_goes_on_with_weights_and_average(method, make, tmp_path):
     kept = tiny_runs.every_step(tmp_path, every_n_train_steps=None, save_on_train_epoch_end=True)
-    whole = _fit(make, tmp_path, 2, kept)
-    resumed = _fit(make, tmp_path, 2, ckpt_path=tmp_path / "step3.ckpt")
+    whole = _fit(make, tmp_path, 2, kept, method=method)
+    resumed = _fit(make, tmp_path, 2, method=method, ckpt_path=tmp_path / "step3.ckpt")
     assert not tiny_runs.differing(whole.state_dict(), resumed.state_dict())
 
 
