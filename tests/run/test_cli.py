@@ -592,6 +592,10 @@ def _class(path):
     return {"class_path": path, "init_args": {"args": "touch pwned", "shell": True}}
 
 
+def _ensemble(of):
+    return {"class_path": "Ensemble", "init_args": {"of": of}}
+
+
 TRAP = _class("trap.Trap")
 METHOD = {"class_path": "EPIC", "init_args": {}}
 NAMES = "name a class to build"
@@ -601,6 +605,11 @@ TRAPS = {
     "method": ({"method": TRAP}, "needs the Method 'trap.Trap'"),
     "method of a library": ({"method": _class("torch.nn.Linear")}, "--import torch"),
     "class in a method": ({"method": METHOD | {"init_args": {"a": TRAP}}}, NAMES),
+    "member": ({"method": _ensemble(TRAP)}, "needs the Method 'trap.Trap'"),
+    "member of several": ({"method": _ensemble([METHOD, TRAP])}, "needs the Method 'trap.Trap'"),
+    "member in a member": ({"method": _ensemble(_ensemble(TRAP))}, NAMES),
+    "class in a member": ({"method": _ensemble(METHOD | {"init_args": {"a": TRAP}})}, NAMES),
+    "no member": ({"method": _ensemble("trap.Trap")}, "is of another version"),
     "more than a method": ({"method": METHOD | {"a": 1}}, "is of another version"),
     "loss": ({"loss": TRAP}, r"trust=\['trap'\]"),
     "loss in a file": ({"loss": "trap.yaml"}, "The loss in 'trap.ckpt'|The loss in <"),
@@ -822,6 +831,15 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
         # what is inside a list, or of a class that another one replaces, is not blamed
         ("fit --config outside.yaml --model.method LoRA --model.method.rnk 2", "model.method.rank"),
         ('fit --model.method={"class_path":"LoRA","init_args":{"rnk":2}}', "model.method.rank"),
+        ("fit --model.method Ensemble --model.method.of epik", "EPIC"),
+        (
+            "fit --model.method Ensemble --model.method.of LoRA --model.method.of.rnk 2",
+            "model.method.of.rank",
+        ),
+        (
+            "fit --model.method Ensemble --model.method.of [EPIC,Parts] --model.optim.ler 1",
+            "model.optim.lr",
+        ),
         ("fit --data.help TabelDataModule", "TableDataModule"),
         ("explain --ouput x", "output"),
         ("explain --split tset", "test"),

@@ -89,6 +89,7 @@ _SECTIONS: dict[str, type[Callback]] = {
 _CLASSES: dict[str, type] = {
     "model": EPICModule,
     "model.method": Method,
+    "model.method.of": Method,  # of the members of an Ensemble
     "model.loss": Loss,
     "data": ImageTextDataModule,
 }
@@ -438,7 +439,8 @@ def option_types(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _types_of(kind: type, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The types of the options of a class and of its parts; ``given`` may name a subclass."""
-    if path in _CLASSES and isinstance(named := given.get(path), str):
+    named = given.get(path)
+    if path in _CLASSES and isinstance(named, str) and not named.startswith("["):  # not of several
         kind = find_class(_CLASSES[path], named)
     types: dict[str, Any] = {path: None}
     for base in kind.__mro__[:-1]:
@@ -509,6 +511,8 @@ def parse(args: Sequence[str]) -> EPICCLI:
     disable_possible_user_warnings("lightning.pytorch.trainer.connectors.data_connector")
     # and of what it calls itself
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")
+    # torch warns of joint attention of an Ensemble on the CPU
+    warnings.filterwarnings("ignore", "There is a performance drop")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
     # tokenizers' threads are not safe in forked loader workers
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -10,7 +10,7 @@ Shape legend: B batch, C classes, M members.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
@@ -112,7 +112,7 @@ class Ensemble(Method):
     model = EnsembleModel
     space = "prompts.yaml"
 
-    of: Method | list[Method] = field(default_factory=EPIC)
+    of: Method | list[Method] = EPIC()  # noqa: RUF009
     members: int = 5
 
     def __post_init__(self) -> None:
