@@ -88,12 +88,12 @@ def test_one_modality_is_classified_alone(image, text, title, classifier, square
     assert "data:image/svg+xml" in found.attention
 
 
-@pytest.mark.parametrize("method", ["NoInteraction", "LinearProbe", "Parts"])
+@pytest.mark.parametrize("method", ["NoInteraction", "LinearProbe", "Parts", "Ensemble"])
 def test_attention_is_drawn_for_models_with_prompts(method, like, square):
     found = answer(like(method), square, TEXT)
     drawn = method == "NoInteraction"
     assert bool(found.attention) == drawn
-    assert ("This model has no prompts whose attention could be drawn." in found.notes) != drawn
+    assert ("No prompts' attention can be drawn for this model." in found.notes) != drawn
 
 
 def test_labels_that_reach_their_thresholds_are_marked_and_none_is_left_out(like, square):
@@ -153,7 +153,7 @@ def test_an_exported_model_gives_labels_alone(classifier, square, monkeypatch):
     assert not found.attention
     assert found.notes == [
         "No training sample lacked its image, so labels without it are untrained.",
-        "This model has no prompts whose attention could be drawn.",
+        "No prompts' attention can be drawn for this model.",
     ]
 
 

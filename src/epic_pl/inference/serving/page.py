@@ -190,7 +190,7 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> PageContent
             drawn = sample_svg(explain_sample(classifier.module, classifier.processor, whole))
             attention = _ATTENTION.format(base64.b64encode(drawn).decode())
         except EpicError:
-            notes.append("This model has no prompts whose attention could be drawn.")
+            notes.append("No prompts' attention can be drawn for this model.")
             attention = ""
         labels = {title: _labels(classifier, sample) for title, sample in samples.items()}
         return PageContent(labels, notes, attention)
