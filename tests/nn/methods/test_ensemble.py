@@ -42,6 +42,8 @@ class Plain(NoPrompts):
 
 
 SMALL = EPIC(num_prompts=2, hub_width=4)
+EARLY = [[0, 0], [1, 1]]
+FEWER = replace(SMALL, interaction_layers=EARLY[:1])
 KINDS = {
     "EPIC": SMALL,
     "joint": replace(SMALL, prompt_attention="joint"),
@@ -49,6 +51,10 @@ KINDS = {
     "Parts": Parts(),
     "LateFusionMLP": LateFusionMLP(),
     "PMF": PMF(num_prompts=2),
+    # the first tower keeps no tokens, reads no memory, or reads fewer layers than the second
+    "tokens": [LateFusionMLP(), Parts()],
+    "memory": [LateFusionMLP(interaction_layers=EARLY[:1]), FEWER],
+    "layers": [FEWER, replace(FEWER, interaction_layers=EARLY)],
     "unlike": [SMALL, Parts(), LateFusionMLP(), Plain()],
 }
 kinds = over("of", KINDS)
@@ -106,8 +112,10 @@ def test_the_answer_is_the_mean_of_the_members_probabilities(of, task):
         else:
             expected, given = 1 / (1 + (-alone).exp()), logits(model, made).sigmoid()
         torch.testing.assert_close(given, expected.mean(dim=0), rtol=0, atol=1e-12)
-        own = torch.stack([output.logits for output in model(made).members])
+        output, first = model(made), members[0](made)
+        own = torch.stack([member.logits for member in output.members])
         torch.testing.assert_close(own, alone, rtol=0, atol=1e-9)
+        torch.testing.assert_close(output.pooled, first.pooled, rtol=0, atol=1e-9)
     assert not torch.allclose(alone[0], alone[1])
 
 

@@ -8,7 +8,6 @@ the model over this axis, so a frozen layer reads its weights once for the promp
 Shape legend: B batch, C classes, M members.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
@@ -165,7 +164,7 @@ def mean_answer(logits: Tensor, task: Task) -> Tensor:
     """Logits ``(..., C)`` of the mean of the members' probabilities, from ``(M, ..., C)``."""
     if task == "multilabel":
         return F.logsigmoid(logits).logsumexp(dim=0) - F.logsigmoid(-logits).logsumexp(dim=0)
-    return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(logits))
+    return logits.log_softmax(dim=-1).logsumexp(dim=0)  # softmax divides by their number
 
 
 def _common(towers: Sequence[Tower[Any]]) -> Tower[Any]:
