@@ -90,11 +90,15 @@ def _fitted_by_search(scores, labels):
     return chosen
 
 
+@pytest.mark.parametrize("sure", [False, True])
 @pytest.mark.parametrize("rows", [7, 300])
-def test_thresholds_are_those_of_a_plain_search(rows):
+def test_thresholds_are_those_of_a_plain_search(rows, sure):
     labels = (torch.rand(rows, 5) < torch.tensor([0.5, 0.1, 0.3, 0.2, 0.0])).int()
     # off the grid by half a step, where a threshold and a score could be equal but for rounding
     scores = (0.3 * torch.rand(rows, 5) + 0.25 * labels).mul(200).floor().add(0.5).div(200)
+    if sure:  # a label that only a threshold of 1 tells, which is far from those of others
+        scores[:, 0], scores[:, 1] = 0.0525 + 0.1 * labels[:, 0], 0.9975 + 0.0025 * labels[:, 1]
+        scores[:, 2:], labels[:, 2:] = 0, 0
     thresholds = fit_thresholds(scores, labels).tolist()
     assert thresholds == pytest.approx(_fitted_by_search(scores, labels))
     assert len({round(each, 6) for each in thresholds}) > (rows > 7)

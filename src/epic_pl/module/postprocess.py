@@ -126,7 +126,7 @@ def _moved(counts: Tensor, start: Tensor) -> Tensor:
     """
     hits, predicted, positives = counts.unbind()
     f1, tried = 2 * hits / (predicted + positives).clamp(min=1), torch.linspace(0, 1, _THRESHOLDS)
-    best = f1 >= f1.amax(dim=1, keepdim=True) - 1e-9
+    best = f1 == f1.amax(dim=1, keepdim=True)
     distance = (tried - start[:, None]).abs().expand_as(f1).masked_fill(~best, 2.0)
     share = positives[:, 0] / (positives[:, 0] + _MANY)
     return start + (tried[distance.argmin(dim=1)] - start) * share
