@@ -112,6 +112,8 @@ def test_fit_keeps_the_last_epoch_or_the_best_by_a_metric_and_says_so(config, wo
     again = ["--trainer.fast_dev_run=1", f"--last_checkpoint.dirpath={Path(cli.kept).parent}"]
     assert run(["fit", "--config", config, *again]).kept == ""
     assert read_checkpoint(cli.kept)["global_step"] == before["global_step"]
+    nothing = ["--trainer.max_epochs=0", "--trainer.default_root_dir=nothing"]
+    assert run(["fit", "--config", config, *nothing]).kept == ""
 
 
 def test_untrained_weights_are_refused_and_the_newest_run_is_named(config, best, fitted, capsys):
