@@ -9,6 +9,7 @@ from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import frozen_keys
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.postprocess import Postprocessor
+from epic_pl.nn.heads import choice
 from epic_pl.utils.errors import ConfigError
 
 ROWS = tiny_runs.samples(12, multilabel=True, seed=1)
@@ -44,12 +45,17 @@ def _fit(make, folder, epochs, *callbacks, method, ckpt_path=None):
 
 # they used to be fitted to the average's outputs, but written to the weights of the last step
 @methods
-def test_checkpoints_hold_the_average_fitted_to_its_own_outputs(method, make, tmp_path):
+def test_checkpoints_hold_the_average_fitted_to_its_own_outputs(
+    method, make, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(choice, "_ENOUGH_TO_CHOOSE", len(ROWS))
+    monkeypatch.setattr(choice, "most_likely", lambda *_: 1)
     model = _fit(make, tmp_path, 2, tiny_runs.EveryBatch(tmp_path), method=method)
     (batch,) = tiny_runs.loader(ROWS, len(ROWS))
     path = tmp_path / "validation6.ckpt"
     averaged = EPICModule.load_from_checkpoint(path)
     for kept in (model, averaged):
+        assert [bool(each.chosen.all()) for each in kept.model.choices] == [True]
         expected = Postprocessor("multilabel", 3)
         with torch.no_grad():
             expected.fit(kept.eval()(batch).logits, batch["labels"])
