@@ -29,7 +29,7 @@ def work(options, folder):
     if name == "waits" and not started.exists():
         started.touch()
         time.sleep(60)
-    return {"accuracy": 0.5}
+    return {"accuracy": 0.5, "place": [os.environ.get("PLACE"), os.getcwd()]}
 
 
 def result(seed, accuracy):

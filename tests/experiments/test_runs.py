@@ -33,6 +33,18 @@ def test_a_run_that_was_killed_is_noted_and_the_others_go_on(runs, capsys):
     assert f"2 of 3: dies, seed 0 failed: {dies.failure}" in capsys.readouterr().err
 
 
+def test_each_run_has_the_environment_and_folder_of_its_time(tmp_path, monkeypatch):
+    for name in ("one", "two", None):  # the server of their processes has started before
+        monkeypatch.chdir(tmp_path if name is None else tmp_path.parent)
+        if name is None:
+            monkeypatch.delenv("PLACE")
+        else:
+            monkeypatch.setenv("PLACE", name)
+        run = fake_runs.run(tmp_path, f"place {name}")
+        execute([run], fake_runs.work)
+        assert run.result["place"] == [name, os.getcwd()]
+
+
 def test_an_error_is_told_in_one_line(tmp_path, capsys):
     run = fake_runs.run(tmp_path, "raises")
     assert attempt(run, fake_runs.work) == "ValueError: the prompt is too long"
