@@ -1,3 +1,5 @@
+from contextlib import suppress
+
 import pytest
 import torch
 from architectures import EVAS, FEATURE_TIMMS, IMAGES, TEXTS, VITS, write_hf, write_timm
@@ -6,8 +8,9 @@ from torch import nn
 
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn import EPIC
+from epic_pl.nn.encoders import build_text_encoder
 from epic_pl.nn.methods import FullFineTuning, LateFusionMLP, LoRA, NoPrompts
-from epic_pl.nn.precision import DTYPES, check_precision, choose_precision
+from epic_pl.nn.precision import DTYPES, check_precision, choose_precision, float32_products
 from epic_pl.utils.errors import ConfigError
 
 
@@ -116,6 +119,29 @@ def test_auto_on_a_gpu_leaves_emulation_out(able, chosen, monkeypatch):
         lambda including_emulation=True: able or including_emulation,
     )
     assert choose_precision("cuda", torch.float32)[0] == chosen
+
+
+def test_products_are_rounded_inside_alone_and_whatever_happens():
+    products, (a, b) = torch.backends.mkldnn.matmul, torch.rand(2, 256, 256)
+    before, exact = products.fp32_precision, a @ b
+    with suppress(ZeroDivisionError), float32_products("bf16"):
+        assert products.fp32_precision == "bf16"
+        torch.testing.assert_close(a @ b, exact, rtol=1e-2, atol=0)
+        with float32_products("ieee"):
+            assert torch.equal(a @ b, exact)
+        raise ZeroDivisionError
+    assert products.fp32_precision == before
+    assert torch.equal(a @ b, exact)
+
+
+def test_an_encoder_is_compared_with_its_library_whatever_products_are_asked_for(tmp_path):
+    name = write_hf(tmp_path, *TEXTS["BERT"]())
+    torch.set_float32_matmul_precision("medium")
+    try:
+        build_text_encoder(name).require_layers()
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 HELD = {

@@ -1,6 +1,8 @@
 """The precision of frozen encoders."""
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +44,22 @@ def choose_precision(device: str, dtype: torch.dtype) -> tuple[EncoderPrecision,
         known = any(able.get(name) for name in _BF16_INSTRUCTIONS)
     what = "has" if known else "is not known to have"
     return ("bf16" if known else "same"), f"this {device} {what} instructions for bfloat16"
+
+
+@contextmanager
+def float32_products(precision: Literal["ieee", "bf16"]) -> Iterator[None]:
+    """Multiply float32 matrices on a CPU exactly ("ieee") or as bfloat16.
+
+    A CPU with instructions for bfloat16 multiplies about three times as fast so; sums and all other
+    operations stay in float32.
+    """
+    products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made at import
+    before = products.fp32_precision
+    products.fp32_precision = precision
+    try:
+        yield
+    finally:
+        products.fp32_precision = before
 
 
 def check_precision(precision: EncoderPrecision, device: str) -> None:
