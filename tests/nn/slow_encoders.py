@@ -32,7 +32,8 @@ def linear(x: Tensor, layer) -> Tensor:
 
 def layer_norm(x: Tensor, norm) -> Tensor:
     centred = x - x.mean()
-    return centred / torch.sqrt((centred**2).mean() + norm.eps) * norm.weight + norm.bias
+    scaled = centred / torch.sqrt((centred**2).mean() + norm.eps)
+    return scaled if norm.weight is None else scaled * norm.weight + norm.bias
 
 
 def gelu(x: Tensor) -> Tensor:

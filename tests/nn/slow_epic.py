@@ -251,8 +251,9 @@ def projected(hub, z_image, z_text):
         if hub.shared is None:
             return z_image, z_text
         return z_image, [hub.shared.weight @ z for z in z_text]
-    sides = (z_image, hub.norm_image, hub.down_image), (z_text, hub.norm_text, hub.down_text)
-    vectors = [[linear(layer_norm(z, norm), down) for z in each] for each, norm, down in sides]
+    sides = (z_image, hub.down_image), (z_text, hub.down_text)
+    plain = torch.nn.LayerNorm(1, elementwise_affine=False)
+    vectors = [[linear(layer_norm(z, plain), down) for z in each] for each, down in sides]
     return [[a * (len(a) / float((a * a).sum())) ** 0.5 for a in each] for each in vectors]
 
 

@@ -6,7 +6,13 @@ import torch
 from tiny_models import scramble
 
 from epic_pl.nn import BottleneckHub, Pair, ParameterFreeHub
-from epic_pl.nn.interaction import ScaledCosine, patch_places, segment_means, where_parts_fit
+from epic_pl.nn.interaction import (
+    FeatureDropout,
+    ScaledCosine,
+    patch_places,
+    segment_means,
+    where_parts_fit,
+)
 from epic_pl.utils.errors import ConfigError
 
 IMAGE, TEXT, WIDTH = 6, 4, 3
@@ -55,6 +61,17 @@ def test_scores_are_cosines_over_a_temperature_that_never_reaches_zero():
     assert cosine(*given).abs().max() <= 100 + 1e-9
     assert "log_temperature" in dict(cosine.named_parameters())
     assert math.isclose(float(ScaledCosine(learned=False).log_temperature.exp()), 0.1, rel_tol=1e-6)
+
+
+def test_features_are_dropped_at_all_positions_of_a_sample_and_the_rest_scaled():
+    dropout, given = FeatureDropout(0.25), torch.rand(64, 5, 40) + 1
+    factors = dropout(given) / given
+    torch.testing.assert_close(factors, factors[:, :1].expand_as(factors))
+    kept = factors[factors > 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 4 / 3))
+    assert 0.7 < len(kept) / factors.numel() < 0.8
+    assert not torch.equal(factors[0], factors[1])
+    assert torch.equal(dropout.eval()(given), given)
 
 
 def test_dropout_affects_messages_in_training_only():

@@ -19,6 +19,7 @@ Hub = Literal["bottleneck", "parameter_free", "none"]
 _TEMPERATURE = 0.1
 # below this temperature the softmax over cosines is one-hot, and its gradient zero
 _MIN_TEMPERATURE = 0.01
+_EPSILON = 1e-12  # of F.normalize
 
 
 class ScaledCosine(nn.Module):
@@ -58,8 +59,10 @@ class Compared(NamedTuple):
 
     def similarities(self) -> Tensor:
         """``S = cos(A_v, A_t) / tau``, ``(B, n_v, n_t)``."""
-        image, text = F.normalize(self.image, dim=-1), F.normalize(self.text, dim=-1)
-        return image @ text.transpose(1, 2) / self.temperature
+        # dividing by the lengths afterwards saves a normalised copy of all patches
+        lengths: Tensor = self.image.norm(dim=-1, keepdim=True).clamp(min=_EPSILON)  # (B, n_v, 1)
+        fits = self.image @ F.normalize(self.text, dim=-1).mT
+        return fits / (lengths * self.temperature)
 
 
 class Exchange(NamedTuple):
@@ -71,6 +74,17 @@ class Exchange(NamedTuple):
     """Similarities ``S (B, n, n)``."""
     compared: Pair[Tensor] | None
     """Projected prompts ``A_m (B, n, r)``, zero where the modality is missing."""
+
+
+class FeatureDropout(nn.Dropout):
+    """Dropout that zeroes the same features at all positions of a sample.
+
+    Drawing a mask for each of 64 patches would take longer on a CPU than their projection.
+    """
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs ``(B, n, d)`` with some features zero, the others divided by ``1 - p``."""
+        return inputs * super().forward(torch.ones_like(inputs[:, :1]))
 
 
 class InteractionHub(nn.Module, ABC):
@@ -117,7 +131,7 @@ class InteractionHub(nn.Module, ABC):
         image, text = self._compared(tokens, present)  # (B, P, r), (B, n, r)
         similarities = self.similarity(image, text)  # (B, P, n)
         weights = similarities.softmax(dim=1).mT  # of each part over the patches
-        messages = Pair(weights @ (similarities.softmax(dim=2) @ text), weights @ image)
+        messages = Pair((weights @ similarities.softmax(dim=2)) @ text, weights @ image)
         prompts = Pair(weights @ tokens.image, tokens.text)
         return Exchange(self.receive(prompts, messages), similarities, Pair(image, text))
 
@@ -127,7 +141,7 @@ class InteractionHub(nn.Module, ABC):
 
 
 class BottleneckHub(InteractionHub):
-    """Hub with ``A_m = unit(LN(Z_m) W_m) sqrt(r)`` and ``C_m = Z_m + GELU(M_m) V_m``.
+    """Hub with ``A_m = unit(LN(Z_m) W_m + b_m) sqrt(r)`` and ``C_m = Z_m + GELU(M_m) V_m``.
 
     ``V_m`` is initialised as zero, so that training starts from unimodal prompts. S does not depend
     on the length of ``A_m``, but messages do: without the normalisation they outgrow the prompts,
@@ -148,21 +162,18 @@ class BottleneckHub(InteractionHub):
 
     def __init__(self, widths: Pair[int], hub_width: int, dropout: float = 0.0) -> None:
         super().__init__(learned_temperature=True)
-        self.norm_image, self.norm_text = (nn.LayerNorm(width) for width in widths)
-        self.down_image, self.down_text = (
-            nn.Linear(width, hub_width, bias=False) for width in widths
-        )
+        self.down_image, self.down_text = (nn.Linear(width, hub_width) for width in widths)
         self.up_image, self.up_text = (nn.Linear(hub_width, width, bias=False) for width in widths)
         nn.init.zeros_(self.up_image.weight)
         nn.init.zeros_(self.up_text.weight)
-        self.dropout = nn.Dropout(dropout)
+        self.drop, self.dropout = FeatureDropout(dropout), nn.Dropout(dropout)
 
     def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
-        """``A_m = unit(LN(Z_m) W_m) sqrt(r)``."""
-        image, text = self.norm_image(prompts.image), self.norm_text(prompts.text)
-        image, text = self.down_image(self.dropout(image)), self.down_text(self.dropout(text))
-        length = image.shape[-1] ** 0.5
-        return Pair(*(F.normalize(part, dim=-1) * length for part in (image, text)))
+        """``A_m = unit(LN(Z_m) W_m + b_m) sqrt(r)``."""
+        # a norm with weights would need a gradient with respect to all patches
+        image, text = (self.drop(F.layer_norm(part, part.shape[-1:])) for part in prompts)
+        projected = self.down_image(image), self.down_text(text)
+        return Pair(*(F.rms_norm(part, part.shape[-1:]) for part in projected))
 
     def receive(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """``C_m = Z_m + GELU(M_m) V_m``."""

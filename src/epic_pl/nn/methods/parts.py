@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from epic_pl.nn.base import DualEncoder, Method, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
-from epic_pl.nn.interaction import Compared, ScaledCosine, where_parts_fit
+from epic_pl.nn.interaction import Compared, FeatureDropout, ScaledCosine, where_parts_fit
 from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FrozenTower
@@ -65,9 +65,9 @@ class PartsModel(DualEncoder):
         self.parts = TextParts(_PARTS, self.widths.text)
         self.down_image, self.down_text = (
             nn.Sequential(
-                nn.LayerNorm(width),
-                nn.Dropout(_DROPOUT),
-                nn.Linear(width, _WIDTH, bias=False),
+                nn.LayerNorm(width, elementwise_affine=False),
+                FeatureDropout(_DROPOUT),
+                nn.Linear(width, _WIDTH),
             )
             for width in self.widths
         )
