@@ -87,6 +87,7 @@ def trainer(root: Path, **options: Any) -> L.Trainer:
         "accelerator": "cpu",
         "devices": 1,
         "logger": False,
+        "log_every_n_steps": 1,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,

@@ -198,19 +198,27 @@ class EPICModule(CheckpointedModule):
         return output
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one training batch, the sum of its terms; logs both and updates the metrics."""
+        """Loss of one training batch, the sum of its terms; logs both and updates the metrics.
+
+        The terms are logged every ``log_every_n_steps``, since each call of ``log`` takes time.
+        """
         output, labels = self._checked_output(batch, "train"), batch["labels"]
         losses, size = self._training_losses(output, batch), len(labels)
         loss, members = reduce(torch.add, losses.values()), len(output.members) or 1
-        if len(losses) > 1:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning's
+        if len(losses) > 1 and (self.global_step + 1) % every == 0:
             parts = {f"train/{name}_loss": part.detach() / members for name, part in losses.items()}
             self.log_dict(parts, on_step=True, batch_size=size)
         mean = loss.detach() / members
         self.log("train/loss", mean, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
         probabilities = self.postprocessor.uncalibrated(output.logits.detach())
         self.train_metrics.update(metric_inputs(self.task, probabilities), labels.int())
-        self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=size)
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the metrics of the epoch's training batches."""
+        super().on_train_epoch_end()
+        self.log_dict(self.train_metrics)
 
     def _training_losses(self, output: Output, batch: Batch) -> dict[str, Tensor]:
         """The terms of the training loss by name: of the trained logits, and the matching loss.
