@@ -57,11 +57,8 @@ DEVELOPMENT = ("openmoji_entailment", "openmoji", *tables.TABLES)
 # other readings of parts are of interest where relations are asked
 FEWER = "Parts,EPIC,NoPrompts,LateFusionMLP,LinearProbe"
 DRAWN = 8  # epochs of statements for closed-form CCA where they are drawn anew every epoch
-# CPUs with bfloat16 halve the time
-HALF = "--trainer.precision=bf16-mixed"
 # one start for every search: the rates of the configs
 START = (
-    HALF,
     "--model.head.boundary=true",
     "--model.head.similarity=true",
     "--model.optim.prompt_lr=1e-3",
@@ -131,9 +128,7 @@ def options_of(task: str, folder: Path) -> list[str]:
     if task in DEVELOPMENT and task not in tables.TABLES:
         return ["--config", f"{task}.yaml", *START]
     config = tables.write(folder / "tables", task, locked=True)
-    # tables of one's own are run on any machine
-    start = START if task in DEVELOPMENT else START[1:]
-    return ["--config", str(config), *start]
+    return ["--config", str(config), *START]
 
 
 def compare(
