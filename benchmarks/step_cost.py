@@ -37,7 +37,6 @@ from epic_pl.module.callbacks.cost import WARMUP_STEPS
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn.epic import PromptAttention
 from epic_pl.nn.heads import HeadConfig
-from epic_pl.nn.precision import float32_products
 
 
 class Setting(NamedTuple):
@@ -89,7 +88,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=1, help="of all methods")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="32-true", help="of the trainer")
-    parser.add_argument("--products", default="ieee", help="bf16: as epic-pl fit on CPUs with it")
     parser.add_argument("--cache-dtype", default="float16")
     parser.add_argument("--model", default="{}", help="more options of EPICModule, nested, as JSON")
     parser.add_argument("--data", default="{}", help="more options of the DataModule, as JSON")
@@ -192,8 +190,7 @@ def work(options: argparse.Namespace) -> None:
         limit_val_batches=0,
         callbacks=[meter] if setting.level == "off" else [cache, meter],
     )
-    with float32_products(options.products):
-        trainer.fit(module, datamodule=data)
+    trainer.fit(module, datamodule=data)
     stored = sum(f.stat().st_size for f in (folder / setting.level).rglob("shard-*"))
     rows = len(data.dataset("train")) + len(data.dataset("val"))
     row = {
