@@ -10,7 +10,7 @@ from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.nn import EPIC
 from epic_pl.nn.encoders import build_text_encoder
 from epic_pl.nn.methods import FullFineTuning, LateFusionMLP, LoRA, NoPrompts
-from epic_pl.nn.precision import DTYPES, check_precision, choose_precision, float32_products
+from epic_pl.nn.precision import DTYPES, check_precision, choose_precision, exact_products
 from epic_pl.utils.errors import ConfigError
 
 
@@ -121,17 +121,17 @@ def test_auto_on_a_gpu_leaves_emulation_out(able, chosen, monkeypatch):
     assert choose_precision("cuda", torch.float32)[0] == chosen
 
 
-def test_products_are_rounded_inside_alone_and_whatever_happens():
+def test_products_are_exact_inside_alone_and_whatever_happens():
     products, (a, b) = torch.backends.mkldnn.matmul, torch.rand(2, 256, 256)
-    before, exact = products.fp32_precision, a @ b
-    with suppress(ZeroDivisionError), float32_products("bf16"):
-        assert products.fp32_precision == "bf16"
-        torch.testing.assert_close(a @ b, exact, rtol=1e-2, atol=0)
-        with float32_products("ieee"):
+    exact, before = a @ b, products.fp32_precision
+    products.fp32_precision = "bf16"
+    try:
+        with suppress(ZeroDivisionError), exact_products():
             assert torch.equal(a @ b, exact)
-        raise ZeroDivisionError
-    assert products.fp32_precision == before
-    assert torch.equal(a @ b, exact)
+            raise ZeroDivisionError
+        assert products.fp32_precision == "bf16"
+    finally:
+        products.fp32_precision = before
 
 
 def test_an_encoder_is_compared_with_its_library_whatever_products_are_asked_for(tmp_path):

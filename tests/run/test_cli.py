@@ -888,19 +888,6 @@ def test_a_wrong_value_is_told_with_its_option_and_what_is_expected(args, said, 
     assert "but must be" in said or "but must be" not in error
 
 
-@pytest.mark.parametrize("precision", ["bf16", "same"])
-def test_what_is_trained_is_multiplied_in_the_precision_of_the_encoders(
-    precision, config, monkeypatch
-):
-    products, seen = torch.backends.mkldnn.matmul, []
-    before = products.fp32_precision
-    note = lambda _: seen.append(products.fp32_precision)  # noqa: E731
-    monkeypatch.setattr(EPICModule, "on_train_end", note)
-    run(["fit", "--config", config, "--model.encoders.precision", precision])
-    assert seen == ["bf16" if precision == "bf16" else before]
-    assert products.fp32_precision == before
-
-
 @pytest.mark.parametrize("word", ["best", "last"])
 def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fitted, capsys):
     shutil.copytree(fitted / "runs", workdir / "runs")

