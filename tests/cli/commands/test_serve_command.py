@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from epic_pl import MultiTaskClassifier
+from epic_pl import Classifier, MultiTaskClassifier
+from epic_pl.inference import sharing
 from epic_pl.inference.serving import server
 
 
@@ -41,6 +42,32 @@ def test_models_are_loaded_by_name_and_limits_passed_on(trained, told, port, mon
     sizes = 5_000_000, 6_000_000, 7
     assert settings == server.Settings(3, 4, *sizes, origins, batch=8, key="a secret")
     assert "Serving runs, again with an API key: http://127.0.0.1:" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "hosts"),
+    [
+        ([], "", ("localhost", "127.0.0.1")),
+        (["--cors=https://a.example:8443"], "", ("localhost", "127.0.0.1", "a.example")),
+        (["--cors=*"], "", ("localhost", "127.0.0.1", "*")),
+        ([], "a secret", ("*",)),
+        (["--host=0.0.0.0"], "", ("*",)),
+        (["--host=::"], "", ("*",)),
+    ],
+)
+def test_without_a_key_a_server_of_this_machine_has_its_own_names_alone(
+    options, key, hosts, told, port, monkeypatch
+):
+    given = []
+    monkeypatch.setattr(sharing, "find_model", lambda path: path)
+    monkeypatch.setattr(Classifier, "load", lambda path: None)
+    monkeypatch.setattr(server, "run_server", lambda *arguments: given.append(arguments))
+    monkeypatch.setenv("EPIC_PL_API_KEY", key)
+    code, _, error = told("serve", "nowhere", port, *options)
+    assert code == 0, error
+    ((_, settings, listener, _),) = given
+    listener.close()
+    assert settings.hosts == hosts
 
 
 def test_two_models_of_one_name_are_refused(told, port):

@@ -244,7 +244,8 @@ PAGE = "https://page.example"
 
 
 def _preflight(client, origin=PAGE):
-    asks = {"Method": "POST", "Headers": "x-api-key,content-type"}
+    # a page of the web asks a server of this machine
+    asks = {"Method": "POST", "Headers": "x-api-key,content-type", "Private-Network": "true"}
     headers = {f"Access-Control-Request-{name}": value for name, value in asks.items()}
     return client.options("/classify", headers={"Origin": origin, **headers})
 
@@ -258,6 +259,7 @@ def test_pages_of_other_origins_may_ask_if_they_are_named(held, started):
         allowed = preflight.headers["Access-Control-Allow-Headers"].lower().split(", ")
         assert {"x-api-key", "content-type"} <= {*allowed}
         assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+        assert preflight.headers["Access-Control-Allow-Private-Network"] == "true"
         assert _preflight(client, "https://other.example").status_code == 400
         client.headers["Origin"] = PAGE
         responses = [client.post("/classify", json={"text": "a"})]
@@ -274,7 +276,57 @@ def test_pages_of_other_origins_may_ask_if_they_are_named(held, started):
         assert origins == {PAGE}
         assert responses[1].headers["Access-Control-Expose-Headers"] == "Retry-After"
         client.headers["Origin"] = "https://other.example"
-        assert "Access-Control-Allow-Origin" not in _ask(client, "a").headers
+        refused = _ask(client, "a")
+        assert refused.status_code == 403
+        assert "Access-Control-Allow-Origin" not in refused.headers
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "allowed", "status"),
+    [
+        (None, "localhost:8000", (), 200),
+        ("http://localhost:8000", "localhost:8000", (), 200),
+        ("https://shop.example", "shop.example", (), 200),  # of a proxy with TLS
+        ("http://localhost:3000", "localhost:8000", (), 403),
+        ("http://evil-localhost:8000", "localhost:8000", (), 403),
+        ("https://shop.example", "127.0.0.1:8000", (), 403),  # a proxy that rewrites Host
+        ("https://shop.example", "127.0.0.1:8000", ("https://shop.example",), 200),
+        ("http://shop.example", "127.0.0.1:8000", ("https://shop.example",), 403),
+        ("null", "localhost:8000", (PAGE,), 403),
+        ("null", "localhost:8000", ("*",), 200),
+        (PAGE, "localhost:8000", ("*",), 200),
+    ],
+)
+def test_a_form_of_another_origin_is_refused_unread(
+    origin, host, allowed, status, started, fake_model
+):
+    model = fake_model()
+    headers = {"Host": host} | ({"Origin": origin} if origin else {})
+    with started(model, origins=allowed) as client:
+        form = client.post("/classify-form", files={"text": (None, "a")}, headers=headers)
+        answer = client.post("/classify", json={"text": "a"}, headers=headers)
+        assert form.status_code == answer.status_code == status
+        assert len(model.prepared) == (2 if status == 200 else 0)
+        if status == 403:
+            reason = "Pages of this Origin may not send requests: see --cors."
+            assert form.json() == {"detail": reason}
+        assert client.get("/health", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:8000", 200), ("127.0.0.1", 200), ("evil.example:8000", 400), ("localhost.x", 400)],
+)
+@pytest.mark.parametrize("path", ["/classify", "/health", "/metrics", "/openapi.json"])
+def test_a_server_of_this_machine_is_not_called_by_another_name(
+    path, host, status, started, fake_model
+):
+    with started(fake_model(), hosts=("localhost", "127.0.0.1")) as client:
+        given = {"Host": host, "Origin": f"http://{host}"}
+        method, content = ("POST", {"json": {"text": "a"}}) if path == "/classify" else ("GET", {})
+        response = client.request(method, path, headers=given, **content)
+        assert response.status_code == status
+        assert ("Invalid host header" in response.text) == (status == 400)
 
 
 def test_pages_of_other_origins_may_not_ask_by_default(client):

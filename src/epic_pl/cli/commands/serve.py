@@ -47,7 +47,7 @@ def serve(
         max_characters: maximum length of a text.
         timeout: time limit of a request in seconds; after that it gets status 504.
         cors: origins of web pages that may send requests, such as https://example.org, separated by
-            commas; * admits all pages.
+            commas, also that of a proxy's site; * admits all pages.
 
     Raises:
         EpicError: if a model cannot be loaded, or the server cannot listen.
@@ -67,8 +67,11 @@ def serve(
     _listen(host, port).close()  # check the port before models are loaded
     paths = {name: str(find_model(path)) for name, path in _named(models).items()}
     key = os.environ.get(_KEY)
+    # a page can give its own name the address 127.0.0.1, and is then no other origin
+    known = ("localhost", host, *(re.sub(r".*//|:\d+$", "", origin) for origin in origins))
+    hosts = known if host == "127.0.0.1" and not key else ("*",)
     sizes = max_megabytes * 10**6, max_megapixels * 10**6, max_characters
-    settings = Settings(max_waiting, timeout, *sizes, origins, max_batch, key)
+    settings = Settings(max_waiting, timeout, *sizes, origins, max_batch, key, hosts)
     names, access = ", ".join(paths), "with an API key" if key else "without an API key"
     address = f"[{host}]" if ":" in host else host
     print(f"Loading {names} ...", flush=True)

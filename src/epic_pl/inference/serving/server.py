@@ -27,6 +27,7 @@ from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field, 
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
@@ -57,6 +58,7 @@ class Settings:
     origins: tuple[str, ...] = ()  # origins of the pages that may send requests, all with "*"
     batch: int = 16  # maximum number of requests that are classified together
     key: str | None = None  # what requests must have in the header X-API-Key; None admits all
+    hosts: tuple[str, ...] = ("*",)  # names by which clients may call the server, any with "*"
 
 
 class _ImageEncoder(Base64Encoder):
@@ -142,6 +144,10 @@ class _Gate:
         given = dict(request.scope["headers"]).get(b"x-api-key", b"")
         if not secrets.compare_digest(given if key else b"", key):
             raise HTTPException(401, "The header X-API-Key is missing or wrong.")
+        origin, host = (request.headers.get(name, "") for name in ("origin", "host"))
+        # a browser lets any page send a form; the scheme may be that of a proxy
+        if origin and origin.split("://")[-1] != host and not {origin, "*"} & {*settings.origins}:
+            raise HTTPException(403, "Pages of this Origin may not send requests: see --cors.")
         busy = HTTPException(503, "Too many requests are waiting. Try again.", RETRY)
         if self._open >= settings.waiting:
             raise busy
@@ -278,7 +284,9 @@ def build_app(
     app.include_router(router)
     if settings.origins:
         cors = partial(CORSMiddleware, allow_methods=["GET", "POST"], allow_headers=["X-API-Key"])
-        app.add_middleware(cors, allow_origins=settings.origins, expose_headers=[*RETRY])
+        sent = {"expose_headers": [*RETRY], "allow_private_network": True}
+        app.add_middleware(cors, allow_origins=settings.origins, **sent)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.hosts, www_redirect=False)
 
     @app.get("/health")
     async def health() -> Response:
