@@ -44,6 +44,8 @@ def client(started, fake_model):
         ("/classify-form", {"files": {"topk": (None, "3")}}, "topk: unknown; there are"),
         ("/classify-form", {"files": {"top_k": (None, "true")}}, "top_k: Input should be a va"),
         ("/classify-form", {"files": {"image": (None, "a")}}, "image: must be a file in a form (c"),
+        ("/classify-form", {"files": {"text": b"a"}}, "text: must be text, in a form without"),
+        ("/classify", {"json": {"text": 1}}, "text: must be text"),
         ("/classify", {"json": {"image": "@@@"}}, "image: must be a file in a form"),
         ("/classify", {"json": {"image": "aGFsbG8"}}, "image: must be a file in a form"),
         ("/classify", {"files": {"text": (None, "a")}}, 'body: give one pair, {"text": "a'),
@@ -126,6 +128,14 @@ HOSTILE = {
     "two texts": (422, f"text: {_REPEATED}", lambda: _form([b'name="text"'] * 2, b"a")),
     "two numbers": (422, f"top_k: {_REPEATED}", lambda: _form([b'name="top_k"'] * 2, b"1")),
     "two images": (422, f"image: {_REPEATED}", lambda: _form([b'name="image"; filename="a"'] * 2)),
+    "two texts in JSON": (422, f"text: {_REPEATED}", lambda: _json('{"text": "a", "text": "a"}')),
+    "a number and null": (422, f"top_k: {_REPEATED}", lambda: _json('{"top_k": 1, "top_k": null}')),
+    "two spellings": (422, f"text: {_REPEATED}", lambda: _json(r'{"text": "a", "\u0074ext": "b"}')),
+    "many texts": (
+        422,
+        f"text: {_REPEATED}",
+        lambda: _json("{" + '"text":"",' * 9_999 + '"text":""}'),
+    ),
     "Latin-1": (422, "text: must be UTF-8", lambda: _form([b'name="text"'], b"caf\xe9")),
     "charset of a part": (
         422,

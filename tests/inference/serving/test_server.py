@@ -4,11 +4,14 @@ import base64
 import contextlib
 import io
 import os
+import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +115,20 @@ def test_answers_are_those_of_the_classifier(server):
     form = server.client.post("/classify-form", files={"image": content}, data={"top_k": 1})
     (label,) = _labels(form)
     assert label == {**answers[1][0], "score": pytest.approx(answers[1][0]["score"], abs=1e-5)}
+
+
+def test_what_libraries_say_of_a_request_is_no_line_without_a_time(server):
+    before, form = server.said(), {"Content-Type": "multipart/form-data; boundary=x"}
+    refused = [server.client.post("/classify-form", content=b"--y", headers=form)]
+    bomb = b"\x89PNG\r\n\x1a\n"  # of 10,000 x 10,000 pixels
+    for chunk in (b"IHDR" + struct.pack(">2I5B", 10_000, 10_000, 8, 2, 0, 0, 0), b"IDAT"):
+        check = struct.pack(">I", zlib.crc32(chunk))
+        bomb += struct.pack(">I", len(chunk) - 4) + chunk + check
+    refused.append(server.client.post("/classify-form", files={"image": bomb}))
+    assert [response.status_code for response in refused] == [400, 422]
+    assert "too large" in refused[1].json()["detail"]
+    (line,) = server.said().removeprefix(before).splitlines()
+    assert re.fullmatch(r"20\d\d-\S+ \S+ python_multipart\S+: Expected boundary .*", line)
 
 
 def test_sigterm_to_the_group_answers_all_open_requests(server):

@@ -2,14 +2,17 @@
 
 import asyncio
 import io
+import json
 import logging
 import os
 import re
 import secrets
 import signal
 import socket
+import warnings
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -23,6 +26,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
+from PIL import Image
 from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field, PositiveInt
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
@@ -109,6 +113,7 @@ class ClassifyResponse(BaseModel):
 _REASONS = {
     "extra_forbidden": f"unknown; there are {', '.join(ClassifyRequest.model_fields)}",
     "json_invalid": "no JSON at character {loc[1]}: {ctx[error]}",
+    "string_type": 'must be text, in a form without a file name (curl -F text="a")',
     "model_attributes_type": 'give one pair, {{"text": "a"}}, as Content-Type: application/json',
     "value_error": "must be a file in a form (curl -F image=@dish.jpg), in JSON its base64",
 }  # keys are pydantic's names of errors
@@ -212,6 +217,12 @@ def _problems(error: RequestValidationError) -> str:
     return "; ".join(problems)
 
 
+def _check_once(names: Iterable[str]) -> None:
+    """Refuse repeated fields of a valid request."""
+    if repeated := [name for name, number in Counter(names).items() if number > 1]:
+        raise HTTPException(422, f"{repeated[0]}: given more than once")
+
+
 def build_app(
     model: Model, settings: Settings, end: Callable[[Any], object], thread: ThreadPoolExecutor
 ) -> FastAPI:
@@ -240,9 +251,8 @@ def build_app(
             return partial(gate.respond, handle=super().get_route_handler())
 
     async def labels(image: bytes | None, text: str | None, top_k: int | None) -> ClassifyResponse:
-        if (characters := len(text or "")) > (most := settings.characters):
-            reason = f"The text has {characters:,} characters; the limit is {most:,}."
-            raise HTTPException(422, reason)
+        if (size := len(text or "")) > (most := settings.characters):
+            raise HTTPException(422, f"The text has {size:,} characters; the limit is {most:,}.")
         threads = images if image else texts  # a text does not wait for images
         job = threads.submit(model.prepare, Item(image=image, text=text), settings.pixels)
         try:
@@ -259,16 +269,16 @@ def build_app(
     router = APIRouter(route_class=GatedRoute, dependencies=[header])
 
     @router.post("/classify")
-    async def classify(pair: ClassifyRequest) -> ClassifyResponse:
+    async def classify(request: Request, pair: ClassifyRequest) -> ClassifyResponse:
         """Classify an image-text pair; the image's content is given in base64."""
+        # the parser of JSON takes the last of repeated fields
+        _check_once(name for name, _ in json.loads(request.state.body, object_pairs_hook=list))
         return await labels(pair.image, pair.text, pair.top_k)
 
     @router.post("/classify-form")
     async def classify_form(request: Request, pair: _Form) -> ClassifyResponse:
         """Classify an image-text pair of a form (multipart/form-data)."""
-        form = await request.form()
-        if repeated := [name for name in form if len(form.getlist(name)) > 1]:
-            raise HTTPException(422, f"{repeated[0]}: given more than once")
+        _check_once(name for name, _ in (await request.form()).multi_items())
         # the parser takes bytes that are not UTF-8 for Latin-1
         if (pair.text or "").encode() not in request.state.body:
             raise HTTPException(422, "text: must be UTF-8")
@@ -338,6 +348,9 @@ def run_server(
         failures.append(error)
         server.should_exit = True
 
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
+    # images are limited by settings.pixels
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     app = build_app(model, settings, end, thread)
     # in h11, uvicorn's other parser, a body in chunks of one byte blocks all others for seconds
     options: Any = {"http": "httptools", "ws": "none", "log_level": "warning"}
