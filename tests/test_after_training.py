@@ -82,6 +82,47 @@ def test_suspects_are_rows_that_regression_of_the_features_doubts(tmp_path, mark
     assert "9" not in {row["row"] for row in others}
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["none", "t.csv", "kind"], "There are no features at none: write them by epic-pl embed."),
+        (["features", "none.csv", "kind"], "Table none.csv does not exist"),
+        (["features", "t.csv", "kin"], "t.csv has no column kin: it has nr, kind."),
+        (["features", "short.csv", "kind"], "The 4 rows of features are not the 3 of short.csv: "),
+        (["features", "long.csv", "kind"], "The 4 rows of features are not the 5 of long.csv: "),
+        (["named", "t.csv", "kind"], "The 4 rows of named are not the 4 of t.csv: embed this"),
+    ],
+)
+def test_features_of_another_table_are_refused(tmp_path, given, said, script, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _features(tmp_path / "features", [[1.0]] * 4, [[1.0, 0.0]] * 4)
+    named = pq.read_table("features").to_pydict() | {"sample_id": ["a", "b", "c", "3"]}
+    (tmp_path / "named").mkdir()
+    pq.write_table(pa.table(named), "named/part-0.parquet")
+    for name, rows in (("short", 3), ("t", 4), ("long", 5)):
+        lines = "".join(f"{row},cat\n" for row in range(rows))
+        (tmp_path / f"{name}.csv").write_text(f"nr,kind\n{lines}")
+    with pytest.raises(SystemExit) as end:
+        script("label_errors", *given)
+    assert end.value.code.startswith(said)
+    assert "\n" not in end.value.code
+
+
+def test_rows_that_embed_has_skipped_are_not_judged(tmp_path, script):
+    rng = np.random.default_rng(0)
+    kinds = np.arange(40) % 2
+    image = rng.normal(size=(40, 4)) + 8 * np.where(kinds, 1, -1)[:, None]
+    _features(tmp_path / "features", image.tolist(), rng.normal(size=(40, 2)))
+    part = tmp_path / "features" / "part-0.parquet"
+    pq.write_table(pq.read_table(part).filter(np.arange(40) != 5), part)
+    cells = [("cat", "dog")[kind] for kind in kinds]
+    cells[5] = cells[7] = "cat"
+    lines = "".join(f"{row},{cell}\n" for row, cell in enumerate(cells))
+    (tmp_path / "t.csv").write_text(f"nr,kind\n{lines}")
+    said = script("label_errors", tmp_path / "features", tmp_path / "t.csv", "kind")
+    assert [row["row"] for row in csv.DictReader(said.splitlines())] == ["7"]
+
+
 def test_the_least_certain_rows_come_next_without_near_duplicates(tmp_path, script):
     image = [[1.0, 0.0, 0.0], [1.0, 0.01, 0.0], None, [0.0, 0.0, 2.0]]
     _features(tmp_path / "features", image, [[1.0, 0.0], [3.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

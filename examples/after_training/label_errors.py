@@ -23,6 +23,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from epic_pl.data.tables.formats import read_table
+from epic_pl.utils.errors import DataError
 
 FIFTHS = KFold(5, shuffle=True, random_state=0)
 # balanced, else every given label of a rare class is doubted
@@ -62,9 +63,21 @@ def suspects(vectors: np.ndarray, labels: list[list[str]], several: bool) -> lis
 if __name__ == "__main__":
     if len(sys.argv) not in (4, 5):
         sys.exit(__doc__)
-    folder, table, column, *marks = sys.argv[1:]
+    folder, source, column, *marks = sys.argv[1:]
     features = read_features(Path(folder))
-    cells = read_table(Path(table))[column].cast(pa.string()).to_pylist()
+    try:
+        table = read_table(Path(source))
+    except DataError as error:
+        sys.exit(str(error))
+    if column not in table.column_names:
+        sys.exit(f"{source} has no column {column}: it has {', '.join(table.column_names)}.")
+    cells = table[column].cast(pa.string()).to_pylist()
+    last = str(len(cells) - 1)  # embed may have skipped others
+    if last not in features or features.keys() - {str(row) for row in range(len(cells))}:
+        sys.exit(
+            f"The {len(features)} rows of {folder} are not the {len(cells)} of {source}: "
+            "embed this table, without --id."
+        )
     rows = [number for number, cell in enumerate(cells) if cell and str(number) in features]
     labels = [cells[row].split(*marks) if marks else [cells[row]] for row in rows]
     found = suspects(np.stack([features[str(row)] for row in rows]), labels, bool(marks))

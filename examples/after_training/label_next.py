@@ -38,6 +38,8 @@ def choose(
 
 def read_features(folder: Path) -> dict[str, np.ndarray]:
     """A unit vector of each row's image and text together, which count equally."""
+    if not folder.exists():
+        sys.exit(f"There are no features at {folder}: write them by epic-pl embed.")
     table = pq.read_table(folder)
     sides = []
     for name in ("image", "text"):
