@@ -152,7 +152,13 @@ def test_embeddings_are_what_the_head_receives(classifier, rows):
         # before the missing image is read
         (lambda clf: clf(image="a.png", top_k=0), ConfigError, "top_k must be at least 1"),
         (lambda clf: clf([{"text": "a"}], batch_size=0), ConfigError, "batch_size"),
-        (lambda clf: clf(text="a", images="b.png"), TypeError, "images"),
+        (
+            lambda clf: clf(text="a", topk=1, img="b.png"),
+            TypeError,
+            r"clf\(\.\.\.\) has no img, topk; it has image, text, top_k, batch_size, num_workers",
+        ),
+        (lambda clf: clf(img="b.png"), TypeError, "has no img; it has image"),
+        (lambda clf: clf([{"text": "a"}], topk=1), TypeError, "has no topk; it has image"),
         (lambda clf: clf.labels(np.zeros((1, 3)), 0), ConfigError, "top_k must be at least 1"),
         (lambda clf: clf.predict_table("none.csv", text="a"), DataError, "none.csv does not exist"),
         (lambda clf: clf.predict_table(TABLE, text="c"), DataError, r"no column 'c' \(text\)"),

@@ -88,6 +88,9 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         check_at_least(1, top_k=top_k)
         if unnamed:
             raise ConfigError("For one item write clf(image=..., text=...), with these names.")
+        if unknown := ", ".join(sorted(loading.keys() - Loading.__annotations__.keys())):
+            known = ", ".join(["image, text, top_k", *Loading.__annotations__])
+            raise TypeError(f"clf(...) has no {unknown}; it has {known}.")
         if items is None:
             one = Item(image=image, text=text)
             return self.labels(self.probabilities([one], **loading), top_k)[0]
