@@ -258,7 +258,7 @@ def test_predict_py_says_which_columns_there_are_and_spares_files(predict_py, tm
     for wrong in ([], ["a.png", "--table", table], given[:2], ["a", "b", "c"]):
         with pytest.raises(SystemExit, match="2"):
             predict_py(*wrong)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(FileExistsError, match=r"rows\.csv exists: give another --output"):
         predict_py(*given, table, "--image", "-")
     assert table.read_text() == "photo,text\n,blue\n"
     for header in ("text,score", "id,text,id"):

@@ -124,6 +124,8 @@ def classify(model: Model, table: Path, output: Path, image: str, text: str) -> 
                 f"{table} has the columns {', '.join(names[:-3])}: name yours by --image and "
                 "--text (- is none), and rename what is there twice or called like a result"
             )
+        if output.exists():
+            raise FileExistsError(f"{output} exists: give another --output, or remove it")
         with output.open("x", encoding="utf-8", newline="") as file:
             written = csv.writer(file, delimiter=mark)
             written.writerow(map(quoted, names))
