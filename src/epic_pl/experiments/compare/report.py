@@ -179,9 +179,9 @@ def _draw_comparison(rows: Sequence[Row], reference: str) -> Figure:
             bounds = [[max(mean - low, 0)], [max(high - mean, 0)]]
             difference.errorbar(mean, at, xerr=bounds, **style)
         for axes, cost in zip(costs, _PLOTTED, strict=True):
-            value = max(row[cost] or 0, 1e-3)  # a logarithmic axis has no zero
-            axes.plot(value, at, "o", color=BLUE)
-            axes.annotate(f" {EngFormatter(places=1, sep='')(value)}", (value, at), va="bottom")
+            if value := row[cost]:  # a logarithmic axis has no zero
+                axes.plot(value, at, "o", color=BLUE)
+                axes.annotate(f" {EngFormatter(places=1, sep='')(value)}", (value, at), va="bottom")
     difference.axvline(0, color=GREY, linestyle="--")
     score.set_xlabel(f"test {label(main)}, %\nmean ± std over seeds (grey: each)")
     difference.set_xlabel(f"difference from {reference}, points\n95% interval of the bootstrap")
