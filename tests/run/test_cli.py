@@ -10,6 +10,8 @@ import multiprocessing
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -114,6 +116,45 @@ def test_fit_keeps_the_last_epoch_or_the_best_by_a_metric_and_says_so(config, wo
     assert read_checkpoint(cli.kept)["global_step"] == before["global_step"]
     nothing = ["--trainer.max_epochs=0", "--trainer.default_root_dir=nothing"]
     assert run(["fit", "--config", config, *nothing]).kept == ""
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_runs_that_start_at_the_same_moment_have_folders_of_their_own(
+    command, config, best, workdir
+):
+    given = [command, "--config", config, "--ckpt_path", best]
+    given = given if command == "test" else [*given[:3], "--trainer.max_epochs=1"]
+    clis = [parse([*given, f"--seed_everything={seed}"]) for seed in (0, 1)]
+    for cli in clis:
+        cli.build()
+    assert not (workdir / "runs").exists()  # others build a trainer and run nothing
+    for cli in clis:
+        cli.execute()
+    for seed, cli in enumerate(clis):
+        folder = workdir / "runs" / command / f"version_{seed}"
+        assert {Path(logger.log_dir) for logger in cli.trainer.loggers} == {
+            folder.relative_to(workdir)
+        }
+        assert yaml.safe_load((folder / "config.yaml").read_text())["seed_everything"] == seed
+        with (folder / "metrics.csv").open() as file:
+            assert len({row["epoch"] for row in csv.DictReader(file)}) == 1
+        assert len(list(folder.glob("events.out.tfevents*"))) == 1
+        if command == "fit":
+            assert Path(cli.kept).parent == folder / "checkpoints"
+
+
+@pytest.mark.slow
+def test_ranks_that_lightning_starts_share_the_folder_of_a_run(config, workdir):
+    ddp = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.max_epochs=1"]
+    command = [sys.executable, "-m", "epic_pl", "fit", "--config", config, *ddp]
+    runs = [subprocess.Popen([*command, f"--seed_everything={seed}"]) for seed in (0, 1)]
+    assert [run.wait() for run in runs] == [0, 0]
+    folders = sorted((workdir / "runs" / "fit").iterdir())
+    assert [folder.name for folder in folders] == ["version_0", "version_1"]
+    for folder in folders:
+        assert (folder / "checkpoints" / "last.ckpt").is_file()
+    seeds = [yaml.safe_load((f / "config.yaml").read_text())["seed_everything"] for f in folders]
+    assert sorted(seeds) == [0, 1]
 
 
 def test_untrained_weights_are_refused_and_the_newest_run_is_named(config, best, fitted, capsys):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from inspect import signature
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_type_hints
 
@@ -191,6 +192,7 @@ class EPICCLI(LightningCLI):
             KeyboardInterrupt: upon Ctrl-C, which Lightning turns into an exit; it says what to do.
         """
         options = {name: self.config_init[name] for name in self._trainer_options}
+        self._claim_folder()
         try:
             if self.command == "fit":
                 self._check_monitors()
@@ -337,7 +339,22 @@ class EPICCLI(LightningCLI):
             kwargs["logger"] = [csv, tensorboard, *others]  # it warns of a folder that has files
         if config.get("plugins") is None:
             kwargs["plugins"] = [DurableCheckpointIO()]
+        self._own_logs = "logger" in kwargs
         return super().instantiate_trainer(**kwargs)
+
+    def _claim_folder(self) -> None:
+        """Make the folder of the logs, which a run that starts at the same moment cannot take.
+
+        Lightning tells the other ranks its path.
+        """
+        if self._own_logs and self.trainer.is_global_zero:
+            taken: Any = self.trainer.loggers[0]
+            for version in count(taken.version):
+                with suppress(FileExistsError):
+                    os.makedirs(os.path.join(taken.root_dir, f"version_{version}"))
+                    break
+            for place, kind in enumerate((CSVLogger, TensorBoardLogger)):
+                self.trainer.loggers[place] = kind(taken.save_dir, taken.name, version)
 
     @property
     def kept(self) -> str:
