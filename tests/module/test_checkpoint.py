@@ -8,7 +8,7 @@ from epic_pl.module.checkpoint import (
     CHECKPOINT_FORMAT,
     CHECKPOINT_KEY,
     adapter_state,
-    check_class_names,
+    check_classes,
     check_encoder,
     complete_state,
     require_info,
@@ -81,8 +81,8 @@ def test_info_is_required_and_other_formats_are_refused():
     assert require_info({CHECKPOINT_KEY: info}) is info
     with pytest.raises(CheckpointError, match="calibration_rows is damaged: 'many'"):
         require_info({CHECKPOINT_KEY: info | {"calibration_rows": "many"}})
-    with pytest.raises(CheckpointError, match="not a checkpoint of EPICModule"):
-        require_info({"state_dict": {}})
+    with pytest.raises(CheckpointError, match=r"^own\.ckpt is not a checkpoint of EPICModule"):
+        require_info({"state_dict": {}}, "own.ckpt")
     for other in (CHECKPOINT_FORMAT - 1, CHECKPOINT_FORMAT + 1):
         with pytest.raises(CheckpointError, match=f"format {other}, .* reads format"):
             require_info({CHECKPOINT_KEY: {"format_version": other}})
@@ -96,10 +96,16 @@ def test_info_is_required_and_other_formats_are_refused():
 
 
 def test_class_names_must_agree_in_order_where_both_sides_have_some():
-    names = ["blue", "green", "red"]
-    for here in (names, None, ["a", "b"]):  # another number of classes is told by the shapes
-        check_class_names(names, here)
-    check_class_names(None, names)
-    for here in (["blue", "red", "green"], ["blue", "lime", "red"]):
-        with pytest.raises(CheckpointError, match=f"class 1 is 'green', the data's is '{here[1]}'"):
-            check_class_names(names, here)
+    names, task = [f"c{number}" for number in range(9)], "multiclass"
+    for saved, here in ((names, names), (None, names), (names, None)):
+        check_classes((task, saved), ("multilabel" if saved is not here else task, here), "")
+    for other, here, told in (
+        (task, [*names[:6], "lime"], "7 classes: lime"),
+        (task, [*names, "c9"], "10 classes: c0, c1, c2, c3 and 6 more"),
+        ("multilabel", names, "9 classes: c0, c1, c2, c3 and 5 more"),
+    ):
+        before = "c6, c7, c8" if "lime" in here else "c0, c1, c2, c3 and 5 more"
+        said = rf"mine .*\({task}, 9 classes: {before}\) than the data's \({other}, {told}\)"
+        said += rf", shown from number {6 if 'lime' in here else 0} on"
+        with pytest.raises(CheckpointError, match=said):
+            check_classes((task, names), (other, here), "mine")

@@ -64,7 +64,7 @@ def test_the_newest_file_that_can_be_read_is_found(tmp_path):
     newest = root / "version_1"
     assert newest_readable(root, "version_*", names) == str(newest / "last.ckpt")
     (newest / "last.ckpt").write_bytes(b"torn")
-    with pytest.warns(UserWarning, match="The one before it is taken"):
+    with pytest.warns(UserWarning, match=r"Taken is .*version_1/last.previous.ckpt\."):
         assert newest_readable(newest, ".", names) == str(newest / "last.previous.ckpt")
 
 
@@ -131,6 +131,23 @@ def test_what_is_no_checkpoint_is_refused_by_name(content, words, workdir):
     with pytest.raises(CheckpointError, match=rf"'bad\.ckpt' .*{words}"):
         read_checkpoint("bad.ckpt")
     assert not (workdir / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "told"),
+    [
+        ("last.ckpt", "last.previous.ckpt", True),
+        ("last.ckpt", "best.ckpt", False),
+        ("last.previous.ckpt", "last.ckpt", False),
+    ],
+)
+def test_a_damaged_checkpoint_names_the_one_before_it(name, beside, told, tmp_path):
+    (tmp_path / name).write_bytes(b"torn")
+    torch.save({"state_dict": {}}, tmp_path / beside)
+    with pytest.raises(CheckpointError, match=f"/{name}' cannot be read") as caught:
+        read_checkpoint(str(tmp_path / name))
+    assert (f"{tmp_path / beside} is the one before it." in str(caught.value)) == told
+    assert ("is the one before it" in str(caught.value)) == told
 
 
 def test_a_flipped_bit_or_a_cut_file_is_damage(tmp_path):

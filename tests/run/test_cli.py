@@ -747,18 +747,35 @@ def test_a_checkpoint_by_its_address_is_checked_and_other_addresses_are_refused(
     assert cli.config["ckpt_path"] == best
 
 
-def test_a_checkpoint_of_other_classes_is_refused(config, best, capsys, workdir):
-    warm = ["fit", "--model.method.hub_width", "6", "--model.warm_start", best]
-    order = ["--config", config, "--data.init_args.classes", "[red, green, blue]"]
-    for args in (*([name, "--ckpt_path", best] for name in ("predict", "fit")), warm):
-        said = _refused([*args, *order], capsys)
-        assert "CheckpointError: The checkpoint's class 0 is 'blue', the data's is 'red'" in said
-        assert "(blue, green, red)" in said
-    table = tiny_runs.table(workdir / "data")
-    table.write_text(table.read_text().replace(",red,", ",blue,"))
-    said = _refused([*warm, "--config", config, "--data.init_args.table", str(table)], capsys)
-    assert "CheckpointError" in said
-    assert "number of classes" in said
+@pytest.mark.parametrize("command", ["fit", "test", "predict", "explain", "warm start"])
+@pytest.mark.parametrize(
+    ("option", "before", "now"),
+    [
+        ("classes=[red,green,blue]", "blue, green, red", "multiclass, 3 classes: red, green, blue"),
+        ("classes=[blue,green,red,x]", "blue, green, red", "multiclass, 4 classes: blue, green, r"),
+        ("classes=[blue,a,b,green,red]", "green, red", "multiclass, 5 classes: a, b, green, red"),
+        ("label_separator=|", "blue, green, red", "multilabel, 3 classes: blue, green, red"),
+    ],
+)
+def test_a_checkpoint_of_another_task_or_other_classes_is_told_with_both(
+    option, before, now, command, config, best, capsys
+):
+    given = [command, "--ckpt_path", best]
+    if command == "warm start":
+        if not option.startswith("classes=[red"):  # it may have fewer classes
+            return
+        given = ["fit", "--model.method.hub_width=6", "--model.warm_start", best]
+    said = _refused([*given, "--config", config, f"--data.{option}"], capsys)
+    told = f"{best} was trained on other classes (multiclass, 3 classes: {before}) than the data's"
+    assert f"CheckpointError: {told} ({now}" in said
+    assert "give a checkpoint of this data" in said
+
+
+@pytest.mark.parametrize("option", ["ckpt_path", "model.warm_start"])
+def test_a_file_that_is_no_checkpoint_of_this_package_is_named(option, config, capsys, workdir):
+    torch.save({"state_dict": {}}, "other.ckpt")
+    said = _refused(["fit", "--config", config, f"--{option}=other.ckpt"], capsys)
+    assert "CheckpointError: other.ckpt is not a checkpoint of EPICModule" in said
 
 
 def test_a_loss_that_is_not_finite_is_one_paragraph(config, capsys):

@@ -33,7 +33,7 @@ def build_trained(
     Raises:
         CheckpointError: if it is no checkpoint of this package, is damaged, or an encoder differs.
     """
-    kind = find_class(EPICModule, require_info(checkpoint)["module"], source)
+    kind = find_class(EPICModule, require_info(checkpoint, source)["module"], source)
     try:
         encoders = checkpoint["hyper_parameters"]["encoders"]
         for side, name in (("image", image_encoder), ("text", text_encoder)):

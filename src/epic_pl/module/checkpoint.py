@@ -131,19 +131,26 @@ def check_encoder(role: str, saved: EncoderIdentity, here: EncoderIdentity) -> N
     )
 
 
-def check_class_names(saved: list[str] | None, here: list[str] | None) -> None:
-    """Refuse data whose classes differ from the checkpoint's, or have another order.
+def check_classes(saved: tuple[Any, Any], here: tuple[Any, Any], source: str) -> None:
+    """Refuse data of another task than a checkpoint's, of other classes, or in another order.
+
+    Args:
+        saved: task and class names of the checkpoint.
+        here: task and class names of the data.
+        source: the checkpoint, for the message.
 
     Raises:
-        CheckpointError: if a class differs, naming the first. Without names there is no check.
+        CheckpointError: with both from the first class that differs. Without names no check.
     """
-    if saved is None or here is None or saved == here or len(saved) != len(here):
-        return  # if the lengths differ, the check of the head's shape fails
-    at = next(i for i, names in enumerate(zip(saved, here, strict=True)) if len(set(names)) > 1)
+    if saved == here or not (isinstance(saved[1], list) and isinstance(here[1], list)):
+        return
+    both = zip(saved[1], here[1], strict=False)
+    at = next((i for i, (one, other) in enumerate(both) if one != other), 0)
+    before, now = (f"{task}, {len(c)} classes: {_abridged(c[at:])}" for task, c in (saved, here))
     raise CheckpointError(
-        f"The checkpoint's class {at} is {saved[at]!r}, the data's is {here[at]!r}: give the data "
-        "the checkpoint's classes in its order "
-        f"({', '.join(saved[:8])}{', ...' if len(saved) > 8 else ''}), or train anew."
+        f"{source} was trained on other classes ({before}) than the data's ({now}), shown from "
+        f"number {at} on: give the data its classes in its order, as the config.yaml of its run "
+        "does, give a checkpoint of this data, or train anew (fit without --ckpt_path)."
     )
 
 
@@ -200,8 +207,8 @@ def input_options(preprocessing: Any) -> dict[str, Any]:
     return options
 
 
-def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
-    """The checkpoint's :class:`CheckpointInfo`.
+def require_info(checkpoint: dict[str, Any], source: Any = "The checkpoint") -> CheckpointInfo:
+    """The :class:`CheckpointInfo` of a checkpoint, which messages call ``source``.
 
     Raises:
         CheckpointError: if there is none, or another version wrote it.
@@ -209,17 +216,17 @@ def require_info(checkpoint: dict[str, Any]) -> CheckpointInfo:
     info = checkpoint.get(CHECKPOINT_KEY)
     if not isinstance(info, dict) or "format_version" not in info:
         raise CheckpointError(
-            "This file is not a checkpoint of EPICModule: give one that epic-pl fit has written."
+            f"{source} is not a checkpoint of EPICModule: give one that epic-pl fit has written."
         )
     version = info["format_version"]
     if not isinstance(version, int) or version != CHECKPOINT_FORMAT:
         raise CheckpointError(
-            f"The checkpoint has format {version!r:.20}, this version of epic_pl reads "
+            f"{source} has format {version!r:.20}, this version of epic_pl reads "
             f"format {CHECKPOINT_FORMAT} only: use the version that wrote it, or train anew."
         )
     for name, kind in get_type_hints(CheckpointInfo).items():
         if not fits(value := info.get(name), kind):
-            raise CheckpointError(f"The checkpoint's {name} is damaged: {value!r:.80}.")
+            raise CheckpointError(f"{source}'s {name} is damaged: {value!r:.80}.")
     return cast(CheckpointInfo, info)
 
 
@@ -235,7 +242,7 @@ def _form(value: object) -> str:
 
 
 def _abridged(keys: list[str]) -> str:
-    shown = ", ".join(keys[:4])
+    shown = ", ".join(map(str, keys[:4]))
     return shown if len(keys) <= 4 else f"{shown} and {len(keys) - 4} more"
 
 
@@ -376,14 +383,15 @@ class CheckpointedModule(L.LightningModule):
         self._resume_states = checkpoint[_RESUME_KEY] if fits else None
 
     def checked_state(
-        self, checkpoint: dict[str, Any], new_training: bool = False
+        self, checkpoint: dict[str, Any], new_training: bool = False, source: str = "The checkpoint"
     ) -> dict[str, Tensor]:
         """The trained weights of a checkpoint and the frozen weights of this model.
 
-        Without ``new_training``, data must be preprocessed as for the checkpoint. With it, the data
-        may have more classes: known ones keep their weights, new ones start at their frequency.
+        Messages call the checkpoint ``source``. Without ``new_training``, data must be preprocessed
+        as for the checkpoint. With it, the data may have more classes: known ones keep their
+        weights, new ones start at their frequency.
         """
-        info, here = require_info(checkpoint), self.checkpoint_info()
+        info, here = require_info(checkpoint, source), self.checkpoint_info()
         check_encoder("image", info["image_encoder"], here["image_encoder"])
         check_encoder("text", info["text_encoder"], here["text_encoder"])
         adapter, saved, names = checkpoint["state_dict"], info["class_names"], here["class_names"]
@@ -395,7 +403,8 @@ class CheckpointedModule(L.LightningModule):
                 "was trained on must not be test rows now: keep both splits in a column."
             )
         else:
-            check_class_names(saved, names)
+            task = self.hparams.get("task")
+            check_classes((task, saved), (task, names), source)
         if not new_training:
             check_preprocessing(info.get("preprocessing"), here["preprocessing"])
         state = complete_state(self, adapter)
@@ -408,7 +417,7 @@ class CheckpointedModule(L.LightningModule):
         Raises:
             CheckpointError: if the file cannot be read, or does not fit this model or its data.
         """
-        state = self.checked_state(read_checkpoint(path), new_training)
+        state = self.checked_state(read_checkpoint(path), new_training, path)
         self.load_state_dict(state, strict=True)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> int | None:

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -21,6 +22,8 @@ from epic_pl.utils.files import write_bytes
 from epic_pl.utils.plugins import find_class
 from epic_pl.utils.untrusted import MOST_OPTIONS, require_flat, require_regular
 
+LAST = "last.ckpt"
+PREVIOUS = "last.previous.ckpt"
 _CLASSES: dict[str, type] = {"method": Method, "loss": Loss}
 """Options that name a class."""
 # names under which Lightning looks for hyperparameters, too
@@ -98,9 +101,11 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     except IsADirectoryError as error:
         raise CheckpointError(f"{path!r} is a folder: name a checkpoint in it.") from error
     except Exception as error:  # torch.load raises errors of any class on damaged files
+        spare = str(path).replace(LAST, PREVIOUS)
+        way = f" {spare} is the one before it." if spare != path and Path(spare).is_file() else ""
         raise CheckpointError(
             f"{path!r} cannot be read as a checkpoint of tensors and plain types: it is damaged, "
-            "no checkpoint, or would need code to be run."
+            f"no checkpoint, or would need code to be run.{way}"
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
@@ -128,17 +133,16 @@ def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
         none = f"There is no {' or '.join(names[:-1])} in {root / place}: run `epic-pl fit` first"
         raise CheckpointError(f"{none}, or set --ckpt_path or trainer.default_root_dir.")
     newest = max(files, key=lambda path: path.stat().st_mtime).parent
-    *others, final = [path for name in names if (path := newest / name) in files]
-    for path in others:
+    found = [path for name in names if (path := newest / name) in files]
+    for path, spare in pairwise(found):
         try:
             read_checkpoint(str(path))
+            return str(path)
         except UntrustedError:
             raise
         except CheckpointError as error:
-            rank_zero_warn(f"{error} The one before it is taken.")
-        else:
-            return str(path)
-    return str(final)
+            rank_zero_warn(f"{error} Taken is {spare}.")
+    return str(found[-1])
 
 
 def check_options(options: Any, path: str | IO[bytes]) -> None:

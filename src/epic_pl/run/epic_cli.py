@@ -36,7 +36,7 @@ from epic_pl.module.callbacks import (
 )
 from epic_pl.module.callbacks.checkpoints import KINDS, find_checkpoint, require_logged
 from epic_pl.module.callbacks.run_record import RunRecord
-from epic_pl.module.checkpoint import input_options, require_info
+from epic_pl.module.checkpoint import check_classes, input_options, require_info
 from epic_pl.module.checkpoint_io import (
     DurableCheckpointIO,
     local_path,
@@ -231,14 +231,20 @@ class EPICCLI(LightningCLI):
         link(f"{encoders}.image_size", f"{data}.image_size")
 
     def _class_frequencies(self, data: ImageTextDataModule) -> list[float] | None:
-        """Class frequencies of the training data, which is read only for fit or weighted losses."""
+        """Class frequencies of the training data, which is read only for fit or weighted losses.
+
+        Raises:
+            CheckpointError: if the checkpoint is of another task or other classes.
+        """
+        if saved := self._saved_options:
+            theirs = saved.get("task"), saved.get("class_names")
+            check_classes(theirs, (data.task, data.class_names), self.config["ckpt_path"])
         loss = self.config["model"]["init_args"]["loss"]
         weighted = "balanced" in vars(loss["init_args"]).values()
         if self.command != "fit" and not weighted:
             return None
         # a checkpoint's frequencies take precedence; its training data may not be available
-        saved = self._saved_options.get("class_frequencies")
-        return saved or data.class_frequencies
+        return saved.get("class_frequencies") or data.class_frequencies
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and refuse an unusable checkpoint before anything is built."""
@@ -258,7 +264,7 @@ class EPICCLI(LightningCLI):
         if path := self._checkpoint():
             config["ckpt_path"] = path
             checkpoint = read_checkpoint(path)  # before the parser builds what it names
-            require_info(checkpoint)
+            require_info(checkpoint, path)
             self._saved_options = checkpoint.get("hyper_parameters", {})
             _check_sections(self._saved_options)
             _prepare_alike(config["data"], self._saved_options)

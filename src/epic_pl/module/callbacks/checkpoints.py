@@ -17,12 +17,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from epic_pl.data.loading import JOB_SIGNALS
-from epic_pl.module.checkpoint_io import newest_readable
+from epic_pl.module.checkpoint_io import LAST, PREVIOUS, newest_readable
 from epic_pl.utils.errors import CheckpointError, ConfigError
 from epic_pl.utils.validate import check_at_least, check_writable
 
-LAST = "last.ckpt"
-PREVIOUS = "last.previous.ckpt"
 KINDS = {"best": ("best.ckpt", LAST, PREVIOUS), "last": (LAST, PREVIOUS)}
 """Files of a run's checkpoints; of several, the first that can be read."""
 # their places below a run's folder, the folder of a config's runs, or their own folder
