@@ -946,6 +946,42 @@ def test_a_wrong_value_is_told_with_its_option_and_what_is_expected(args, said, 
     assert "but must be" in said or "but must be" not in error
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["accelerator=gpuu"], "invalid accelerator name: `accelerator='gpuu'`"),
+        pytest.param(
+            ["accelerator=cuda"],
+            "the accelerator is not available",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without"),
+        ),
+        (["devices=0"], "`Trainer(devices='0')` value is not a valid input"),
+        (["devices=many"], "`devices` selected with `CPUAccelerator` should be an int > 0"),
+        (["max_time=abc"], "`Timer(duration='abc')` is not a valid duration"),
+        (["val_check_interval=1000"], "`val_check_interval` (1000) must be less than or equal"),
+    ],
+)
+def test_an_option_that_lightning_refuses_is_one_paragraph(options, said, config, capsys):
+    told = _refused(["fit", "--config", config, *(f"--trainer.{each}" for each in options)], capsys)
+    assert "ConfigError: Lightning's Trainer refuses this: " in told
+    assert said in told
+    assert "`epic-pl fit --help` for --trainer.*" in told
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="this system has no /proc")
+@pytest.mark.parametrize("root", ["/proc/none", "/proc/self/cmdline"])
+def test_a_folder_of_runs_that_cannot_be_made_is_told(root, config, capsys):
+    told = _refused(["fit", "--config", config, f"--trainer.default_root_dir={root}"], capsys)
+    assert f"ConfigError: trainer.default_root_dir: the log cannot be written to {root}/fit" in told
+    assert "Choose another folder." in told
+
+
+def test_an_error_of_other_code_keeps_its_traceback(config, monkeypatch):
+    monkeypatch.setattr(EPICModule, "training_step", lambda *_: int("no number"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        run(["fit", "--config", config])
+
+
 @pytest.mark.parametrize("word", ["best", "last"])
 def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fitted, capsys):
     shutil.copytree(fitted / "runs", workdir / "runs")

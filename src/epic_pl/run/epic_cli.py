@@ -12,9 +12,11 @@ from dataclasses import is_dataclass
 from inspect import signature
 from itertools import count
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, NamedTuple, cast, get_type_hints
 
 from jsonargparse import ArgumentError, Namespace, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer, callbacks, seed_everything
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
@@ -51,8 +53,15 @@ from epic_pl.report.writer import ReportWriter
 from epic_pl.run.error_text import MENDABLE
 from epic_pl.run.wrong_options import explain, given_options
 from epic_pl.utils.config_files import packaged, read_yaml, resolve_configs
-from epic_pl.utils.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from epic_pl.utils.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    did_you_mean,
+    first_line,
+)
 from epic_pl.utils.plugins import find_class, load_plugins
+from epic_pl.utils.validate import check_writable
 
 __all__ = ["EPICCLI", "Built", "build", "run"]
 
@@ -127,13 +136,22 @@ class _Parser(LightningArgumentParser):
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """Raise the cause of an error that jsonargparse wraps in a long list of a class's options."""
+    """Raise what a user can mend in place of an error that wraps it or that Lightning raises.
+
+    Raises:
+        EpicError: a ConfigError if Lightning's own code refuses an option, or what jsonargparse
+            wraps in a long list of a class's options. Errors of other code stay.
+    """
     try:
         yield
-    except ValueError as error:
+    except (MisconfigurationException, TypeError, ValueError) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, MENDABLE):
             cause = cause.__cause__
+        *_, (frame, _) = walk_tb(error.__traceback__)
+        if cause is None and frame.f_globals["__name__"].startswith("lightning."):
+            way = "See `epic-pl fit --help` for --trainer.*, and `epic-pl doctor` for devices."
+            cause = ConfigError(f"Lightning's Trainer refuses this: {first_line(error)}. {way}")
         if cause is not None:
             raise cause from None
         raise
@@ -185,11 +203,13 @@ class EPICCLI(LightningCLI):
         super().instantiate_classes()
         return Built(self.model, self.datamodule, self.trainer)
 
+    @_plain_errors()
     def execute(self) -> None:
         """Run the command.
 
         Raises:
             KeyboardInterrupt: upon Ctrl-C, which Lightning turns into an exit; it says what to do.
+            ConfigError: if the folder cannot be made, or Lightning itself refuses an option.
         """
         options = {name: self.config_init[name] for name in self._trainer_options}
         self._claim_folder()
@@ -339,10 +359,9 @@ class EPICCLI(LightningCLI):
         others = [] if given in (None, True) else given if isinstance(given, list) else [given]
         has_folder = any(isinstance(other, TensorBoardLogger | CSVLogger) for other in others)
         if given is not False and not has_folder and not config.get("fast_dev_run"):
-            root = _root(config)
-            tensorboard = TensorBoardLogger(root, name=self.command)
-            csv = CSVLogger(root, name=self.command, version=tensorboard.version)
-            kwargs["logger"] = [csv, tensorboard, *others]  # it warns of a folder that has files
+            csv = CSVLogger(_root(config), self.command)  # it warns of a folder that has files
+            tensorboard = TensorBoardLogger(csv.save_dir, self.command, csv.version)
+            kwargs["logger"] = [csv, tensorboard, *others]
         if config.get("plugins") is None:
             kwargs["plugins"] = [DurableCheckpointIO()]
         self._own_logs = "logger" in kwargs
@@ -355,9 +374,10 @@ class EPICCLI(LightningCLI):
         """
         if self._own_logs and self.trainer.is_global_zero:
             taken: Any = self.trainer.loggers[0]
+            check_writable("trainer.default_root_dir", Path(taken.root_dir), "the log")
             for version in count(taken.version):
                 with suppress(FileExistsError):
-                    os.makedirs(os.path.join(taken.root_dir, f"version_{version}"))
+                    os.mkdir(os.path.join(taken.root_dir, f"version_{version}"))
                     break
             for place, kind in enumerate((CSVLogger, TensorBoardLogger)):
                 self.trainer.loggers[place] = kind(taken.save_dir, taken.name, version)
@@ -506,15 +526,12 @@ def _prepare_alike(data: Namespace, saved: dict[str, Any]) -> None:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Silence Lightning's messages on devices and seeds, for one of many runs."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
+    """Silence messages such as Lightning's on devices and seeds, for one of many runs."""
+    logging.disable(logging.INFO)
     try:
         yield
     finally:
-        for logger in loggers:
-            logger.setLevel(logging.INFO)  # Lightning's level
+        logging.disable(logging.NOTSET)
 
 
 def parse(args: Sequence[str]) -> EPICCLI:

@@ -103,5 +103,5 @@ def counted(count: int, nouns: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, without a full stop; its type if it has no message."""
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
+    """The first line of an error's message without its last mark; its type if it has none."""
+    return str(error).strip().partition("\n")[0].rstrip(".!") or type(error).__name__
