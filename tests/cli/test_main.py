@@ -1,6 +1,7 @@
 """The entry point: what it answers itself, and that help loads nothing heavy."""
 
 import gc
+import os
 import re
 import signal
 import subprocess
@@ -136,6 +137,18 @@ def test_an_unknown_command_is_told_with_those_that_it_may_mean(capsys, word, kn
     assert caught.value.code == 1
     said = f"epic-pl: no command {word!r}; there are {', '.join(known)}."
     assert capsys.readouterr().err == f"{said}{meant}\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", [["--help"], ["doctor"]], ids=" ".join)
+def test_a_closed_pipe_ends_quietly(args, unbuffered):
+    end, pipe = os.pipe()
+    os.close(end)  # as `head` does when it has its lines
+    command = [sys.executable, "-m", "epic_pl", *args]
+    own = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with os.fdopen(pipe, "wb") as stdout:
+        done = subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=own)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_what_is_counted_agrees_with_its_number():
