@@ -20,7 +20,7 @@ _UNITS = ((3600, "hours"), (60, "minutes"), (1, "seconds"))
 def estimate(
     module: EPICModule, data: ImageTextDataModule, trainer: L.Trainer, runs: int = 1
 ) -> str:
-    """How long training will take on the trainer's device, and how to shorten it.
+    """How long all epochs of all runs will take on the trainer's device, and how to shorten it.
 
     Up to 16 training rows are read, encoded and trained on; the module's weights and statistics
     stay as they are. If the trainer's feature cache is on, an image is encoded once in all
@@ -53,17 +53,17 @@ def estimate(
     # validation has no backward pass, a third of a step
     epoch_s = step_s * (len(train) + len(val) / 3) / trainer.world_size
     epochs = max(trainer.max_epochs or 1, 1)
-    work = f"{counted(epochs, 'epochs')} of {_words(epoch_s)}"
-    work += f" in each of {runs} runs" if runs > 1 else ""
+    (run_s, run), (encoding_s, encoding) = map(_rounded, (epochs * epoch_s, encoding_s))
+    work = f"{run} for {counted(epochs, 'epochs')}{f' in each of {runs} runs' * (runs > 1)}"
     way = f"smaller images (--model.encoders.image_size, here {data.image_preprocessing.size})"
     if level != "off":
         items = f"{counted(images, 'images')} ({1 / image_s:,.1f}/s) and {counted(texts, 'texts')}"
-        work = f"{items} are encoded once, then {work}"
+        work = f"{encoding} to encode {items} once, then {work}"
     elif module.model.cache_levels:
         way = f"stored features (--cache.level {module.model.cache_levels[-1]})"
-    total = _words(encoding_s + runs * epochs * epoch_s)
-    way += " or fewer epochs (--trainer.max_epochs)"
-    return f"about {total} ({device.type}): {work}. Shorter with {way}."
+    _, total = _rounded(encoding_s + runs * run_s)  # of what is shown, so that it adds up
+    total += f" in all ({device.type}), without starting{' and testing the runs' * (runs > 1)}"
+    return f"about {total}: {work}. Shorter with {way} or fewer epochs (--trainer.max_epochs)."
 
 
 def _trial(module: EPICModule, data: ImageTextDataModule, level: Any, rows: int) -> list[float]:
@@ -93,7 +93,8 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def _words(seconds: float) -> str:
-    """A duration in seconds, or from two on in minutes or hours."""
+def _rounded(seconds: float) -> tuple[int, str]:
+    """A duration in whole seconds, or from two on in minutes or hours, as seconds and in words."""
     size, unit = next(pair for pair in _UNITS if seconds >= 2 * pair[0] or pair[0] == 1)
-    return counted(max(round(seconds / size), 1), unit)
+    count = max(round(seconds / size), int(seconds > 0))
+    return count * size, counted(count, unit)
