@@ -928,9 +928,9 @@ def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
         ("fit --config words.yaml", "model.optim.lr is 'fast', but must be of type float."),
         ("fit --data.num_workers 1.5", "data.num_workers is '1.5', but must be of type int."),
         ("fit --trainer.limit_val_batches x", "is 'x', but must be of type int or of type float."),
-        ("tune --trials zwei", "trials is 'zwei', but must be of type PositiveInt."),
-        ("tune --trials 0", "trials is '0', but must be of type PositiveInt."),
-        ("compare --seeds zwei", "seeds is 'zwei', but must be of type PositiveInt."),
+        ("tune --trials zwei", "trials is 'zwei', but must be int restricted to be >0."),
+        ("compare --seeds 0", "seeds is '0', but must be int restricted to be >0."),
+        ("compare --seeds zwei", "seeds is 'zwei', but must be int restricted to be >0."),
         ("compare --splits=x", "splits is 'x', but must be of type bool."),
         ("explain --split tset", "split is 'tset', but must be one of 'val', 'test', "),
         ("fit --checkpoint 3", "Unable to load config '3'"),
@@ -944,6 +944,7 @@ def test_a_wrong_value_is_told_with_its_option_and_what_is_expected(args, said, 
     assert code == 1
     assert said in error
     assert "but must be" in said or "but must be" not in error
+    assert "`epic-pl COMMAND --help` lists the options" in error
 
 
 @pytest.mark.parametrize(

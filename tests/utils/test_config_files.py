@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from epic_pl.utils.config_files import find_config, find_packaged, first_config, packaged_file
+from epic_pl.utils.config_files import (
+    find_config,
+    find_packaged,
+    first_config,
+    packaged_file,
+    resolve_configs,
+)
 from epic_pl.utils.errors import ConfigError
 
 
@@ -54,6 +60,21 @@ def test_a_misspelt_config_may_mean_a_file_beside_it(name, meant, workdir):
         (workdir / file).touch()
     with pytest.raises(ConfigError, match=rf"Did you mean '{meant}'\?$"):
         find_config(name)
+
+
+def test_a_file_that_is_no_config_is_told(workdir):
+    Path("items.csv").write_text("id,text\n1,a blue square\n")
+    Path("list.yaml").write_text("- a\n")
+    for name, held in (
+        ("items.csv", "'id,text 1,a blue squ'"),
+        ("list.yaml", re.escape("\"['a']\"")),
+    ):
+        with pytest.raises(
+            ConfigError, match=rf"^{name} is no config \({held}\): see `epic-pl data"
+        ):
+            resolve_configs(["fit", "--config", name])
+    Path("empty.yaml").touch()
+    assert resolve_configs(["fit", "--config", "empty.yaml"])[-1] == "empty.yaml"
 
 
 def test_a_folder_is_named_after_the_first_config_or_its_folder():

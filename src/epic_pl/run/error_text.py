@@ -50,8 +50,6 @@ def message_of(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         text += f": pip install {error.name.partition('.')[0]}"
     if isinstance(error, ArgumentError):
-        text += (
-            f"{'' if text.endswith(('.', '?')) else '.'} `epic-pl COMMAND --help` lists the "
-            "options, `epic-pl fit --model.help EPICModule` and --data.help CLASS those of a class."
-        )
+        text += "" if text.endswith((".", "?")) else "."
+        text += " `epic-pl COMMAND --help` lists the options; more help: `epic-pl --help`."
     return " ".join(text.split())

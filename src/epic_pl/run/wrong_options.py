@@ -97,4 +97,5 @@ def _fits(kind: Any, value: Any) -> bool:
 def _in_words(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
-    return f"of type {kind if get_args(kind) else getattr(kind, '__name__', kind)}"
+    named = kind if get_args(kind) else getattr(kind, "__name__", kind)
+    return kind.__doc__ if " restricted to " in str(kind.__doc__) else f"of type {named}"

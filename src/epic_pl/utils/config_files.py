@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from glob import glob
 from importlib import resources
 from itertools import chain, pairwise
@@ -99,7 +99,9 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
 
 def _find_readable(name: str) -> str:
     path = find_config(name)
-    read_yaml(path)  # the parser's own error about its content would not name the file
+    # the parser's own error about its content would not name the file
+    if not isinstance(content := read_yaml(path), Mapping | None):
+        raise ConfigError(f"{path} is no config ({str(content)[:20]!r}): see `epic-pl data init`.")
     return path
 
 

@@ -104,6 +104,6 @@ def test_an_encoder_that_cannot_run_names_the_nearest(ask, workdir):
 def test_no_encoder(ask, told, workdir):
     code, text, error = ask(workdir / "nothing")
     assert (code, text) == (1, "")
-    assert "nothing" in error
+    assert "nothing' cannot be loaded: there is no such folder here, and " in error
     code, _, error = told("doctor", "--table", "table.csv")
     assert (code, "--encoder NAME" in error) == (1, True)

@@ -238,7 +238,7 @@ def test_saved_and_exported_models_are_taken_or_the_message_says_what_is(
             assert "is an exported model: give its run or" in error
         elif command != "embed":
             assert f"There is no run or checkpoint at {folder}" in error
-            assert "save_pretrained and epic-pl export are for Classifier.load" in error
+            assert "embed, serve, app and export also take saved models" in error
     if command == "export":
         assert written == [classifier.digest]
 

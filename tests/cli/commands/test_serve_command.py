@@ -76,6 +76,13 @@ def test_two_models_of_one_name_are_refused(told, port):
     assert "x/a and y/a are both called a: give NAME=PATH." in error
 
 
+def test_a_folder_without_a_model_is_refused_with_what_serve_takes(told, port, tmp_path):
+    code, _, error = told("serve", tmp_path, port)
+    assert code == 1
+    assert f"There is no run or checkpoint at {tmp_path}: give runs/NAME or a checkpoint; " in error
+    assert error.rstrip().endswith("embed, serve, app and export also take saved models.")
+
+
 def test_a_taken_port_is_refused_before_models_are_loaded(told):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         code, out, error = told("serve", "nowhere", f"--port={taken.getsockname()[1]}")

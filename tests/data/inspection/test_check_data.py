@@ -115,7 +115,7 @@ def test_an_empty_row_is_a_problem_with_a_way_out(check, policy, level):
     assert (problem.severity, findings.can_train) == (level, policy != "error")
     assert problem.text.endswith(": 2")
     assert problem.examples[:2] == ["train 1", "train 3"]
-    assert "on_bad_sample" in problem.examples[-1]
+    assert "skip leaves these rows out, absent those without a text" in problem.examples[-1]
     assert findings.class_counts["train"].tolist() == [4, 4 if policy == "error" else 2]
 
 

@@ -199,7 +199,7 @@ def _distinct(column: pa.ChunkedArray) -> int:
 def _ask(role: str, why: str, columns: Sequence[str], none: str = "") -> DataError:
     """An error that asks the user for the column of a role."""
     return DataError(
-        f"Columns that {why}: {', '.join(map(repr, columns))}. Name the one to take, as in "
+        f"Columns that {why}: {', '.join(map(repr, columns))}. No name decides: choose one, as in "
         f"`epic-pl data init ... --{role} {columns[0]!r}`{none}."
     )
 

@@ -57,7 +57,7 @@ def write_config(
     config = output or (source if source.is_dir() else source.parent) / INIT_CONFIG
     table = read_table(path)
     if config.exists() and not force:
-        raise ConfigError(f"{config} exists already. Keep it, or replace it with --force.")
+        raise ConfigError(f"{config} exists: replace it with --force, or name another --output.")
     guess = guess_columns(table, folder, **columns)
     options, chosen = _options(path, folder, table, guess)
     summary = _summarize(config, guess, chosen)

@@ -23,7 +23,7 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 _SHOWN = 5  # maximum number of examples of a problem
 _MAX_TRUNCATED = 0.1
 _MOST_SPLIT = 0.5  # maximum share of words that are split into several tokens
-_FIX = "Fix them, or set on_bad_sample: skip leaves these rows out, absent keeps those with text."
+_FIX = "Fix them, or set on_bad_sample: skip leaves these rows out, absent those without a text."
 _MOVE = "Move them into the image root, or name one that holds them all."
 _FATES = {"error": "", "skip": ", which are skipped", "absent": ", which are kept without it"}
 

@@ -39,10 +39,8 @@ def find_checkpoint(path: Path) -> Path:
     for place in _PLACES:
         if any(file for name in KINDS["best"] for file in path.glob(f"{place}/{name}")):
             return Path(newest_readable(path, place, KINDS["best"]))
-    raise CheckpointError(
-        f"There is no run or checkpoint at {path}: give runs/NAME or a checkpoint. Folders of "
-        "save_pretrained and epic-pl export are for Classifier.load, embed, serve, app and export."
-    )
+    way = "give runs/NAME or a checkpoint; embed, serve, app and export also take saved models"
+    raise CheckpointError(f"There is no run or checkpoint at {path}: {way}.")
 
 
 class BestCheckpoint(ModelCheckpoint):

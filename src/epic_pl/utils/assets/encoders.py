@@ -167,7 +167,7 @@ def reading_encoder(name: str, *files: str) -> Iterator[None]:
     except EpicError:
         raise
     except Exception as error:  # damaged files cause errors of any class
-        place, reason, way_out = "", error, UNREACHED
+        place, reason, way_out = "there is no such folder here, and ", error, UNREACHED
         if folder := fetched_folder(name):
             paths, reason = next(_damaged(folder), ([folder / file for file in files], error))
             place = ", ".join(map(str, paths)) + ": "
