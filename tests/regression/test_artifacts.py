@@ -28,7 +28,7 @@ def check(predicted, expected):
     kept = [n for n in predicted.column_names if n in expected.column_names or n not in new]
     assert kept == expected.column_names
     for name, column in zip(expected.column_names, expected.columns, strict=True):
-        if name.startswith("probability"):
+        if name.startswith(("probability", "margin", "entropy")):
             np.testing.assert_allclose(predicted[name], column, atol=1e-4)
         else:
             assert predicted[name].to_pylist() == column.to_pylist()
