@@ -65,7 +65,7 @@ titles = ["cow face", "red apple"]
 parquet.write_table(pa.table({"id": ["1", "2"], "title": titles}), "rows.parquet")
 predict_on_ray("RUN", "rows.parquet", "out", id="id", text="title")
 rows = parquet.read_table("out")
-assert sorted(rows["id"].to_pylist()) == ["1", "2"], rows
+assert sorted(rows["sample_id"].to_pylist()) == ["1", "2"], rows
 print("a cluster of one node predicts", *rows["label"].to_pylist())
 """
 

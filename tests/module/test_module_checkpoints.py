@@ -270,7 +270,7 @@ def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(
     # a checkpoint with a class that the data lacks does not fit
     three = {"num_classes": 3, "class_names": ["red", "blue", "green"], "class_frequencies": None}
     tiny_runs.save(warm, path)
-    with pytest.raises(CheckpointError, match="number of classes"):
+    with pytest.raises(CheckpointError, match=r"was trained on other classes .* 5 classes"):
         make(warm_start=str(path), **shared | three)
 
 
@@ -280,7 +280,7 @@ def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(
         ({"num_classes": 4}, "number of classes"),
         ({"method": "LinearProbe"}, "it has .*unknown here"),
         # such names used to be accepted, and predictions bore the wrong ones
-        ({"class_names": ["blue", "red", "green"]}, "class 1 is 'green', the data's is 'red'"),
+        ({"class_names": ["blue", "red", "green"]}, "green, red.*than the data's.*red, green"),
     ],
 )
 def test_a_warm_start_that_does_not_fit_is_refused(options, named, fitted, make):

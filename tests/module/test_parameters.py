@@ -18,8 +18,8 @@ def test_counts_cover_the_model(model):
         assert (frozen == 0) is not part.endswith("encoder")
     # first prompts, norm and score of the words, and offsets of two further steps
     assert counts["prompts"] == (2 * 3 * 4 * 32 + 3 * 32, 0)
-    # of each hub four matrices, two norms and a temperature
-    assert counts["interaction hub"] == (3 * (4 * 32 * 8 + 4 * 32 + 1), 0)
+    # of each hub four matrices, two biases and a temperature
+    assert counts["interaction hub"] == (3 * (4 * 32 * 8 + 2 * 8 + 1), 0)
     # a linear map of pooled outputs and mean prompts, and two missing-modality embeddings
     assert counts["head"] == (2 * 2 * 32 * 4 + 4 + 2 * 32, 0)
 
