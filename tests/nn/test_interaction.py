@@ -7,7 +7,7 @@ from tiny_models import scramble
 
 from epic_pl.nn import BottleneckHub, Pair, ParameterFreeHub
 from epic_pl.nn.interaction import (
-    FeatureDropout,
+    PatchDropout,
     ScaledCosine,
     patch_places,
     segment_means,
@@ -63,15 +63,16 @@ def test_scores_are_cosines_over_a_temperature_that_never_reaches_zero():
     assert math.isclose(float(ScaledCosine(learned=False).log_temperature.exp()), 0.1, rel_tol=1e-6)
 
 
-def test_features_are_dropped_at_all_positions_of_a_sample_and_the_rest_scaled():
-    dropout, given = FeatureDropout(0.25), torch.rand(64, 5, 40) + 1
+def test_entries_are_dropped_one_by_one_and_the_rest_scaled():
+    dropout, given = PatchDropout(0.25), torch.rand(64, 5, 40) + 1
     factors = dropout(given) / given
-    torch.testing.assert_close(factors, factors[:, :1].expand_as(factors))
     kept = factors[factors > 0]
     torch.testing.assert_close(kept, torch.full_like(kept, 4 / 3))
     assert 0.7 < len(kept) / factors.numel() < 0.8
-    assert not torch.equal(factors[0], factors[1])
+    differ = (factors[:, :1] != factors[:, 1:]).float().mean()
+    assert 0.3 < differ < 0.45  # 2 * 0.25 * 0.75
     assert torch.equal(dropout.eval()(given), given)
+    assert not PatchDropout(1.0)(given).any()
 
 
 def test_dropout_affects_messages_in_training_only():

@@ -76,15 +76,19 @@ class Exchange(NamedTuple):
     """Projected prompts ``A_m (B, n, r)``, zero where the modality is missing."""
 
 
-class FeatureDropout(nn.Dropout):
-    """Dropout that zeroes the same features at all positions of a sample.
+class PatchDropout(nn.Dropout):
+    """Dropout whose mask comes from uniform numbers, which a CPU draws three times as fast.
 
-    Drawing a mask for each of 64 patches would take longer on a CPU than their projection.
+    With torch's own, the masks of 64 patches take longer than their projection. One mask for all
+    patches of a sample is faster still, but costs 1 to 2 points on entailment.
     """
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Inputs ``(B, n, d)`` with some features zero, the others divided by ``1 - p``."""
-        return inputs * super().forward(torch.ones_like(inputs[:, :1]))
+        """Inputs with some entries zero, the others divided by ``1 - p``."""
+        if not self.training:
+            return inputs
+        kept = torch.rand_like(inputs, dtype=torch.float32) >= self.p
+        return inputs * kept * (1 / (1 - self.p) if self.p < 1 else 0)
 
 
 class InteractionHub(nn.Module, ABC):
@@ -166,7 +170,7 @@ class BottleneckHub(InteractionHub):
         self.up_image, self.up_text = (nn.Linear(hub_width, width, bias=False) for width in widths)
         nn.init.zeros_(self.up_image.weight)
         nn.init.zeros_(self.up_text.weight)
-        self.drop, self.dropout = FeatureDropout(dropout), nn.Dropout(dropout)
+        self.drop, self.dropout = PatchDropout(dropout), nn.Dropout(dropout)
 
     def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
         """``A_m = unit(LN(Z_m) W_m + b_m) sqrt(r)``."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from epic_pl.nn.base import DualEncoder, Method, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
-from epic_pl.nn.interaction import Compared, FeatureDropout, ScaledCosine, where_parts_fit
+from epic_pl.nn.interaction import Compared, PatchDropout, ScaledCosine, where_parts_fit
 from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FrozenTower
@@ -66,7 +66,7 @@ class PartsModel(DualEncoder):
         self.down_image, self.down_text = (
             nn.Sequential(
                 nn.LayerNorm(width, elementwise_affine=False),
-                FeatureDropout(_DROPOUT),
+                PatchDropout(_DROPOUT),
                 nn.Linear(width, _WIDTH),
             )
             for width in self.widths
