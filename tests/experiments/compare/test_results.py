@@ -200,6 +200,9 @@ def test_the_plot_has_a_line_for_each_trained_method_with_its_intervals(runs):
     assert spreads[1] == pytest.approx([85 - 100 * 0.1 / 2**0.5, 85 + 100 * 0.1 / 2**0.5])
     assert "±" in score.get_xlabel()
     assert [axes.get_xlabel() for axes in costs] == ["training, s", "trained parameters"]
+    assert [len(axes.lines) for axes in costs] == [2, 2]
+    free = [row | {"trainable": 0} if row["method"] == "lora" else row for row in rows]
+    assert len(_draw_comparison(free, "epic").axes[3].lines) == 1  # a control trains nothing
 
 
 @pytest.mark.parametrize(

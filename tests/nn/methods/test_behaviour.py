@@ -337,3 +337,14 @@ def test_a_method_without_a_model_is_refused_naming_the_attribute():
 
     with pytest.raises(ConfigError, match=r"Unfinished has no attribute `model`: set it to"):
         Unfinished().build(Pair(image_encoder(), text_encoder()), 5)
+
+
+@pytest.mark.parametrize("name", ["EPIC", "Parts"])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_compared_is_dropped_from_in_training_only(name, training):
+    options = {"dropout": 0.5, "first_prompt": "tokens"} if name == "EPIC" else {}
+    model = make(name, **options)
+    first, second = (model.train(training)(batch([3, 2])).compared for _ in range(2))
+    for side in ("image", "text"):
+        same = torch.equal(getattr(first, side), getattr(second, side))
+        assert same is not training
