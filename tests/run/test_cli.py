@@ -960,6 +960,7 @@ def test_a_wrong_value_is_told_with_its_option_and_what_is_expected(args, said, 
         (["devices=many"], "`devices` selected with `CPUAccelerator` should be an int > 0"),
         (["max_time=abc"], "`Timer(duration='abc')` is not a valid duration"),
         (["val_check_interval=1000"], "`val_check_interval` (1000) must be less than or equal"),
+        (["check_val_every_n_epoch=0"], "a count is 0"),
     ],
 )
 def test_an_option_that_lightning_refuses_is_one_paragraph(options, said, config, capsys):

@@ -206,7 +206,7 @@ class EPICModule(CheckpointedModule):
         losses, size = self._training_losses(output, batch), len(labels)
         loss, members = reduce(torch.add, losses.values()), len(output.members) or 1
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning's
-        if len(losses) > 1 and (self.global_step + 1) % every == 0:
+        if len(losses) > 1 and every and (self.global_step + 1) % every == 0:
             parts = {f"train/{name}_loss": part.detach() / members for name, part in losses.items()}
             self.log_dict(parts, on_step=True, batch_size=size)
         mean = loss.detach() / members

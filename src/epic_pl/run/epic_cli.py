@@ -144,14 +144,15 @@ def _plain_errors() -> Iterator[None]:
     """
     try:
         yield
-    except (MisconfigurationException, TypeError, ValueError) as error:
+    except (MisconfigurationException, TypeError, ValueError, ZeroDivisionError) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, MENDABLE):
             cause = cause.__cause__
         *_, (frame, _) = walk_tb(error.__traceback__)
         if cause is None and frame.f_globals["__name__"].startswith("lightning."):
             way = "See `epic-pl fit --help` for --trainer.*, and `epic-pl doctor` for devices."
-            cause = ConfigError(f"Lightning's Trainer refuses this: {first_line(error)}. {way}")
+            what = "a count is 0" if isinstance(error, ZeroDivisionError) else first_line(error)
+            cause = ConfigError(f"Lightning's Trainer refuses this: {what}. {way}")
         if cause is not None:
             raise cause from None
         raise
