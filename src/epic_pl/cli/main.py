@@ -37,7 +37,7 @@ COMMANDS = OF_TRAINER | {
 _HELP = """\
 usage: epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]
 
-Image-text classification with two frozen encoders and one or two percent of their size trained.
+Image-text classification with two frozen encoders and 1 to 3% of their size trained.
 
 commands:
 {commands}

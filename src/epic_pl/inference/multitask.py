@@ -25,7 +25,7 @@ class MultiTaskClassifier(ItemClassifier[dict[str, Floats], dict[str, list[Label
     """Classifies items in several tasks with one pass of the encoders that all models share.
 
     Results are those of each :class:`~epic_pl.Classifier` by itself. The models have frozen tokens
-    (EPIC with read-only prompts, ``parts``, or a head on frozen features), the same encoders and
+    (EPIC with read-only prompts, ``Parts``, or a head on frozen features), the same encoders and
     the same preprocessing. The encoders of the first task replace those of all others, whose
     memory is freed.
 
