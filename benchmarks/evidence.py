@@ -8,7 +8,7 @@ openmoji: benchmarks/evidence/chosen keeps it. Logistic regression and closed-fo
 as controls, and the late-fusion network on the text alone and on the image alone. A task may be a
 folder with a table of one's own: `table.csv` with the columns image, text, label and split, in this
 order. Of scenes, accuracy_both_relations is the share of images of which both orders of a
-pair are told right.
+pair are told right. The likelihood is the geometric mean of the probabilities of the truth.
 Each task gets a table with intervals over images and Holm's correction in benchmarks/evidence/.
 Opening a test split is a line in ledger.md, with date, commit, command and result. Finished runs of
 the same sources are not repeated: the same command continues after an interruption. A tree with
@@ -27,7 +27,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import torch
 
@@ -64,6 +66,8 @@ START = (
     "--model.optim.prompt_lr=1e-3",
 )
 _OPENED = "opened, not finished"
+_PREFIX = "probability_"  # of columns of predictions
+_LEAST = 1e-7  # a probability that float32 rounds to zero or one
 
 
 def main() -> int:
@@ -161,7 +165,7 @@ def compare(
     epochs = DRAWN if task == "openmoji_entailment" else 1
     runs += classical_runs(shared, output.resolve() / "runs", epochs)
     for run in runs:
-        add_consistency(run)
+        add_scores(run)
     rows = report(runs)
     show(rows)
     main_rows = [row for row in rows if row["metric"] == rows[0]["metric"]]
@@ -195,8 +199,11 @@ def chosen(
     return [replace(each, chosen=tuple(kept["chosen"][each.name])) for each in variants]
 
 
-def add_consistency(run: Run) -> None:
-    """Add the share of images of which all relations are told right, where a test has them."""
+def add_scores(run: Run) -> None:
+    """Add the likelihood of a test, and of scenes the share of images told right in all relations.
+
+    The likelihood is the geometric mean of the probabilities that were given to the truth.
+    """
     assert run.result is not None
     table = pq.read_table(run.folder / "predictions.parquet").to_pydict()
     right: dict[str, list[bool]] = {}
@@ -208,6 +215,22 @@ def add_consistency(run: Run) -> None:
     if right:
         share = sum(map(all, right.values())) / len(right)
         run.result["metrics"]["accuracy_both_relations"] = share
+    run.result["metrics"]["likelihood"] = likelihood(table)
+
+
+def likelihood(table: dict[str, list[Any]]) -> float:
+    """The geometric mean of the probabilities of the truth, in a table of predictions.
+
+    With several labels a row has a probability of each label, that it is there or that it is not.
+    """
+    scores = {name.removeprefix(_PREFIX): table[name] for name in table if name.startswith(_PREFIX)}
+    given = []
+    for row, truth in enumerate(table["truth"]):
+        if isinstance(truth, str):
+            given.append(scores[truth][row])
+        else:
+            given += [p[row] if name in truth else 1 - p[row] for name, p in scores.items()]
+    return float(np.exp(np.log(np.clip(given, _LEAST, 1)).mean()))
 
 
 def classical_runs(options: list[str], folder: Path, epochs: int) -> list[Run]:

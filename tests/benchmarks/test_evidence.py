@@ -66,6 +66,16 @@ def test_an_opening_that_was_not_finished_stays_in_the_ledger(options, tmp_path,
     assert "opened, not finished" in line
 
 
+def test_the_likelihood_is_the_geometric_mean_of_the_probabilities_of_the_truth():
+    scores = {"probability_a": [0.5, 0.2], "probability_b_c": [0.5, 0.8]}
+    assert evidence.likelihood({"truth": ["a", "b_c"], **scores}) == pytest.approx(0.4**0.5)
+    several = [["a", "b_c"], []]
+    product = 0.5 * 0.5 * 0.8 * 0.2
+    assert evidence.likelihood({"truth": several, **scores}) == pytest.approx(product**0.25)
+    sure = {"truth": ["b_c"], "probability_a": [1.0], "probability_b_c": [0.0]}
+    assert 0 < evidence.likelihood(sure) < 1e-6
+
+
 def test_cca_finds_the_match_of_two_modalities_and_the_class_of_both():
     rng = np.random.default_rng(0)
     hidden, other = rng.normal(size=(2, 600, 4))
