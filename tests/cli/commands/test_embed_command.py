@@ -1,6 +1,7 @@
 """``epic-pl embed`` through the real command line."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,13 @@ from epic_pl.cli.commands import embed
 from epic_pl.data import bulk
 
 
-@pytest.mark.parametrize("source", ["data/table.csv", "data/images"])
+@pytest.mark.parametrize("source", ["data/table.csv", "moved.csv", "data/images"])
 def test_features_of_a_table_or_a_folder_are_those_of_python(source, trained, told, tmp_path):
     output = tmp_path / "made" / "features"
     named = ["--image", "image", "--text", "text", "--id", "id"] if source.endswith("csv") else []
+    if source == "moved.csv":
+        shutil.copy("data/table.csv", source)
+        named += ["--image_root", "data"]
     options = ["--output", output, *named]
     code, said, error = told("embed", "runs", source, *options)
     assert code == 0, error

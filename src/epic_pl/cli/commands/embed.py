@@ -15,6 +15,7 @@ def embed(
     image: str | None = None,
     text: str | None = None,
     id: str | None = None,
+    image_root: Path | None = None,
     on_bad_sample: Literal["error", "skip", "absent"] = "error",
     workers: NonNegativeInt = 0,
     shard: str | None = None,
@@ -32,6 +33,7 @@ def embed(
         image: column of image paths, or a template.
         text: column of texts, or a template.
         id: column of unique names (the row's number).
+        image_root: folder of relative image paths (the table's folder).
         on_bad_sample: what to do about an image that cannot be read, or an empty row.
         workers: number of processes that read images (0 is this process).
         shard: part of the rows as i/n, such as 3/8, for jobs that do not wait for each other (all).
@@ -54,7 +56,7 @@ def embed(
     check_writable("--output", output, "part")
     if cluster and torch.accelerator.is_available():
         torch.accelerator.set_device_index(cluster.local_rank() % torch.accelerator.device_count())
-    rows, clf = read_source(source, image, text, id), Classifier.load(model)
+    rows, clf = read_source(source, image, text, id, image_root), Classifier.load(model)
     options: Any = {"share": share, "on_bad_sample": on_bad_sample, "num_workers": workers}
     options |= {"batch_size": _BATCH_SIZE, "title": "Encoding"}
     print(write_parts(rows, output, clf.processor, clf.feature_table, clf.digest, **options))
