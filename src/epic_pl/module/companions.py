@@ -110,12 +110,7 @@ class AbsenceWarning(Callback):
         self._warned: set[str] = set()
 
     def on_validation_batch_start(
-        self,
-        trainer: L.Trainer,
-        pl_module: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
         """Look at a batch, unless nothing is known before the first training sample."""
         if not trainer.sanity_checking:

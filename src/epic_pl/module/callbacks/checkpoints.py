@@ -154,9 +154,7 @@ class LastCheckpoint(Checkpoint):
         # only note the signal: the current step must finish before its state is saved
         self._signal = number
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Save if a step count or the clock says so."""
         loop: Any = trainer.fit_loop  # only private attributes say what comes after the batch
         validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

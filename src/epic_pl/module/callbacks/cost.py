@@ -57,14 +57,12 @@ class CostMeter(Callback):
         self.timed_samples += len(args[2]["attention_mask"])  # the batch
         self.timed_seconds = now - self._start
 
-    def on_train_end(self, *args: Any) -> None:
+    def on_train_end(self, *_: Any, **__: Any) -> None:
         """Stop sampling memory."""
         if self._memory is not None:
             self._memory.stop()
 
-    def on_exception(self, *args: Any) -> None:
-        """Stop sampling memory; the thread must not outlive a failed run."""
-        self.on_train_end()
+    on_exception = on_train_end  # the thread must not outlive a failed run
 
 
 class _PeakMemory:

@@ -68,9 +68,7 @@ class FeatureCache(Callback):
         if self.level != "off" and (data := own_data(trainer)):
             data.use_features(None)
 
-    def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         """Let the DataModule read images again, since Lightning calls no teardown."""
         self.teardown(trainer, pl_module, "")
 

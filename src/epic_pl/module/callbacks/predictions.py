@@ -116,19 +116,12 @@ class PredictionWriter(Callback):
             pl_module.outputs.start(trainer.world_size)
 
     def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Write a part when its last batch is predicted."""
         if data := own_data(trainer):
             self._full_texts += data.processor.full_texts(batch)
         if self._bulk is not None:
-            assert isinstance(pl_module, EPICModule)
             scores = outputs["probabilities"].float().numpy()
             self._bulk.add(self._table(pl_module, sample_columns(batch), scores))
 
@@ -144,9 +137,8 @@ class PredictionWriter(Callback):
             self._bulk = None
             cast(Any, trainer).datamodule.predict_in_parts(None)
 
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Write the predictions of all ranks, on rank zero."""
-        assert isinstance(pl_module, EPICModule)
         if data := own_data(trainer):
             data.processor.tell_full(self._full_texts)
         if self._in_parts:
