@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from epic_pl.module.checkpoint_io import read_checkpoint
-from epic_pl.module.config import EncodersConfig
+from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.module.resume import check_resumable, gather_states, restore_state
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
@@ -230,6 +230,10 @@ def require_info(checkpoint: dict[str, Any], source: Any = "The checkpoint") -> 
     return cast(CheckpointInfo, info)
 
 
+def _identity(config: EncoderConfig, encoder: Encoder) -> EncoderIdentity:
+    return {"name": config.name, "revision": config.revision, "fingerprint": encoder.fingerprint}
+
+
 def _form(value: object) -> str:
     """Kind of numbers and shape of a stored value, to compare with the model's."""
     if not isinstance(value, Tensor):
@@ -309,19 +313,12 @@ class CheckpointedModule(L.LightningModule):
 
     def checkpoint_info(self) -> CheckpointInfo:
         """Identity of encoders, class names and preprocessing, as stored in the checkpoint."""
-        image, text = (
-            EncoderIdentity(
-                name=config.name, revision=config.revision, fingerprint=tower.encoder.fingerprint
-            )
-            for config, tower in zip(
-                (self.encoders.image, self.encoders.text), self.model.towers, strict=True
-            )
-        )
+        image, text = self.encoders.image, self.encoders.text
         return CheckpointInfo(
             format_version=CHECKPOINT_FORMAT,
             module=name_of(type(self)),
-            image_encoder=image,
-            text_encoder=text,
+            image_encoder=_identity(image, self.model.image_encoder),
+            text_encoder=_identity(text, self.model.text_encoder),
             class_names=self.hparams.get("class_names"),  # None if no names were passed
             preprocessing=self.hparams.get("preprocessing"),
             calibration_rows=self.calibration_rows,
