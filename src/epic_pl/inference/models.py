@@ -3,9 +3,6 @@
 Shape legend: B batch, C classes.
 """
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -13,34 +10,7 @@ from torch import Tensor
 
 from epic_pl.data.processor import Processor
 from epic_pl.module import EPICModule
-from epic_pl.module.checkpoint import require_info
-from epic_pl.utils.errors import CheckpointError
-from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Batch, Task
-
-
-def build_trained(
-    checkpoint: dict[str, Any], source: Path, image_encoder: str | None, text_encoder: str | None
-) -> EPICModule:
-    """Build a trained module on the CPU, in evaluation mode; name encoders that have moved.
-
-    Args:
-        checkpoint: content of a checkpoint, whose options are checked.
-        source: the file that it was read from.
-        image_encoder: current name of the image encoder; None is the checkpoint's.
-        text_encoder: likewise for the text encoder.
-
-    Raises:
-        CheckpointError: if it is no checkpoint of this package, is damaged, or an encoder differs.
-    """
-    kind = find_class(EPICModule, require_info(checkpoint, source)["module"], source)
-    try:
-        encoders = checkpoint["hyper_parameters"]["encoders"]
-        for side, name in (("image", image_encoder), ("text", text_encoder)):
-            encoders[side]["name"] = name or encoders[side]["name"]
-    except (LookupError, TypeError) as error:
-        raise CheckpointError(f"{source} is damaged: its options name no encoders.") from error
-    return kind.from_content(checkpoint, source).eval()
 
 
 class TrainedModel:

@@ -12,14 +12,14 @@ from safetensors.torch import load, save
 
 from epic_pl.inference.description import DESCRIPTION
 from epic_pl.inference.model_card import CARD
-from epic_pl.inference.models import build_trained
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.checkpoints import find_checkpoint
-from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state
+from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, require_info
 from epic_pl.module.checkpoint_io import check_options, local_path, read_checkpoint
 from epic_pl.utils.assets.encoders import cached_commit, repository
 from epic_pl.utils.errors import AssetError, CheckpointError, DataError, raised_as
 from epic_pl.utils.files import read_json, write_bytes, write_json
+from epic_pl.utils.plugins import find_class
 from epic_pl.utils.types import Modality
 from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.version import __version__
@@ -110,6 +110,11 @@ def load_trained(
 ) -> EPICModule:
     """Load what :func:`find_model` found, on the CPU, in evaluation mode.
 
+    Args:
+        place: a checkpoint, or the folder of a saved model.
+        image_encoder: current name of the image encoder if it has moved; None is the model's.
+        text_encoder: likewise for the text encoder.
+
     Raises:
         CheckpointError: if it is damaged or an exported model, or an encoder differs.
     """
@@ -117,7 +122,14 @@ def load_trained(
         raise CheckpointError(f"{place} is an exported model: give its run or checkpoint.")
     source = place if place.is_file() else place / CONFIG
     checkpoint = read_checkpoint(str(place)) if place.is_file() else read_model(place)
-    return build_trained(checkpoint, source, image_encoder, text_encoder)
+    kind = find_class(EPICModule, require_info(checkpoint, source)["module"], source)
+    try:
+        encoders = checkpoint["hyper_parameters"]["encoders"]
+        for side, name in (("image", image_encoder), ("text", text_encoder)):
+            encoders[side]["name"] = name or encoders[side]["name"]
+    except (LookupError, TypeError) as error:
+        raise CheckpointError(f"{source} is damaged: its options name no encoders.") from error
+    return kind.from_content(checkpoint, source).eval()
 
 
 def _fetch_model(name: str, revision: str | None, token: str | None, offline: bool) -> Path:
