@@ -24,10 +24,8 @@ _OF_EACH_SAMPLE = ("pixel_values", "input_ids", "image_present", "text_present")
 def check_choices(config: Any) -> None:
     """Raise ConfigError for the first option of a config that is none of its Literal's words."""
     for name, kind in get_type_hints(type(config)).items():
-        value = getattr(config, name)
-        if get_origin(kind) is Literal and value not in get_args(kind):
-            words = ", ".join(map(repr, get_args(kind)))
-            raise ConfigError(f"{name} is {value!r}, but may be {words}.")
+        if get_origin(kind) is Literal:
+            check_word(get_args(kind), **{name: getattr(config, name)})
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -79,7 +77,7 @@ def check_word(known: Sequence[str], **options: str) -> None:
     """Raise ConfigError if an option is none of the known words."""
     for name, word in options.items():
         if word not in known:
-            meant = did_you_mean(word, known)
+            meant = did_you_mean(str(word), known)
             raise ConfigError(f"{name} must be one of {', '.join(known)}; got {word!r}.{meant}")
 
 
