@@ -128,9 +128,8 @@ class Preprocessing(NamedTuple):
             ConfigError: if they come from another pipeline or are damaged; the message says where.
         """
         try:
-            image, text = values["image"], values["text"]
-            made = ImagePreprocessing.from_dict(image), _known(TextPreprocessing, text)
-            return cls(made[0], TextPreprocessing(**made[1]))
+            image = ImagePreprocessing.from_dict(values["image"])
+            return cls(image, TextPreprocessing(**_known(TextPreprocessing, values["text"])))
         except (ConfigError, LookupError, TypeError, AttributeError) as error:
             raise ConfigError(
                 "This model does not say how its inputs are prepared (preprocessing: "

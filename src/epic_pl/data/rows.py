@@ -85,7 +85,10 @@ def sample_table(
     arrays = list(map(_column, schema, (sample_ids, images, texts, labels)))
     with raised_as(DataError, "The columns of a table must be of one length"):
         table = pa.table(arrays, schema=schema)
-    _check_ids(table["sample_id"].combine_chunks())
+    ids = table["sample_id"].combine_chunks()
+    refuse_rows(pc.is_null(ids), "There is no sample id in", "Fill it in.")
+    codes = ids.dictionary_encode().indices.to_numpy()
+    refuse_rows(np.bincount(codes)[codes] > 1, "Sample ids are not unique:", "Change them.", ids)
     return table if columns is None else table.append_column("columns", columns)
 
 
@@ -135,12 +138,6 @@ def _column(field: pa.Field, values: Any) -> pa.Array:
         if field.name == "label" and "string" in str(array.type):
             raise pa.ArrowInvalid(f"labels are class indices, not {array.type}")
         return array.cast(field.type)
-
-
-def _check_ids(ids: pa.Array) -> None:
-    refuse_rows(pc.is_null(ids), "There is no sample id in", "Fill it in.")
-    codes = ids.dictionary_encode().indices.to_numpy()
-    refuse_rows(np.bincount(codes)[codes] > 1, "Sample ids are not unique:", "Change them.", ids)
 
 
 def check_labels(rows: Rows, num_classes: int, task: Task) -> None:

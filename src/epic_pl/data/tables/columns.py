@@ -100,9 +100,7 @@ def _require_scalars(kind: pa.DataType, name: str) -> None:
 
 def is_list(kind: pa.DataType) -> bool:
     """Whether an Arrow type is any kind of list."""
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
+    return isinstance(kind, pa.ListType | pa.LargeListType | pa.FixedSizeListType)
 
 
 def _strings(array: pa.Array, name: str) -> pa.Array:
