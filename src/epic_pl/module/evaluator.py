@@ -73,9 +73,8 @@ def finite(value: Any) -> float | None:
 
 def as_pil_image(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
     """An encoder's input ``(3, H, W)`` as a PIL image."""
-    mean, std = (
-        image.new_tensor(v)[:, None, None] for v in (preprocessing.mean, preprocessing.std)
-    )
+    mean = image.new_tensor(preprocessing.mean)[:, None, None]
+    std = image.new_tensor(preprocessing.std)[:, None, None]
     drawn: Image.Image = V.to_pil_image((image * std + mean).clamp(0, 1))
     return drawn
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.report.scores import Table, label, wilson_interval
@@ -65,9 +66,9 @@ def _draw_coverage(coverage: Table, score: str) -> Figure:
 
 def confusion_counts(outputs: SplitOutputs) -> Tensor:
     """Confusion matrix ``(C, C)`` of a multiclass task, with true classes in rows."""
-    size = outputs.logits.shape[1]
-    cells = outputs.labels.long() * size + outputs.logits.argmax(dim=1)
-    return cells.bincount(minlength=size**2).view(size, size)
+    return multiclass_confusion_matrix(
+        outputs.logits, outputs.labels.long(), outputs.logits.shape[1]
+    )
 
 
 @plot_style()

@@ -109,16 +109,14 @@ def add_alone(variants: Sequence[Variant], names: str) -> list[Variant]:
     wanted, known = [name.strip() for name in names.split(",")], [each.name for each in variants]
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigError(f"--alone names {unknown[0]!r}, but compared are {', '.join(known)}.")
-    return [
-        each
-        for variant in variants
-        for each in (variant, *(_alone(variant, of) for of in ALONE if variant.name in wanted))
-    ]
-
-
-def _alone(variant: Variant, modality: str) -> Variant:
-    options = (*variant.options, f"--data.alone={modality}")
-    return replace(variant, name=f"{variant.name}-{modality}", options=options)
+    compared = []
+    for variant in variants:
+        compared.append(variant)
+        for modality in ALONE if variant.name in wanted else ():
+            options = (*variant.options, f"--data.alone={modality}")
+            alone = replace(variant, name=f"{variant.name}-{modality}", options=options)
+            compared.append(alone)
+    return compared
 
 
 def plan(

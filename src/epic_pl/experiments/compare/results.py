@@ -145,13 +145,11 @@ def _majority(runs: Sequence[Predictions]) -> list[Predictions]:
 
     Multilabel: all labels that at least half of the samples have.
     """
-    by_split = {
-        tuple(run.ids): run._replace(
-            scores=np.tile(run.truth.mean(axis=0), (len(run.ids), 1))  # (N, C)
-        )
-        for run in runs
-    }
-    return list(by_split.values())
+    by_split = {tuple(run.ids): run for run in runs}
+    return [
+        run._replace(scores=np.tile(run.truth.mean(axis=0), (len(run.ids), 1)))  # (N, C)
+        for run in by_split.values()
+    ]
 
 
 def _better_alone(row: Row, rows: Sequence[Row]) -> str | None:
