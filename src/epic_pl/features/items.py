@@ -91,7 +91,7 @@ class Items(ABC, Generic[Key]):
             self._hashes(),
             produce=self.encode,
             mean_tokens=self._mean_tokens(),
-            prepare=self._prepare,
+            prepare=lambda places: self._inputs([self.keys[place] for place in places]),
             prefetch=not busy,
         )
         if request.open(root) or not (source := earlier_tokens(root, spec, request.hashes)):
@@ -103,9 +103,6 @@ class Items(ABC, Generic[Key]):
             prepare=partial(_stored_tokens, source, request.hashes),
             layer=layer,
         )
-
-    def _prepare(self, positions: Sequence[int]) -> tuple[Tensor, Tensor | None]:
-        return self._inputs([self.keys[position] for position in positions])
 
     def encode(
         self, inputs: tuple[Tensor, Tensor | None], layer: int | None = None

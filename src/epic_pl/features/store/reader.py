@@ -117,13 +117,11 @@ class FeatureStore:
 
     def _parts(self, name: str, places: Indices, ragged: bool) -> list[Tensor]:
         """The mapped part of a tensor that belongs to each item: its tokens, or ``(1, *shape)``."""
-        parts = []
+        parts, starts = [], self._start if ragged else self._index
         for place in places.tolist():
             stored = self._shards[self._shard[place]][name]
-            first, count = (
-                (self._start[place], self._lengths[place]) if ragged else (self._index[place], 1)
-            )
-            part = stored[first : first + count]
+            count = self._lengths[place] if ragged else 1
+            part = stored[starts[place] : starts[place] + count]
             parts.append(part if place >= 0 else stored.new_zeros(1, *stored.shape[1:]))
         return parts
 

@@ -78,8 +78,7 @@ class StoreSpec:
     @property
     def first_layer(self) -> int:
         """The layer that stored tokens enter."""
-        layer: int = self.provenance["layers"][0]
-        return layer
+        return int(self.provenance["layers"][0])
 
     @property
     def ragged(self) -> bool:

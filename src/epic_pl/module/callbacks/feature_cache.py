@@ -104,12 +104,10 @@ class FeatureCache(Callback):
                 f"data.augment is {data.augment!r}, but must be none unless cache.level is off."
             )
         datasets = [data.dataset(split) for split in splits]
-        device, level, dtype, model = module.device, self.level, self.dtype, module.model
+        given = module.device, data, datasets, self.level, self.dtype
         digest_file = self.root / f"digests-{share.index}.json"
-        images = Images(
-            model.image_tower, device, data, datasets, level, dtype, self.threads, digest_file
-        )
-        texts = Texts(model.text_tower, device, data, datasets, level, dtype)
+        images = Images(module.model.image_tower, *given, self.threads, digest_file)
+        texts = Texts(module.model.text_tower, *given)
         requests = [images.request(self.root), texts.request(self.root)]
         stores = fill_stores(
             self.root,
