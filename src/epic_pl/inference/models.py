@@ -39,8 +39,7 @@ class TrainedModel:
     @property
     def thresholds(self) -> npt.NDArray[np.float32] | None:
         """Minimum probability at which each label is assigned, ``(C,)``; None for multiclass."""
-        thresholds = self.module.postprocessor.thresholds
-        return None if thresholds is None else thresholds.float().cpu().numpy()
+        return self.module.postprocessor.threshold_array()
 
     @property
     def never_missing(self) -> list[str]:

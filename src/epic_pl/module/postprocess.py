@@ -7,6 +7,7 @@ import math
 from copy import deepcopy
 from typing import Any, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,10 @@ class Postprocessor(nn.Module):
         if self.thresholds is None:
             return probabilities.argmax(dim=-1)
         return assign_labels(probabilities, self.thresholds.to(probabilities)).long()
+
+    def threshold_array(self) -> npt.NDArray[np.float32] | None:
+        """``thresholds (C,)`` as numpy's, for tables and services; None for multiclass."""
+        return None if self.thresholds is None else self.thresholds.float().cpu().numpy()
 
     def on_cpu(self) -> "Postprocessor":
         """A float32 copy on the CPU, for :class:`~epic_pl.module.outputs.SplitOutputs`."""

@@ -179,8 +179,7 @@ def every_row(evaluator: Evaluator, outputs: SplitOutputs, dataset: ImageTextDat
     if evaluator.task == "multilabel":
         for name, these in (("missed", labels > predicted), ("wrong", predicted > labels)):
             columns[name] = ["|".join(evaluator.names(row)) for row in these]
-    thresholds = evaluator.postprocessor.thresholds
-    least = None if thresholds is None else thresholds.numpy()
+    least = evaluator.postprocessor.threshold_array()
     scores = evaluator.probabilities(outputs.logits).numpy()
     table = prediction_table(columns, scores, evaluator.class_names, least, None)
     losses = evaluator.losses(outputs.logits, outputs.labels)

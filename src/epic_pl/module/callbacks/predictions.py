@@ -126,9 +126,8 @@ class PredictionWriter(Callback):
             self._bulk.add(self._table(pl_module, sample_columns(batch), scores))
 
     def _table(self, module: EPICModule, columns: dict[str, Any], scores: Floats) -> pa.Table:
-        least = module.postprocessor.thresholds
-        numbers = None if least is None else least.float().cpu().numpy()
-        return prediction_table(columns, scores, module.class_names, numbers, self.top_k)
+        least = module.postprocessor.threshold_array()
+        return prediction_table(columns, scores, module.class_names, least, self.top_k)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Print how many parts there are, and let the DataModule read all rows again."""
