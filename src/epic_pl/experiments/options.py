@@ -21,8 +21,7 @@ def parse_fit(options: Sequence[str]) -> dict[str, Any]:
     Raises:
         ArgumentError: if ``fit`` does not know an option.
     """
-    parsed: dict[str, Any] = parse(["fit", *options]).config.as_dict()
-    return parsed
+    return dict(parse(["fit", *options]).config.as_dict())
 
 
 def refuse_own(command: str, own: Sequence[str], options: Sequence[str]) -> None:

@@ -68,7 +68,6 @@ __all__ = ["EPICCLI", "Built", "build", "run"]
 # errors are printed as one paragraph, without the long usage message
 PARSER_OPTIONS: dict[str, Any] = {
     "exit_on_error": False,
-    "allow_abbrev": False,
     "usage": "epic-pl COMMAND --config NAME [--config OVERLAY] [--OPTION VALUE ...]",
 }
 _SHORT = {"--report": "--report.folder", "--shard": "--predictions.shard"}
@@ -309,10 +308,10 @@ class EPICCLI(LightningCLI):
         """The path of the checkpoint that the options name; None for a new training."""
         path: str | None = self.config.get("ckpt_path")
         fits = self.command == "fit"
-        if not path and not fits:  # nothing is trained from there
-            path = self.config["model"]["init_args"]["warm_start"]
         if not path and fits:
             return None
+        # other commands do not train, so that weights to start from are those to use
+        path = path or self.config["model"]["init_args"]["warm_start"]
         if not path:
             best = self._newest("best")
             raise ConfigError(f"No weights are trained: add --ckpt_path best, which is {best}.")
