@@ -1,6 +1,7 @@
 """The dataset that reads stored features instead of decoding images."""
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,27 +46,23 @@ class StoredItems:
         return self._store.gather(places, in_place)
 
 
+@dataclass(eq=False)
 class CachedDataset(Dataset[Batch]):
     """Whole batches of stored features for a dataset's rows.
 
     A loader requests all rows of a batch at once, so nothing has to be collated.
 
-    Args:
+    Attributes:
         dataset: dataset that names the image and text of each row.
         images: stored images, with :class:`ImageKey` as keys.
         texts: stored texts.
         processor: processor that adds ids, presence masks and labels.
     """
 
-    def __init__(
-        self,
-        dataset: ImageTextDataset,
-        images: StoredItems,
-        texts: StoredItems,
-        processor: Processor,
-    ) -> None:
-        self.dataset, self.processor = dataset, processor
-        self._images, self._texts = images, texts
+    dataset: ImageTextDataset
+    images: StoredItems
+    texts: StoredItems
+    processor: Processor
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -79,9 +76,9 @@ class CachedDataset(Dataset[Batch]):
         rows, root = [*map(self.dataset.row, indices)], str(self.dataset.image_root)
         images = (row["image"] for row in rows)
         keys = [None if path is None else ImageKey(root, path) for path in images]
-        text_features = self._texts.gather([row["text"] for row in rows])
+        text_features = self.texts.gather([row["text"] for row in rows])
         batch: Batch = {
-            "image_features": self._images.gather(keys),
+            "image_features": self.images.gather(keys),
             "text_features": text_features,
             # pooled features have no tokens, so one position represents the text
             "attention_mask": text_features.pop("mask", torch.ones(len(rows), 1)),
