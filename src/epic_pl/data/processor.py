@@ -347,8 +347,7 @@ class Processor:
                     "transform end with a crop of image_size."
                 )
         # a worker stacks directly into shared memory, which saves a copy of the batch
-        pixels: Tensor = default_collate(images)
-        return pixels
+        return cast(Tensor, default_collate(images))
 
     def _labels(self, rows: Sequence[Sample | Row]) -> Tensor:
         """Class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel, of checked labels."""

@@ -170,13 +170,12 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
         raise ConfigError(f"{kind.__name__} has no {', '.join(unknown)}; it has {known}.")
     nested = {name: _nested(hints[name], option) for name, option in value.items()}
     try:
-        made: Any = kind(**nested)
+        made = kind(**nested)
     except TypeError as error:
         _check_types(kind, hints, value)
         raise ConfigError(f"{kind.__name__}: {error}.") from error
     _check_types(kind, hints, value)  # after the config's own checks, which say more
-    config: Config = made
-    return config
+    return cast(Config, made)
 
 
 def _nested(hint: Any, option: Any) -> Any:
@@ -225,8 +224,7 @@ def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:
     chosen = find_class(kind, str(value["class_path"]))
     if not is_dataclass(chosen):
         raise ConfigError(f"{name_of(chosen)} must be a dataclass, whose fields are its options.")
-    made: Config = as_config(chosen, value.get("init_args") or {})
-    return made
+    return cast(Config, as_config(chosen, value.get("init_args") or {}))
 
 
 def model_options(config: str, changes: Mapping[str, Any]) -> dict[str, Any]:

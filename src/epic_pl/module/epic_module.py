@@ -171,8 +171,7 @@ class EPICModule(CheckpointedModule):
         """The model's output for a batch, with logits ``(B, C)``."""
         if self.hparams["compile"]:
             mark_lengths(batch)
-        output: Output = self.model(batch)
-        return output
+        return cast(Output, self.model(batch))
 
     def compute_loss(self, logits: Tensor, labels: Tensor, batch: Batch) -> Tensor:
         """Mean loss of a batch in any stage; override it for a loss that needs the whole batch.
@@ -185,8 +184,7 @@ class EPICModule(CheckpointedModule):
             labels: class indices ``(B,)``, or 0/1 ``(B, C)`` for multilabel.
             batch: the whole batch.
         """
-        loss: Tensor = self.loss(logits, labels)
-        return loss
+        return cast(Tensor, self.loss(logits, labels))
 
     def _checked_output(self, batch: Batch, stage: str) -> Output:
         """The model's output for a batch, after a check: of each on a CPU, else of the first."""
@@ -194,8 +192,7 @@ class EPICModule(CheckpointedModule):
             self._checked.add(stage)
             size = self.model.image_encoder.required_size
             check_batch(batch, self.task, self.num_classes, size)
-        output: Output = self(batch)
-        return output
+        return cast(Output, self(batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of one training batch, the sum of its terms; logs both and updates the metrics.

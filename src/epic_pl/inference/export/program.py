@@ -39,8 +39,7 @@ class Probabilities(nn.Module):
         ``image_present`` and ``text_present (B,)`` bool.
         """
         batch = cast(Batch, dict(zip(INPUTS, inputs, strict=True)))
-        probabilities: Tensor = self.postprocessor(self.model(batch).logits)
-        return probabilities
+        return cast(Tensor, self.postprocessor(self.model(batch).logits))
 
 
 def export_program(module: Probabilities) -> ExportedProgram:

@@ -54,8 +54,7 @@ def timm_state_dict(onnx_file: bytes) -> dict[str, Array]:
             qkv = [constants[f"{attention}.{name}.{part}"] for name in ("query", "key", "value")]
             weights[f"{ours}.attn.qkv.{part}"] = np.concatenate(qkv)  # (3d, d) or (3d)
         for number in (1, 2):
-            scale = constants[f"{theirs}.layer_scale{number}.lambda1"]
-            weights[f"{ours}.ls{number}.gamma"] = scale
+            weights[f"{ours}.ls{number}.gamma"] = constants[f"{theirs}.layer_scale{number}.lambda1"]
     return {name: np.ascontiguousarray(value, np.float32) for name, value in weights.items()}
 
 
