@@ -137,6 +137,14 @@ class Preprocessing(NamedTuple):
                 "Trainer.predict(module, loader)."
             ) from error
 
+    @classmethod
+    def find(cls, values: Any) -> Self | None:
+        """The options as by :meth:`from_dict`; None if there are none of this package."""
+        try:
+            return cls.from_dict(values)
+        except ConfigError:
+            return None
+
 
 def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of ``values`` that are fields of the dataclass ``kind``."""

@@ -1,7 +1,6 @@
 """Callbacks that every :class:`~epic_pl.module.EPICModule` brings to its Trainer."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
@@ -79,9 +78,7 @@ class TrainingGuard(Callback):
 
 def encoder_lines(module: Any) -> Iterator[str]:
     """A line for each encoder of a module: what it is, and how its inputs are prepared."""
-    given: Sequence[object] = (None, None)
-    with suppress(ConfigError):
-        given = Preprocessing.from_dict(module.hparams.get("preprocessing"))
+    given = Preprocessing.find(module.hparams.get("preprocessing")) or (None, None)
     yield encoder_line(module.encoders.image, module.model.image_encoder, given[0])
     yield encoder_line(module.encoders.text, module.model.text_encoder, given[1])
 

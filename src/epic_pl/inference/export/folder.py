@@ -56,7 +56,7 @@ def find_tokenizer(module: EPICModule) -> Any | None:
     try:
         return load_tokenizer(encoder["name"], encoder["revision"])
     except (AssetError, EncoderError) as error:
-        if _preprocessing(module) is not None:
+        if Preprocessing.find(module.hparams.get("preprocessing")):
             raise
         print(f"exported without a tokenizer: {error}")
         return None
@@ -70,8 +70,8 @@ def describe(module: EPICModule, tokenizer: Any | None) -> Description:
     """
     info, thresholds = module.checkpoint_info(), module.postprocessor.thresholds
     height, width = module.model.image_encoder.example(1, 1, torch.Generator()).shape[-2:]
-    prepared, saved = _preprocessing(module), module.hparams.get("preprocessing")
-    described = None
+    saved, described = module.hparams.get("preprocessing"), None
+    prepared = Preprocessing.find(saved)
     if prepared is not None:
         text = asdict(prepared.text)
         if tokenizer is not None:
@@ -94,14 +94,6 @@ def describe(module: EPICModule, tokenizer: Any | None) -> Description:
         versions={"epic_pl": __version__, "torch": str(torch.__version__)},
         own_preprocessing=saved if prepared is None else None,
     )
-
-
-def _preprocessing(module: EPICModule) -> Preprocessing | None:
-    """The checkpoint's preprocessing; None if there is none, or it is of another pipeline."""
-    try:
-        return Preprocessing.from_dict(module.hparams.get("preprocessing"))
-    except ConfigError:
-        return None
 
 
 class Written(NamedTuple):
@@ -133,7 +125,7 @@ def write_folder(
         write_onnx(program, path)
         if int8:
             write_int8(path, made / ONNX_INT8)
-        if tokenizer is not None and _preprocessing(module) is not None:
+        if tokenizer is not None and description.preprocessing is not None:
             files = resources.files("epic_pl")
             script = files / f"inference/templates/{PREDICT}.tpl"  # no module of the package
             (made / PREDICT).write_bytes(script.read_bytes())
