@@ -120,9 +120,8 @@ class ImageTextDataset(Dataset[Sample]):
 
     def read(self, path: str) -> Image:
         """The image at a path, as read from disk."""
-        return read_image(
-            Path(path), getattr(self.transform, "min_size", None), root=self.image_root
-        )
+        min_size = getattr(self.transform, "min_size", None)
+        return read_image(Path(path), min_size, root=self.image_root)
 
     def _usable(self, path: str, of: str = "") -> Image:
         try:

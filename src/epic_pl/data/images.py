@@ -48,13 +48,8 @@ def read_image(
         name = f"of {len(source):,} bytes"
     else:
         name = str(source if root is None else root / source)
-    file: BinaryIO
     try:
-        if isinstance(source, bytes):
-            file = io.BytesIO(source)
-        else:
-            file = open_regular(source) if root is None else open_below(root, source)
-        with file:
+        with _opened(source, root) as file:
             return decode(file, min_size, max_pixels)
     except FileNotFoundError as error:
         raise DataError(f"Image {name} does not exist. Correct its path.") from error
@@ -70,6 +65,12 @@ def read_image(
         raise DataError(
             f"Image {name} cannot be read: {first_line(error)}. Fetch it again, or leave it out."
         ) from error
+
+
+def _opened(source: Path | bytes, root: Path | None) -> BinaryIO:
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    return open_regular(source) if root is None else open_below(root, source)
 
 
 def usable_rows(
@@ -106,11 +107,10 @@ def usable_rows(
         there = {path: state for path in paths if (state := states[path]) is not None}
         bad |= ImageChecks(root).unreadable(there, read)
     hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
-    empty = empty_rows(table)
     if policy == "absent":
         images = pc.if_else(hit, None, table["image"])
         table = table.set_column(table.column_names.index("image"), "image", images)
-        empty = empty_rows(table)
+    empty = empty_rows(table)
     image = {"skip": ", skipped", "absent": ", used without it"}.get(policy, "")
     both = "" if policy == "error" else ", skipped"
     named = _named(table, hit, f"rows with a bad image{image}")

@@ -149,12 +149,11 @@ class TableDataModule(ImageTextDataModule):
 
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
+        rows = self._rows
         if split == "predict" and self.predict_path is not None:
             rows = self._predict_rows
-        else:
-            if self._is_elsewhere:
-                source_files(self.path)  # raises the error that there is no table
-            rows = self._rows
+        elif self._is_elsewhere:
+            source_files(self.path)  # raises the error that there is no table
         # rows are ordered by split, so that a split is a slice of the memory map, without a copy
         start = pc.index(rows.table["split"], split).as_py()
         count = pc.sum(pc.equal(rows.table["split"], split)).as_py() or 0
