@@ -66,9 +66,8 @@ def _draw_coverage(coverage: Table, score: str) -> Figure:
 
 def confusion_counts(outputs: SplitOutputs) -> Tensor:
     """Confusion matrix ``(C, C)`` of a multiclass task, with true classes in rows."""
-    return multiclass_confusion_matrix(
-        outputs.logits, outputs.labels.long(), outputs.logits.shape[1]
-    )
+    classes = outputs.logits.shape[1]
+    return multiclass_confusion_matrix(outputs.logits, outputs.labels.long(), classes)
 
 
 @plot_style()

@@ -59,6 +59,5 @@ def info(folder: Path | None = None) -> None:
             continue
         spec = store.spec
         made = (escape(str(spec.provenance.get(name, "-"))) for name in names[:2])
-        row = (path.name, *made, spec.dtype, f"{len(store):,}", size, escape(spec.encoder))
-        table.add_row(*row)
+        table.add_row(path.name, *made, spec.dtype, f"{len(store):,}", size, escape(spec.encoder))
     Console().print(table)

@@ -114,8 +114,7 @@ def add_alone(variants: Sequence[Variant], names: str) -> list[Variant]:
         compared.append(variant)
         for modality in ALONE if variant.name in wanted else ():
             options = (*variant.options, f"--data.alone={modality}")
-            alone = replace(variant, name=f"{variant.name}-{modality}", options=options)
-            compared.append(alone)
+            compared.append(replace(variant, name=f"{variant.name}-{modality}", options=options))
     return compared
 
 
