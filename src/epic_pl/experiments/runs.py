@@ -98,8 +98,7 @@ def in_new_process(run: Run, work: Work) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
     context = _context(work)
     receiver, sender = context.Pipe(duplex=False)
-    environment = dict(os.environ)
-    process = context.Process(target=_main, args=(run, work, sender, [*IMPORTED], environment))
+    process = context.Process(target=_main, args=(run, work, sender, [*IMPORTED], dict(os.environ)))
     process.start()
     sender.close()
     failure: str | None = None

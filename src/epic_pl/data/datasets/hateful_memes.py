@@ -53,8 +53,7 @@ class HatefulMemesDataModule(ImageTextDataModule):
     ) -> None:
         super().__init__(**kwargs)
         self.data_dir = data_dir
-        self._names: dict[Split, str] = {"train": "train", "val": val, "test": test}
-        self._names["predict"] = predict or test
+        self._names = {"train": "train", "val": val, "test": test, "predict": predict or test}
 
     @property
     def class_names(self) -> list[str]:

@@ -36,8 +36,7 @@ def write_results(study: optuna.Study, search: Search) -> Path | None:
             seconds = "" if trial.duration is None else round(trial.duration.total_seconds(), 2)
             ended = [len(trial.intermediate_values), seconds, trial.user_attrs.get(MESSAGE)]
             options = [trial.params.get(name) for name in search.space]
-            state = trial.state.name.lower()
-            writer.writerow([trial.number, state, trial.value, *ended, *options])
+            writer.writerow([trial.number, trial.state.name.lower(), trial.value, *ended, *options])
     write_text(search.output / "trials.csv", file.getvalue())
     try:
         best = study.best_trial

