@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from drawn_labels import drawn
-from epic_pl.nn.temperature import HIGHEST, fit_temperature, most_likely
+from epic_pl.nn.temperature import HIGHEST, fit_bias, fit_temperature, most_likely
 
 TASKS = ("multiclass", "multilabel")
 
@@ -33,6 +33,28 @@ def test_the_temperature_is_where_a_dense_search_finds_the_lowest_loss(task, sha
     fitted = fit_temperature(logits, labels, task)
     assert fitted == pytest.approx(float(best), rel=3e-4)
     assert fitted == pytest.approx(sharpness, rel=0.2)  # what the labels were drawn with
+
+
+@pytest.mark.parametrize(("rows", "scale"), [(7, 1.0), (400, 1.0), (400, 300.0)])
+def test_the_bias_is_the_optimum_that_autograd_finds(rows, scale):
+    """A Gaussian prior of standard deviation 1/4 is a penalty of 8 times the sum of squares."""
+    logits, labels = drawn("multiclass", 1.0)
+    logits, labels = logits[:rows] * scale, labels[:rows]
+    logits[:, 0] += 3 * scale  # which no row needs
+    bias = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([bias], max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = rows * _loss(logits + bias, labels, "multiclass") + 8 * bias.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    fitted = fit_bias(logits, labels)
+    torch.testing.assert_close(fitted, bias.detach(), atol=1e-4, rtol=1e-4)
+    assert fitted[0] < fitted[1:].min()
+    assert fit_bias(logits[:0], labels[:0]).tolist() == [0] * logits.shape[1]
 
 
 @pytest.mark.parametrize("task", TASKS)

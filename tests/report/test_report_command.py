@@ -177,12 +177,14 @@ def test_calibration_is_that_of_the_predictions_file(reported):
 
 def _scores(reported, logits, truth):
     """Accuracy or micro F1, and the loss, in which every logit has its say."""
-    scaled = logits.double() / reported.model.postprocessor.temperature
+    post = reported.model.postprocessor
+    scaled = logits.double() / post.temperature
     if reported.task == "multiclass":
+        scaled += post.bias
         right = scaled.log_softmax(dim=1)[torch.from_numpy(truth)]
         accuracy = (scaled.argmax(dim=1).numpy() == truth.argmax(axis=1)).mean()
         return {"accuracy": accuracy, "loss": float(-right.mean())}
-    given = scaled.sigmoid() >= reported.model.postprocessor.thresholds
+    given = scaled.sigmoid() >= post.thresholds
     micro = f1_score(truth, given.numpy(), average="micro", zero_division=0)
     turned = torch.where(torch.from_numpy(truth), scaled, -scaled)
     return {"f1_micro_tuned": micro, "loss": float(-turned.sigmoid().log().mean())}

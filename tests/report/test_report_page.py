@@ -74,7 +74,7 @@ def _page(task="multilabel", names=HOSTILE, rows=500, thresholds=0.5):
         "absence": absence_table(evaluator, outputs, logits, logits),
     }
     if task == "multiclass":
-        content["confusion"] = confusion_counts(outputs).tolist()
+        content["confusion"] = confusion_counts(evaluator, outputs).tolist()
     return render(
         "report/templates/report.html",
         **content,

@@ -256,7 +256,7 @@ class CheckpointedModule(L.LightningModule):
     Attributes:
         model: the model; its frozen encoders stay out of checkpoints.
         encoders: names and revisions of the encoders.
-        calibration_rows: validation rows to which temperature and thresholds were fitted; None if
+        calibration_rows: validation rows to which the postprocessor was fitted; None if
             they were not, or a checkpoint does not say.
     """
 

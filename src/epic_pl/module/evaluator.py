@@ -51,7 +51,7 @@ class Evaluator:
 
     def losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Negative log-likelihood ``(N,)`` of the labels; multilabel: the mean over classes."""
-        return sample_losses(logits.float() / self.postprocessor.temperature, labels, self.task)
+        return sample_losses(self.postprocessor.calibrated(logits), labels, self.task)
 
     def scores(self, logits: Tensor, labels: Tensor) -> Scores:
         """Metrics of the task at the model's thresholds, and ``loss``; undefined ones are None."""

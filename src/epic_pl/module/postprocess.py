@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.temperature import fit_temperature
+from epic_pl.nn.temperature import fit_bias, fit_temperature
 from epic_pl.utils.types import Task
 
 BINS = 15
@@ -51,11 +51,13 @@ class Postprocessor(nn.Module):
 
     Attributes:
         temperature: scalar that divides the logits.
+        bias: multiclass: ``(C,)``, added to the divided logits; None for multilabel.
         thresholds: multilabel: ``(C,)``, the minimum probability at which each label is assigned;
             None for multiclass.
     """
 
     temperature: Tensor
+    bias: Tensor | None
     thresholds: Tensor | None
 
     def __init__(self, task: Task, num_classes: int) -> None:
@@ -63,11 +65,17 @@ class Postprocessor(nn.Module):
         self.task: Task = task
         self.register_buffer("temperature", torch.ones(()))
         multilabel = task == "multilabel"
+        self.register_buffer("bias", None if multilabel else torch.zeros(num_classes))
         self.register_buffer("thresholds", torch.full((num_classes,), 0.5) if multilabel else None)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Calibrated probabilities ``(B, C)`` float32 of logits ``(B, C)``."""
-        return self.uncalibrated(logits.float() / self.temperature)
+        return self.uncalibrated(self.calibrated(logits))
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Calibrated logits ``(B, C)`` float32."""
+        scaled = logits.float() / self.temperature
+        return scaled if self.bias is None else scaled + self.bias
 
     def uncalibrated(self, logits: Tensor) -> Tensor:
         """Probabilities ``(B, C)`` float32 at temperature 1."""
@@ -89,15 +97,20 @@ class Postprocessor(nn.Module):
         return deepcopy(self).float().cpu()
 
     def reset(self) -> None:
-        """Set temperature 1 and thresholds 0.5, as before fitting."""
+        """Set temperature 1, bias 0 and thresholds 0.5, as before fitting."""
         self.temperature.fill_(1)
+        if self.bias is not None:
+            self.bias.zero_()
         if self.thresholds is not None:
             self.thresholds.fill_(0.5)
 
     @torch.no_grad()
     def fit(self, logits: Tensor, labels: Tensor) -> None:
-        """Fit temperature and thresholds to logits ``(N, C)`` and labels on the CPU."""
+        """Fit temperature, bias and thresholds to logits ``(N, C)`` and labels on the CPU."""
+        self.reset()
         self.temperature.fill_(fit_temperature(logits, labels, self.task))
+        if self.bias is not None and bool(torch.isfinite(logits).all()):
+            self.bias.copy_(fit_bias(self.on_cpu().calibrated(logits), labels))
         if self.thresholds is not None and len(logits):
             self.thresholds.copy_(fit_thresholds(self.on_cpu()(logits), labels))
 

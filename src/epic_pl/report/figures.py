@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
+from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.report.scores import Table, label, wilson_interval
 from epic_pl.utils.html_page import GREY, SHADES, plot_style, shorten
@@ -64,10 +65,10 @@ def _draw_coverage(coverage: Table, score: str) -> Figure:
     return figure
 
 
-def confusion_counts(outputs: SplitOutputs) -> Tensor:
+def confusion_counts(evaluator: Evaluator, outputs: SplitOutputs) -> Tensor:
     """Confusion matrix ``(C, C)`` of a multiclass task, with true classes in rows."""
-    classes = outputs.logits.shape[1]
-    return multiclass_confusion_matrix(outputs.logits, outputs.labels.long(), classes)
+    predicted, classes = evaluator.predict(outputs.logits), len(evaluator.class_names)
+    return multiclass_confusion_matrix(predicted, outputs.labels.long(), classes)
 
 
 @plot_style()

@@ -118,7 +118,7 @@ class ReportWriter(Callback):
                 }
         if evaluator.task == "multiclass":
             if len(evaluator.class_names) <= _MAX_COUNTED:
-                content["confusion"] = confusion_counts(outputs).tolist()
+                content["confusion"] = confusion_counts(evaluator, outputs).tolist()
             if len(evaluator.class_names) > MAX_CLASSES:
                 content["confused"] = confused_pairs(evaluator, outputs)
         figures = draw_figures(content, evaluator.class_names)

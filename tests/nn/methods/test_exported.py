@@ -62,11 +62,12 @@ def test_other_text_models(text):
 def assert_exports(model, batches):
     postprocessor = Postprocessor("multiclass", 5)
     postprocessor.temperature.fill_(1.7)
+    postprocessor.bias.copy_(torch.linspace(-1, 1, 5))
     classifier = Probabilities(model, postprocessor).eval()
     program = export_program(classifier).module()
     made = [batch(*rows, seed=seed, dtype=torch.float32) for seed, rows in enumerate(batches)]
     for rows in made:
         given = program(*(rows[key] for key in INPUTS))
-        expected = (logits(model, rows) / 1.7).softmax(dim=1)
+        expected = (logits(model, rows) / 1.7 + postprocessor.bias).softmax(dim=1)
         torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)
         assert expected.std(dim=1).min() > 0.01  # not all alike, which anything would match

@@ -23,10 +23,12 @@ class SubsetAccuracy(Callback):
         assert isinstance(pl_module, EPICModule)
         outputs = pl_module.outputs.merged()
         subsets = [data.subset_of(sample) for sample in outputs.sample_id]
-        stage = "test" if trainer.testing else "val"
+        stage, logits = ("test" if trainer.testing else "val"), outputs.logits
+        if trainer.testing:  # as the accuracy of all rows
+            logits = pl_module.postprocessor.on_cpu().calibrated(logits)
         for name in data.subsets:
             rows = torch.tensor([subset == name for subset in subsets], dtype=torch.bool)
-            hits = outputs.logits[rows].argmax(dim=1) == outputs.labels[rows]
+            hits = logits[rows].argmax(dim=1) == outputs.labels[rows]
             pl_module.log(f"{stage}/accuracy_{name}", hits.float().mean(), sync_dist=True)
 
     on_test_epoch_end = on_validation_epoch_end
