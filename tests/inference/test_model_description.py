@@ -22,6 +22,7 @@ ABOUT = {
     "task": "multilabel",
     "class_names": ["blue", "green", "red"],
     "thresholds": [0.5, 0.4, 0.3],
+    "temperature": 1.5,
     "method": "EPIC",
     "never_missing": ["image"],
     "inputs": model_inputs(SIZE, SIZE),
@@ -76,6 +77,7 @@ BAD = [
     *(("class_names", value) for value in (["a", "a", "b"], ["a", "b", "c", "d"], {"a": 1})),
     *(("thresholds", value) for value in (..., None, [0.5], 0.5, [0.5, 0.5, "x"], [0.5, 0.5, 2])),
     *(("thresholds", value) for value in ([0.5, float("nan"), 0.5], [0.5, 0.5, True], [-1, 1, 1])),
+    *(("temperature", value) for value in (..., 0, -1, "1", float("inf"), None)),
     *(("method", value) for value in (..., 3)),
     *(("never_missing", value) for value in (..., ["sound"], "image", None, [1])),
     *(("inputs", value) for value in (..., {}, model_inputs(9, 9), model_inputs(8, 9), "x")),
@@ -99,7 +101,7 @@ BAD = [
     ("treshold", [0.1]),
 ]
 HARMLESS = [
-    *(("method", "Parts"), ("versions", {}), ("tokenizer", None)),
+    *(("temperature", 3), ("method", "Parts"), ("versions", {}), ("tokenizer", None)),
     *(("own_preprocessing", {"library": "mine"}), ("image_encoder.name", "moved")),
     *(("preprocessing.image.unknown", 3), ("preprocessing.text.source", "a column")),
 ]

@@ -9,7 +9,7 @@ from epic_pl.module.checkpoint import EncoderIdentity
 from epic_pl.utils.errors import CheckpointError, ConfigError, DataError
 from epic_pl.utils.files import read_json
 from epic_pl.utils.types import Modality, Task
-from epic_pl.utils.validate import check_classes, check_types, check_word
+from epic_pl.utils.validate import check_classes, check_positive, check_types, check_word
 
 DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
@@ -25,6 +25,7 @@ class Description:
         task: "multiclass" or "multilabel".
         class_names: names of the C classes.
         thresholds: C minimum probabilities of a multilabel task, else None.
+        temperature: number that divides the logits.
         method: name of the method.
         never_missing: modalities that every training sample had.
         inputs: shape and type of each of :data:`INPUTS`, from :func:`model_inputs`.
@@ -44,6 +45,7 @@ class Description:
     task: Task
     class_names: list[str]
     thresholds: list[float] | None
+    temperature: float
     method: str
     never_missing: list[str]
     inputs: dict[str, Any]
@@ -59,6 +61,7 @@ class Description:
         check_word([TOKENIZER], tokenizer=self.tokenizer or TOKENIZER)
         for side in self.never_missing:
             check_word(get_args(Modality), never_missing=side)
+        check_positive(self, "temperature")
         least, count = self.thresholds, len(self.class_names)
         sound = (least is not None) == (self.task == "multilabel")
         sound = sound and len(least or self.class_names) == count > 1

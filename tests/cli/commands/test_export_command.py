@@ -77,6 +77,7 @@ def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
     said = json.loads((exported / "model.json").read_text())
     assert said["class_names"] == ["blue", "green", "red"]
     assert (said["task"], said["method"], said["thresholds"]) == ("multiclass", "EPIC", None)
+    assert said["temperature"] == pytest.approx(float(module.postprocessor.temperature))
     image = {"size": 32, "crop_pct": 0.9, "resize": "crop"}
     image |= {"interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
     text = {"max_tokens": 64, "clean": False, "padded": False, "prompt": "", "pad_token": "[PAD]"}

@@ -83,6 +83,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> Description:
         task=module.task,
         class_names=list(module.class_names),
         thresholds=None if thresholds is None else thresholds.tolist(),
+        temperature=float(module.postprocessor.temperature),
         method=module.method_name,
         never_missing=module.model.head.never_missing,
         inputs=model_inputs(height, width),
