@@ -277,9 +277,9 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         features = self._no_features if batch is None else self._features(batch)
         columns = {"sample_id": pa.array(batch["sample_id"] if batch else [], pa.string())}
         for side, output in features._asdict().items():
-            absent = pa.array(np.isnan(output[:, 0]))
-            rows = output.reshape(-1), output.shape[1]
-            columns[side] = pa.FixedSizeListArray.from_arrays(*rows, mask=absent)
+            rows = [None if np.isnan(row[0]) else row for row in output]
+            # no list of fixed size: pyarrow before 26 cannot store a null one
+            columns[side] = pa.array(rows, pa.list_(pa.float32()))
         return pa.table(columns)
 
     @property
