@@ -120,6 +120,45 @@ def test_several_labels_are_led_by_the_ranking_and_have_each_threshold_in_a_colu
     assert "all at thresholds fitted on validation" in text
 
 
+@pytest.mark.parametrize("undefined", [1, 3])  # of three seeds
+def test_a_score_that_a_test_split_does_not_define_is_missing(undefined, tmp_path, capsys):
+    """Without a positive label there is no mean average precision."""
+    rng, runs, scored = np.random.default_rng(0), [], []
+    names = ["epic", "epic-text", "epic-image", "lora"]
+    for seed in range(3):
+        truth = (rng.random((20, 2)) < 0.4) & (seed >= undefined)
+        for name in names if seed == 0 else [each for each in names if each != "epic-text"]:
+            run, scores = fake_runs.run(tmp_path, name, seed), rng.random((20, 2))
+            fake_runs.write_labels(run.folder, truth, scores, ["dent", "scratch"])
+            value = average_precision_score(truth, scores) if seed >= undefined else np.nan
+            metrics = {"metrics": {"map": value, "f1_micro": 0.25}, "thresholds": None}
+            run.result = fake_runs.result(seed, 0) | {"task": "multilabel"} | metrics
+            runs.append(run)
+            scored += [value] * (name == "epic")
+    rows = write_comparison(runs, tmp_path / "out", "epic", "")
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = (tmp_path / "out" / "comparison.json").read_text()
+    assert json.loads(text, parse_constant=refuse) == rows
+    first = {row["method"]: row for row in rows if row["metric"] == "map"}
+    assert list(first) == ["majority", *names]
+    epic, defined = first["epic"], scored[undefined:]
+    assert (epic["seeds"], epic["status"]) == ([0, 1, 2], "ok")
+    assert epic["values"] == [None] * undefined + defined
+    assert epic["mean"] == (pytest.approx(np.mean(defined)) if defined else None)
+    assert epic["std"] == (pytest.approx(np.std(defined, ddof=1)) if defined else None)
+    assert (first["majority"]["mean"] is None) == (not defined)
+    assert first["epic-text"]["mean"] is epic["over_alone"] is None  # which has the first seed only
+    show(rows)
+    assert str(runs[0]) == "epic, seed 0: test map nan"
+    for place in ((tmp_path / "out" / "comparison.md").read_text(), capsys.readouterr().out):
+        assert "nan" not in place
+    known = [row for row in rows if row["method"] == "epic" and row["metric"] == "f1_micro"]
+    assert known[0]["mean"] == 0.25
+
+
 def test_intervals_are_resampled_over_images(tmp_path):
     """Five rows of each image, all right or all wrong, are no more evidence than one."""
     widths = []

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, NullFormatter
 from rich.console import Console
@@ -170,9 +171,10 @@ def _draw_comparison(rows: Sequence[Row], reference: str) -> Figure:
     score, difference, *costs = panels
     style = {"fmt": "o", "color": BLUE, "capsize": 3}
     for at, row in enumerate(shown):
-        score.errorbar(100 * row["mean"], at, xerr=100 * (row["std"] or 0), **style)
-        for value in row["values"]:
-            score.plot(100 * value, at, "|", color=GREY, zorder=3)
+        # NaN, of a metric that is not defined, is not drawn
+        mean, values = (100 * np.array(row[key], float) for key in ("mean", "values"))
+        score.errorbar(mean, at, xerr=100 * (row["std"] or 0), **style)
+        score.plot(values, np.full_like(values, at), "|", color=GREY, zorder=3)
         if row["difference"] is not None:
             low, mean, high = (100 * row[key] for key in ("low", "difference", "high"))
             # with few samples the interval may not contain the mean

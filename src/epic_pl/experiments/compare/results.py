@@ -33,14 +33,15 @@ _EMPTY |= {"seeds": [], "values": []} | dict.fromkeys((*_TESTED, "cache_level"))
 def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
     """A row for each method and metric, the task's main metric first.
 
-    A row has ``method, metric, mean, std, seeds, values``, the costs (means over seeds),
-    ``difference, low, high`` from the reference (metrics of
-    :data:`~epic_pl.experiments.compare.statistics.TESTED`), ``p_value`` of the main metric's
-    difference, with Holm's correction for the number of methods, ``over_alone`` (``difference, low,
-    high`` of a method from its better run on one modality, the row ``alone``), ``cache_level``, and
-    ``status``: "ok", or the messages of runs that are not in the mean. A method without a finished
-    run has one row with its status only. The first row is the most frequent class of the test
-    split, with the main metric. Unless all runs have ended, the bootstrap is left out.
+    A row has ``method, metric, mean, std, seeds, values`` (None where the metric is not defined;
+    mean and std are over the others), the costs (means over seeds), ``difference, low, high`` from
+    the reference (metrics of :data:`~epic_pl.experiments.compare.statistics.TESTED`), ``p_value``
+    of the main metric's difference, with Holm's correction for the number of methods,
+    ``over_alone`` (``difference, low, high`` of a method from its better run on one modality, the
+    row ``alone``), ``cache_level``, and ``status``: "ok", or the messages of runs that are not in
+    the mean. A method without a finished run has one row with its status only. The first row is the
+    most frequent class of the test split, with the main metric. Unless all runs have ended, the
+    bootstrap is left out.
 
     Raises:
         ConfigError: if the files of a finished run are damaged.
@@ -95,7 +96,7 @@ def _test(rows: Sequence[Row], reference: str, runs: Mapping[str, Sequence[Predi
 def _predictions(run: Run) -> Predictions:
     """Read the predictions of a finished run; ConfigError if its files are damaged."""
     try:
-        float(_method_rows("", [run], _metrics(run))[0]["mean"])
+        _ = _method_rows("", [run], _metrics(run))[0]
         thresholds = (run.result or {}).get("thresholds")
         return Predictions.read(run.folder / "predictions.parquet", thresholds)
     except Exception as error:  # a damaged file may cause any error
@@ -130,9 +131,11 @@ def _why(run: Run) -> str:
 
 
 def _spread(metric: str, values: list[float]) -> Row:
-    """Mean and sample standard deviation; the latter is missing for one seed."""
-    std = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {"metric": metric, "mean": _mean(values), "std": std, "values": values}
+    """Mean and sample standard deviation of defined values; the latter is missing for one."""
+    shown = [value if math.isfinite(value) else None for value in values]  # JSON has no NaN
+    known = [value for value in shown if value is not None]
+    std = float(np.std(known, ddof=1)) if len(known) > 1 else None
+    return {"metric": metric, "mean": _mean(known), "std": std, "values": shown}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -153,9 +156,9 @@ def _majority(runs: Sequence[Predictions]) -> list[Predictions]:
 
 
 def _better_alone(row: Row, rows: Sequence[Row]) -> str | None:
-    """The better one of a method's runs on one modality; None unless both have finished."""
+    """The better one of a method's runs on one modality; None unless both have a mean."""
     names = [f"{row['method']}-{modality}" for modality in ALONE]
-    alone = [each for each in rows if each["method"] in names and each["seeds"]]
+    alone = [each for each in rows if each["method"] in names and each["mean"] is not None]
     if row["mean"] is None or len(alone) < len(ALONE):
         return None
     return str(max(alone, key=lambda each: float(each["mean"]))["method"])
