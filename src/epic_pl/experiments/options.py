@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from epic_pl.data.row_cache import image_states
+from epic_pl.data.tables.folders import visible_files
 from epic_pl.module.callbacks import FeatureCache
 from epic_pl.run.epic_cli import Built, parse
 from epic_pl.utils.errors import ConfigError
@@ -46,13 +49,21 @@ def use_stored_features(built: Built) -> str:
 
 
 def options_key(parsed: Mapping[str, Any], *others: Any) -> str:
-    """Hash of all options, of the files that options of the data name, and of ``others``."""
-    hashes = {}
+    """Hash of all options, of the files that options of the data name, and of ``others``.
+
+    Of a table that is a folder: of names, sizes and times of change of the files in it.
+    """
+    hashes: dict[str, Any] = {}
     for name, value in parsed["data"].get("init_args", {}).items():
         with suppress(OSError):  # for example, a text that is too long for a path
             # rows to predict do not change results
             if isinstance(value, str) and name != "predict_table" and Path(value).is_file():
                 with open(value, "rb") as file:
                     hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            elif name == "table" and os.path.isdir(value):
+                # deeper than SPLIT/CLASS/IMAGE are other files, as of runs that were started there
+                files = [str(file) for file in visible_files(Path(value)) if len(file.parts) <= 3]
+                states = image_states(files, Path(value))
+                hashes[name] = {file: state for file, state in states.items() if state}
     content = json.dumps((parsed, hashes, *others), sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
