@@ -131,6 +131,7 @@ def test_predictions_of_another_model_or_other_options_are_not_kept(
         {"data": {"image_size": 16}},
         {"data": {"resize": "pad"}},
         {"data": {"clean_text": True}},
+        {"data": {"alone": "text"}},
     ):
         refused(**changed)
     predicted(output="cached", level="tokens")

@@ -102,6 +102,7 @@ class PredictionWriter(Callback):
             module.digest(),
             top_k=self.top_k,
             preprocessing=data.preprocessing,
+            alone=data.alone,
             precision=trainer.precision,
             caches=[(c.level, c.dtype) for c in callbacks if isinstance(c, FeatureCache)],
         )
