@@ -7,6 +7,7 @@ import io
 import json
 import os
 import random
+import zipfile
 from unittest.mock import Mock
 
 import pytest
@@ -109,6 +110,16 @@ def _saved(content):
     return buffer.getvalue()
 
 
+def _deflated(content):
+    """A saved file with the same entries, of which the last is compressed."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as saved, zipfile.ZipFile(buffer, "w") as archive:
+        for name in saved.namelist():
+            kind = zipfile.ZIP_DEFLATED if name == saved.namelist()[-1] else None
+            archive.writestr(name, saved.read(name), kind)
+    return buffer.getvalue()
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     ("content", "words"),
@@ -120,6 +131,7 @@ def _saved(content):
         "pickled code": (b"cbuiltins\nopen\n(S'pwned'\nS'w'\ntR.", "code to be run"),
         "stack underflow": (b"\x80\x02R.", "cannot be read"),
         "bad utf-8": (b"\x80\x02X\x02\x00\x00\x00\xff\xff.", "cannot be read"),
+        "compressed": (_deflated(_saved({"state_dict": {"w": torch.ones(9)}})), "damaged"),
         "a list": (_saved([1, 2]), "no state_dict"),
         "weights": (_saved({"weights": 1}), "no state_dict"),
         "a tensor": (_saved(torch.ones(1)), "no state_dict"),

@@ -88,6 +88,9 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
             path = local_path(path)
             require_regular(path)
         with zipfile.ZipFile(path) as archive:  # torch.load does not verify the checksums
+            # torch compresses nothing, and a small file could unpack to any size
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+                raise OSError("it is compressed")
             damaged = archive.testzip()
         if damaged is not None:
             raise OSError(f"the checksum of {damaged} is wrong")
