@@ -48,6 +48,11 @@ def test_a_card_shows_a_report_and_one_that_is_there_stays(classifier, trained, 
             classifier.save_pretrained(tmp_path / "other", report=other)
     with pytest.raises(DataError, match=r"report\.json cannot be read"):
         classifier.save_pretrained(tmp_path / "other", report=tmp_path)
+    (report / "confusion_matrix.png").unlink()
+    (report / "confusion_matrix.png").symlink_to(__file__)  # any file of this machine
+    with pytest.raises(DataError, match=r"confusion_matrix\.png cannot be read.*symbolic link"):
+        classifier.save_pretrained(tmp_path / "other", report=report)
+    assert not list((tmp_path / "other").glob("*.png"))
 
 
 def test_a_card_has_a_line_for_each_class_and_no_path_of_this_machine(make, tmp_path):

@@ -12,8 +12,9 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.postprocess import ENOUGH_ROWS
-from epic_pl.utils.errors import DataError, printable
+from epic_pl.utils.errors import DataError, printable, raised_as
 from epic_pl.utils.files import read_json, write_bytes, write_text
+from epic_pl.utils.untrusted import open_regular
 
 CARD, _CONFUSION = "README.md", "confusion_matrix.png"
 _TEMPLATE = resources.files("epic_pl.inference") / "templates" / "model_card.md"
@@ -49,8 +50,11 @@ def write_card(
         model_name=name if results else None,
         eval_results=results or None,
     )
-    if report is not None and (drawn := Path(report, _CONFUSION)).is_file():
-        write_bytes(folder / _CONFUSION, drawn.read_bytes())
+    if report is not None and (drawn := Path(report, _CONFUSION)).exists():
+        problem = f"{drawn} cannot be read"
+        with raised_as(DataError, problem), open_regular(drawn, follow=False) as file:
+            content = file.read()
+        write_bytes(folder / _CONFUSION, content)
     info = module.checkpoint_info()
     metric = "accuracy" if module.task == "multiclass" else "f1_micro_tuned"
     encoders = {

@@ -9,6 +9,7 @@ from epic_pl.data import TableDataModule
 from epic_pl.data.inspection.init import write_config
 from epic_pl.data.tables.folders import read_class_folders
 from epic_pl.data.tables.formats import read_table
+from epic_pl.inference.bulk import read_source
 from epic_pl.utils.errors import DataError
 
 NAMES = ("cat/1.jpg", "cat/2.PNG", "dog/1.jpg", "dog/3.jpg", "dog/4.jpg", "cat/5.jpg")
@@ -100,6 +101,29 @@ def test_images_elsewhere_and_texts_in_other_encodings_are_named(tmp_path):
     _write(tmp_path, "loose.jpg")
     with pytest.raises(DataError, match=r"CLASS/IMAGE, but has loose\.jpg"):
         read_class_folders(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("cat/1.txt", "a cat"),
+        ("cat/captions.csv", "file_name,text\n1.jpg,a cat\n"),
+        ("metadata.jsonl", '{"file_name": "cat/1.jpg", "text": "a cat"}'),
+    ],
+)
+def test_texts_are_not_read_through_links_out_of_the_folder(name, content, tmp_path):
+    folder = tmp_path / "images"
+    _write(folder, *NAMES)
+    for place in (folder / "own", tmp_path / "private"):
+        place.write_text(content)
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(place)
+        for read in (read_table, lambda path: read_source(path).table):
+            if place.parent == folder:
+                assert read(folder)["text"].drop_null().to_pylist() == ["a cat"]
+                continue
+            with pytest.raises(DataError, match=rf"{name} cannot be read.*leads outside of"):
+                read(folder)
 
 
 def test_a_folder_to_predict_has_all_images_below_it_by_their_paths(tmp_path):

@@ -1,6 +1,7 @@
 """Reading of image folders as tables: one folder per class, or any folder to predict."""
 
 from collections.abc import Mapping
+from io import TextIOWrapper
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 from epic_pl.data.images import IMAGE_SUFFIXES
 from epic_pl.data.tables.columns import SPLIT_COLUMN, SPLIT_NAMES
 from epic_pl.utils.errors import DataError, raised_as
-from epic_pl.utils.untrusted import require_regular
+from epic_pl.utils.untrusted import open_below
 
 
 def holds_classes(path: Path) -> bool:
@@ -71,7 +72,8 @@ def _table(path: Path, images: list[Path], captions: Mapping[str, str | None]) -
             f"{path}: {len(unknown):,} of {len(captions):,} captions are of images that do not "
             f"exist, such as {unknown[0]}. Paths in a file_name start from the folder of its file."
         )
-    texts = [_text(path / name) or captions.get(name) for name in names]
+    root = path.resolve()
+    texts = [_text(root, name) or captions.get(name) for name in names]
     return pa.table({"image": names, "text": pa.array(texts, pa.string())})
 
 
@@ -89,9 +91,12 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
 
 
-def _text(image: Path) -> str | None:
-    path = image.with_suffix(".txt")
-    way_out = f"If it is from Windows, convert it: iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
+def _text(root: Path, image: str) -> str | None:
+    path = (root / image).with_suffix(".txt")
+    convert = f"iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
+    way_out = f"Copy what a link leads to; convert a file from Windows: {convert}"
     with raised_as(DataError, f"The text {path} cannot be read as UTF-8", way_out):
-        require_regular(path)
-        return path.read_text(encoding="utf-8-sig").strip() if path.exists() else None
+        if not path.exists():
+            return None
+        with TextIOWrapper(open_below(root, path), "utf-8-sig") as file:
+            return file.read().strip()

@@ -18,7 +18,14 @@ from epic_pl.data.tables.columns import SPLIT_COLUMN, is_list
 from epic_pl.data.tables.folders import read_class_folders, visible_files
 from epic_pl.utils.errors import DataError, raised_as
 from epic_pl.utils.files import json_objects, read_json
-from epic_pl.utils.untrusted import FORMULA, QUOTED, require_flat, require_regular, unquoted
+from epic_pl.utils.untrusted import (
+    FORMULA,
+    QUOTED,
+    open_below,
+    require_flat,
+    require_regular,
+    unquoted,
+)
 
 _CAPTIONS = ("metadata.csv", "metadata.jsonl", "captions.csv")
 _MIXED = pa.struct([("mixed or too large values", pa.string())])
@@ -83,6 +90,9 @@ def read_captions(path: Path) -> dict[str, str | None]:
     """
     captions: dict[str, str | None] = {}
     for file in (file for file in visible_files(path) if file.name in _CAPTIONS):
+        problem = f"The captions {path / file} cannot be read"
+        with raised_as(DataError, problem, "Copy what a link leads to."):
+            open_below(path.resolve(), file).close()
         table = read_table(path / file)
         others = [name for name in table.column_names if name != "file_name"]
         texts = [name for name in others if name.lower() in ("text", "caption")] or others
