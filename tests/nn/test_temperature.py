@@ -54,7 +54,10 @@ def test_the_bias_is_the_optimum_that_autograd_finds(rows, scale):
     fitted = fit_bias(logits, labels)
     torch.testing.assert_close(fitted, bias.detach(), atol=1e-4, rtol=1e-4)
     assert fitted[0] < fitted[1:].min()
-    assert fit_bias(logits[:0], labels[:0]).tolist() == [0] * logits.shape[1]
+    broken = logits.clone()
+    broken[3, 1] = float("nan")
+    for given in (logits[:0], broken):
+        assert fit_bias(given, labels[: len(given)]).tolist() == [0] * logits.shape[1]
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -107,10 +107,13 @@ class Postprocessor(nn.Module):
     @torch.no_grad()
     def fit(self, logits: Tensor, labels: Tensor) -> None:
         """Fit temperature, bias and thresholds to logits ``(N, C)`` and labels on the CPU."""
-        self.reset()
         self.temperature.fill_(fit_temperature(logits, labels, self.task))
-        if self.bias is not None and bool(torch.isfinite(logits).all()):
-            self.bias.copy_(fit_bias(self.on_cpu().calibrated(logits), labels))
+        if self.bias is not None:
+            self.bias.copy_(fit_bias(logits.float() / self.temperature.cpu(), labels))
+            # without the bias, the temperature was also that of its errors
+            again = fit_temperature(self.on_cpu().calibrated(logits), labels, self.task)
+            self.temperature.mul_(again)
+            self.bias.div_(again)
         if self.thresholds is not None and len(logits):
             self.thresholds.copy_(fit_thresholds(self.on_cpu()(logits), labels))
 

@@ -66,14 +66,18 @@ def fit_bias(logits: Tensor, labels: Tensor) -> Tensor:
     A model that is surer of one class on training rows than on others decides too rarely for it.
     Alexandari et al., *Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label
     Shift Adaptation*, arXiv 1901.06852, fit it without the prior, under which few rows move it
-    little. Newton's method, with steps of at most 1 in each class, finds the optimum.
+    little. Newton's method, with steps of at most 1 in each class, finds the optimum. Logits that
+    are not finite give 0.
 
     Args:
         logits: ``(N, C)``, already divided by their temperature.
         labels: class indices ``(N,)``.
     """
     logits = logits.cpu().double()
-    truth, bias = _targets(labels.cpu(), logits, "multiclass"), logits.new_zeros(logits.shape[1])
+    bias = logits.new_zeros(logits.shape[1])
+    if not bool(torch.isfinite(logits).all()):
+        return bias
+    truth = _targets(labels.cpu(), logits, "multiclass")
     prior = torch.eye(len(bias), dtype=bias.dtype) / _BIAS_STD**2
     for _ in range(_STEPS):
         given = (logits + bias).softmax(dim=-1)
