@@ -304,6 +304,27 @@ def test_only_the_routes_that_the_page_needs_exist(address):
         assert httpx.get(f"{address}{path}").status_code == 404
 
 
+def test_pages_of_other_names_or_origins_get_no_answer(address):
+    port = address.rstrip("/").rpartition(":")[2]
+    here, alias = f"127.0.0.1:{port}", f"localhost:{port}"
+    rebound, longer = f"evil.example:{port}", f"localhost.evil.example:{port}"
+    for name, origin, code in (
+        (here, None, 200),
+        (here, f"http://{here}", 200),
+        (alias, f"http://{alias}", 200),
+        (rebound, f"http://{rebound}", 403),
+        (longer, None, 403),
+        (here, "http://evil.example", 403),
+        (here, f"http://{alias}", 403),
+        (here, "null", 403),
+    ):
+        sent = {"Host": name, **({} if origin is None else {"Origin": origin})}
+        files = {"files": ("a.png", b"0")}
+        upload = httpx.post(f"{address}gradio_api/upload", files=files, headers=sent)
+        page = httpx.get(address, headers=sent)
+        assert (upload.status_code, page.status_code) == (code, code), sent
+
+
 def test_an_upload_in_another_codec_is_refused(address):
     kind = {"Content-Type": "multipart/form-data; boundary=x; CHARSET=punycode"}
     part = b'--x\r\nContent-Disposition: form-data; name="text-"\r\n\r\n9ca' + b"a" * 1_200_000

@@ -27,6 +27,7 @@ _PAIR, _IMAGE, _TEXT = _TITLES = ("Image and text", "Image alone", "Text alone")
 # the paths that the page asks for; gradio has many more, such as one that runs ffmpeg
 _FILES = r"/((assets|static)/.*|theme\.css|favicon\.ico)?"
 _CALLS = r"/gradio_api/(upload(_progress)?|queue/(join|data)|file=.*|app_id|startup-events)"
+_LOCAL = ("127.0.0.1", "localhost")  # names of this machine, for itself alone
 _DECODING, _CLASSIFYING = Lock(), Lock()
 _SHOWN = 5  # number of labels that are always shown
 _ATTENTION = """\
@@ -112,6 +113,11 @@ def open_page(page: Any, host: str, port: int) -> str:
 
     async def check(request: Request) -> None:
         """Refuse what the page does not send, and addresses of files, which gradio would fetch."""
+        name, origin = (request.headers.get(key, "") for key in ("host", "origin"))
+        # a page can give its own name the address 127.0.0.1, and a browser lets any page send forms
+        known = host not in _LOCAL or name.partition(":")[0] in _LOCAL
+        if not known or (origin and origin.split("://")[-1] != name):
+            raise HTTPException(403, "Open the page by its own address.")
         # gradio's parser of uploads decodes with any codec of Python, some in quadratic time
         own = "charset" not in request.headers.get("content-type", "").lower()
         if not own or not re.fullmatch(f"{_FILES}|{_CALLS}", request.scope["path"]):
