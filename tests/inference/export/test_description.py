@@ -30,9 +30,10 @@ def test_the_preprocessing_of_another_pipeline_is_passed_on_unchanged(own, descr
 def test_texts_are_no_longer_than_the_tokenizer_takes(described):
     image = {"size": 32, "mean": [0.5] * 3, "std": [0.25] * 3, "interpolation": "bilinear"}
     text = {"max_tokens": 200, "clean": True}
-    tokenizer = SimpleNamespace(model_max_length=64, pad_token="[PAD]")
+    tokenizer = SimpleNamespace(model_max_length=64, pad_token="[PAD]", truncation_side="left")
     description = described({"image": image | {"crop_pct": 0.875}, "text": text}, tokenizer)
     expected = {"clean": True, "max_tokens": 64, "pad_token": "[PAD]", "padded": False}
-    assert description["preprocessing"]["text"] == expected | {"prompt": ""}
+    expected |= {"truncation_side": "left", "prompt": ""}
+    assert description["preprocessing"]["text"] == expected
     assert description["preprocessing"]["image"]["crop_pct"] == 0.875
     assert description["tokenizer"] == "tokenizer"

@@ -90,7 +90,7 @@ def samples(tmp_path):
     }
     for name, image in images.items():
         image.save(tmp_path / name, **({"exif": exif} if name == "turned.jpg" else {}))
-    texts = ["a red square", None, "", "a &amp; b <b>c</b>", "blue " * 200]
+    texts = ["a red square", None, "", "a &amp; b <b>c</b>", "blue " * 200 + "red"]
     named = [
         {"image": str(tmp_path / name), "text": texts[number % len(texts)]}
         for number, name in enumerate(images)
@@ -287,6 +287,7 @@ def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(predict):
         ("text", {"prompt": "a red "}),
         ("text", {"padded": True}),
         ("text", {"special": False}),
+        ("text", {"truncation_side": "left"}),
     ],
     ids=str,
 )
@@ -299,11 +300,15 @@ def test_predict_py_prepares_inputs_as_the_package_does(
     about["preprocessing"][side] |= options
     (tmp_path / "model.json").unlink()
     (tmp_path / "model.json").write_text(json.dumps(about))
-    if "special" in options:
-        (tmp_path / "tokenizer").unlink()
-        shutil.copytree(written / "tokenizer", tmp_path / "tokenizer")
-        file = tmp_path / "tokenizer" / "tokenizer.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"post_processor": None}))
+    for option, name, changed in (
+        ("special", "tokenizer.json", {"post_processor": None}),
+        ("truncation_side", "tokenizer_config.json", options),
+    ):
+        if option in options:
+            (tmp_path / "tokenizer").unlink()
+            shutil.copytree(written / "tokenizer", tmp_path / "tokenizer")
+            file = tmp_path / "tokenizer" / name
+            file.write_text(json.dumps(json.loads(file.read_text()) | changed))
     model, given = predict.Model(tmp_path), []
     model.session = SimpleNamespace(run=lambda _, inputs: given.append(inputs) or [[0]])
     processor = Classifier.load(tmp_path).processor

@@ -77,6 +77,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> Description:
         if tokenizer is not None:
             text["max_tokens"] = min(text["max_tokens"], tokenizer.model_max_length)
             text["pad_token"] = tokenizer.pad_token
+            text["truncation_side"] = tokenizer.truncation_side
         described = {"image": prepared.image.to_dict(), "text": text}
     return Description(
         format_version=1,

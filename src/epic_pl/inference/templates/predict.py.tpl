@@ -40,7 +40,8 @@ class Model:
         self.image, self.text = (self.about["preprocessing"][side] for side in ("image", "text"))
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
         self.tokenizer.no_padding()
-        self.tokenizer.enable_truncation(self.text["max_tokens"])
+        direction = self.text["truncation_side"]
+        self.tokenizer.enable_truncation(self.text["max_tokens"], direction=direction)
         # a tokenizer without special tokens makes none of an empty text
         self.blank = "" if self.tokenizer.encode("").ids else self.text["pad_token"]
         if self.text["padded"]:
