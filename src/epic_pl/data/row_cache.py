@@ -46,6 +46,7 @@ class _Facts(TypedDict):
     image_root: str
     notes: dict[str, int]
     classes: list[str]
+    unpacked: str
 
 
 def cached_rows(
@@ -53,7 +54,8 @@ def cached_rows(
 ) -> Rows:
     """Rows from the cache if their files are unchanged; else they are read and stored.
 
-    If several processes of a machine start together, one reads and the others wait for it.
+    They are also read again if images that were unpacked from them into the cache have changed. If
+    several processes of a machine start together, one reads and the others wait for it.
 
     Args:
         name: beginning of the cache file's name.
@@ -70,7 +72,7 @@ def cached_rows(
         table, facts = _read_arrow(path, *_ROWS)
         if fits(facts, _Facts):
             root, source = Path(facts["image_root"]), Path(facts["source"])
-            if root.exists():
+            if root.exists() and facts["unpacked"] == _unpacked_state(table, root):
                 return Rows(table, root, source, facts["classes"], facts["notes"])
         rows = read()
         facts = {
@@ -78,9 +80,21 @@ def cached_rows(
             "image_root": str(rows.image_root.resolve()),
             "notes": dict(rows.notes),
             "classes": list(rows.classes),
+            "unpacked": _unpacked_state(rows.table, rows.image_root.resolve()),
         }
         _write_arrow(path, rows.table, facts)
         return rows
+
+
+def _unpacked_state(table: pa.Table, root: Path) -> str:
+    """Digest of the states of images that were unpacked into the cache; empty for a user's images.
+
+    A state has no content, so a file whose size and time of change are as before is taken as sound.
+    """
+    if not root.is_relative_to(cache_dir().resolve()):
+        return ""
+    states = image_states(table["image"].unique().drop_null().to_pylist(), root)
+    return hashlib.sha256(json.dumps(states).encode()).hexdigest()
 
 
 def image_states(paths: Sequence[str], root: Path) -> dict[str, str | None]:

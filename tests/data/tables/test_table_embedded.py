@@ -1,5 +1,9 @@
 """Tables that hold their images as bytes, as an ``Image`` feature of Hugging Face does."""
 
+import errno
+import shutil
+from pathlib import Path
+
 import fabricate
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,6 +13,7 @@ from PIL import Image
 from epic_pl.data import TableDataModule
 from epic_pl.data.images import read_image
 from epic_pl.data.inspection.check import check_data
+from epic_pl.data.tables import columns
 from epic_pl.data.tables.columns import read_image_paths, unpack_images
 from epic_pl.features.items import image_digests
 from epic_pl.utils.errors import DataError
@@ -72,6 +77,53 @@ def test_plain_bytes_are_images_and_null_is_none(make, tmp_path, kind):
     assert [read_image(root / path).getpixel((0, 0))[0] for path in paths[1:4]] == [20, 40, 60]
     nothing, _ = unpack_images(pa.table({"image": pa.nulls(2, kind)}), "image")
     assert read_image_paths(nothing, "image").to_pylist() == [None, None]
+
+
+@pytest.mark.parametrize("damage", ["removed", "overwritten", "folder removed", "link to nothing"])
+@pytest.mark.usefixtures("cache")
+def test_a_damaged_unpacked_image_is_written_again(damage, make, tmp_path, monkeypatch):
+    def first():
+        (data := make()).setup()
+        assert len(data.dataset("train")) == 8
+        assert fabricate.raw(data.dataset("train"), 1)["image"].getpixel((0, 0)) == (20, 0, 0)
+        return data.dataset("train")
+
+    save(tmp_path / "d", rows())
+    file = (train := first()).image_root / train.row(1)["image"]
+    content = file.read_bytes()
+    if damage == "overwritten":
+        file.write_bytes(bytes(len(content)))
+    elif damage == "folder removed":
+        shutil.rmtree(file.parents[1])
+    else:
+        file.unlink()
+        if damage != "removed":
+            file.symlink_to(tmp_path / "nothing")
+    first()
+    assert file.read_bytes() == content
+    assert not file.is_symlink()
+    assert [*file.parent.iterdir()] == [file]
+    # and what is sound is neither read nor written again
+    monkeypatch.setattr(columns, "_unpacked", None)
+    first()
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_full_disk_leaves_no_part_of_an_image_under_its_name(monkeypatch):
+    def write(path, content):
+        with path.open("wb") as file:
+            file.write(content[:9])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    table = pa.table({"image": [png(20)]})
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", write)
+        with pytest.raises(DataError, match="cannot be written"):
+            unpack_images(table, "image")
+    read, root = unpack_images(table, "image")
+    (name,) = read["image"].to_pylist()
+    assert [file for file in root.rglob("[!.]*") if file.is_file()] == [root / name]
+    assert (root / name).read_bytes() == png(20)
 
 
 def test_equal_content_is_one_image_for_splits_checks_and_stored_features(make, tmp_path):
