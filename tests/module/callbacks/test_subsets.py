@@ -11,6 +11,7 @@ from epic_pl.data import ImageTextDataModule
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import SubsetAccuracy
 from epic_pl.module.outputs import SplitOutputs
+from epic_pl.module.postprocess import Postprocessor
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ def test_answers_are_compared_with_the_labels_of_their_own_rows():
     kinds = dict(zip("abcdef", ("odd", "even") * 3, strict=True))
     data = Mock(spec=ImageTextDataModule, task="multiclass", subsets=("even", "odd"))
     data.subset_of = kinds.get
-    module, logged = Mock(spec=EPICModule), {}
+    module, logged = Mock(spec=EPICModule, postprocessor=Postprocessor("multiclass", 2)), {}
     module.outputs = Mock(merged=lambda: SplitOutputs(logits, labels, sample_id=list("abcdef")))
     module.log = lambda name, value, **_: logged.update({name: float(value)})
     trainer = Mock(datamodule=data, testing=True)
@@ -66,3 +67,7 @@ def test_answers_are_compared_with_the_labels_of_their_own_rows():
         "test/accuracy_even": pytest.approx(2 / 3),
         "test/accuracy_odd": pytest.approx(1 / 3),
     }
+    module.postprocessor.bias[0] = 9  # of calibrated answers, as the accuracy of all rows
+    SubsetAccuracy().on_test_epoch_end(trainer, module)
+    assert logged["test/accuracy_even"] == pytest.approx(1 / 3)
+    assert logged["test/accuracy_odd"] == pytest.approx(2 / 3)
