@@ -29,7 +29,7 @@ import folds
 import tables
 from common import show
 from epic_pl.experiments.options import feature_cache, use_stored_features
-from epic_pl.nn.temperature import fit_temperature, most_likely, sample_losses
+from epic_pl.nn.temperature import fit_bias, fit_temperature, most_likely, sample_losses
 from epic_pl.run.epic_cli import parse, quiet_lightning
 
 METHODS = {
@@ -176,6 +176,8 @@ def record_all(arguments: argparse.Namespace, options: Sequence[str]) -> None:
 
 
 RULES = ("accuracy", "last", "loss", "ranking", "mean2", "mean3", "mean5", "half")
+# of the last epoch, with a bias of each class whose prior has this standard deviation
+BIASES = {f"bias {std}": std for std in (0.15, 0.25, 0.35, 0.5)}
 
 
 def judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -191,7 +193,7 @@ def judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     every: dict[tuple[str, str, str], list[float]] = {}
     for (task, method), paths in sorted(groups.items()):
         found = [scores(torch.load(path, weights_only=False)) for path in paths]
-        for rule in RULES:
+        for rule in found[0]:
             row: dict[str, Any] = {"task": task, "method": method, "rule": rule, "runs": len(found)}
             for name in found[0][rule]:
                 base = np.array([each[RULES[0]][name] for each in found])
@@ -200,7 +202,7 @@ def judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
                 every.setdefault((method, rule, name), []).append(float(np.mean(values)))
             rows.append(row)
     for method in dict.fromkeys(method for _, method in groups):
-        for rule in RULES[1:]:
+        for rule in (*RULES[1:], *BIASES):
             names = dict.fromkeys(name for m, r, name in every if (m, r) == (method, rule))
             each = {name: spread(np.array(every[method, rule, name])) for name in names}
             rows.append({"task": "mean", "method": method, "rule": rule, "runs": "", **each})
@@ -226,7 +228,7 @@ def scores(made: dict[str, Any]) -> dict[str, dict[str, float]]:
         "last": float,
     }
     found = {}
-    for rule in RULES:
+    for rule in (*RULES, *(BIASES if task == "multiclass" else ())):
         pairs = (made["val_logits"], made["test_logits"])
         if rule in best:
             epoch = max(range(len(epochs)), key=best[rule])  # the first of equal ones
@@ -236,12 +238,14 @@ def scores(made: dict[str, Any]) -> dict[str, dict[str, float]]:
         else:  # fewer epochs
             val, test = (logits[-1] for logits in pairs)
         temperature = fit_temperature(val, labels, task)
-        threshold = 0.5
+        val, test, threshold = val / temperature, test / temperature, 0.5
+        if rule in BIASES:
+            test = test + fit_bias(val, labels, BIASES[rule]).float()
         if task == "multilabel":
             tried = np.arange(0.05, 0.96, 0.01)
-            given = (val / temperature).sigmoid()
+            given = val.sigmoid()
             threshold = float(max(tried, key=lambda t: f1(given, labels, "micro", t)))
-        measured = measure(task, test / temperature, made["test_labels"], threshold)
+        measured = measure(task, test, made["test_labels"], threshold)
         measured.pop("uncalibrated")
         found[rule] = {name: 100 * value for name, value in measured.items()}
     return found

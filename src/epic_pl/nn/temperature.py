@@ -60,8 +60,8 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
     return math.exp((low + high) / 2)
 
 
-def fit_bias(logits: Tensor, labels: Tensor) -> Tensor:
-    """The bias b ``(C,)`` of classes under which labels are most likely, a priori N(0, 1/16).
+def fit_bias(logits: Tensor, labels: Tensor, std: float = _BIAS_STD) -> Tensor:
+    """The bias b ``(C,)`` of classes under which labels are most likely, a priori N(0, std^2).
 
     A model that is surer of one class on training rows than on others decides too rarely for it.
     Alexandari et al., *Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label
@@ -73,6 +73,7 @@ def fit_bias(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: ``(N, C)``, already divided by their temperature.
         labels: class indices ``(N,)``.
+        std: standard deviation of the prior.
     """
     logits = logits.cpu().double()
     bias = logits.new_zeros(logits.shape[1])
@@ -81,7 +82,7 @@ def fit_bias(logits: Tensor, labels: Tensor) -> Tensor:
     wanted = _targets(labels.cpu(), logits, "multiclass").sum(dim=0)
     for _ in range(_STEPS):
         given = (logits + bias).softmax(dim=-1).sum(dim=0)
-        step = (wanted - given - bias / _BIAS_STD**2) / (given + 1 / _BIAS_STD**2)
+        step = (wanted - given - bias / std**2) / (given + 1 / std**2)
         bias += step.clamp(-1, 1)
         if step.abs().max() < _SMALL:
             break
