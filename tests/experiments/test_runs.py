@@ -68,10 +68,12 @@ def test_finished_runs_are_reported_and_not_repeated(runs, monkeypatch):
 
 
 PARENT = """
+import signal
 import sys
 from pathlib import Path
 import fake_runs
 from epic_pl.experiments.runs import execute
+signal.signal(signal.SIGINT, signal.default_int_handler)  # under nohup it would be ignored
 if __name__ == "__main__":
     runs = [fake_runs.run(Path(sys.argv[1]), name) for name in ("fine", "waits", "last")]
     execute(runs, fake_runs.work, lambda: print([run.ended for run in runs], flush=True))
