@@ -23,7 +23,7 @@ from epic_pl.module.postprocess import (
     reliability_bins,
 )
 from epic_pl.nn import HeadConfig
-from epic_pl.nn.temperature import HIGHEST, LOWEST, fit_temperature
+from epic_pl.nn.temperature import HIGHEST, LOWEST, fit_bias, fit_temperature
 
 TASKS = ("multiclass", "multilabel")
 
@@ -62,6 +62,10 @@ def test_logits_that_shun_a_class_are_calibrated_as_if_they_did_not():
     assert biased.temperature == pytest.approx(3 * float(plain.temperature), rel=0.03)
     best = fit_temperature(biased.calibrated(shunned[:half]), labels[:half], "multiclass")
     assert best == pytest.approx(1, abs=0.01)
+    first = fit_temperature(shunned[:half], labels[:half], "multiclass")
+    moved = shunned / first + fit_bias(shunned[:half] / first, labels[:half])
+    again = fit_temperature(moved[:half], labels[:half], "multiclass")
+    torch.testing.assert_close(biased.calibrated(shunned), (moved / again).float())
     biased.reset()
     torch.testing.assert_close(biased(shunned), shunned.softmax(dim=1))
 

@@ -2,7 +2,10 @@
 
 import torch
 
-from epic_pl.report.figures import draw_confusion_matrix
+from epic_pl.module.evaluator import Evaluator
+from epic_pl.module.outputs import SplitOutputs
+from epic_pl.module.postprocess import Postprocessor
+from epic_pl.report.figures import confusion_counts, draw_confusion_matrix
 
 
 def test_counts_accuracy_and_names_are_drawn():
@@ -16,6 +19,14 @@ def test_counts_accuracy_and_names_are_drawn():
     assert axes.get_xlabel() == "predicted"
     shades = axes.images[0].get_array()
     assert shades.tolist() == [[0.75, 0.25], [0, 1]]
+
+
+def test_counts_are_of_calibrated_answers():
+    post = Postprocessor("multiclass", 2)
+    post.bias.copy_(torch.tensor([0.6, -0.6]))  # the second row changes its class
+    outputs = SplitOutputs(torch.tensor([[0.0, 2], [0, 1], [1, 0]]), torch.tensor([1, 1, 0]))
+    counts = confusion_counts(Evaluator(["a", "b"], post), outputs)
+    assert counts.tolist() == [[1, 0], [1, 1]]
 
 
 def test_a_class_without_samples_is_drawn():
