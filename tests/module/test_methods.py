@@ -56,6 +56,16 @@ def test_resume_in_the_middle_of_an_epoch_equals_the_run_that_never_stopped(name
     assert differing(straight, {key: early[key] for key in straight}) == [*straight]
 
 
+@methods
+def test_mixed_precision_trains_with_clipped_gradients(name, workshop):
+    module = workshop.module(name, optim={"lr": 1e-2}, modality_dropout=0.5)
+    before = trained(module)
+    trainer = workshop.trainer(max_epochs=2, precision="bf16-mixed", gradient_clip_val=1.0)
+    trainer.fit(module, workshop.data())
+    assert differing(before, trained(module)) == [*before]
+    assert all(bool(value.isfinite().all()) for value in trained(module).values())
+
+
 def _test_logits(workshop, module, level):
     cache = FeatureCache(level, dtype="float32", folder=str(workshop.root / "features"))
     workshop.trainer(cache).test(module, datamodule=workshop.data(), verbose=False)

@@ -26,12 +26,6 @@ def _by_name(model, key):
     return {names[id(p)]: group[key] for group in groups for p in group["params"]}
 
 
-def test_adamw_is_fused_on_a_cpu_alone(make):
-    model = make().model
-    assert build_optimizer(model, CONFIG).defaults["fused"] is True
-    assert build_optimizer(model.to("meta"), CONFIG).defaults["fused"] is False
-
-
 @pytest.mark.parametrize("first_prompt", ["independent", "from_text"])
 def test_matrices_decay_and_the_head_has_a_rate_of_its_own(first_prompt, make):
     head = {"similarity": True}
