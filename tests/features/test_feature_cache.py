@@ -389,6 +389,28 @@ def test_what_cannot_be_stored_is_refused(workshop):
         fit(workshop, "read_only", workshop.cache(), data=workshop.data(augment="flip"))
 
 
+@pytest.mark.parametrize(
+    ("options", "augment", "level", "why"),
+    [
+        ({}, "none", "layers", "most that EPIC can use"),
+        ({"attention": "joint"}, "none", "tokens", "most that EPIC can use"),
+        ({"method": "LoRA"}, "none", "off", "most that LoRA can use"),
+        ({}, "flip", "off", "data.augment is 'flip'"),
+    ],
+)
+def test_auto_stores_the_most_that_a_run_can_use(workshop, options, augment, level, why, caplog):
+    data, cache = workshop.data(augment=augment), workshop.cache("auto")
+    module = workshop.module(**options)
+    with caplog.at_level("INFO"):
+        workshop.trainer(cache, max_epochs=1).fit(module, datamodule=data)
+    (told,) = (text for text in caplog.messages if "cache.level" in text)
+    assert f"cache.level is {level}, " in told
+    assert why in told
+    assert cache.level_for(module, data) == level
+    stored = [FeatureStore(folder).spec.provenance["level"] for folder in workshop.stores("image")]
+    assert stored == [level] * (level != "off")
+
+
 @pytest.fixture
 def seen(monkeypatch):
     """Tiny items stay in place too; gives the types of memories and of an image's tokens."""

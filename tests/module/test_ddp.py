@@ -54,6 +54,13 @@ if cli.trainer.is_global_zero:
     open("metrics.json", "w").write(json.dumps(metrics))
 run(["predict", *ddp, "--ckpt_path", f"{folder}/last.ckpt"])
 
+nodes = ["--config", config, "--config", "multi_node.yaml", "--trainer.accelerator", "cpu"]
+nodes += ["--trainer.devices", "2", "--trainer.num_nodes", "1", "--cache.level", "auto"]
+for name in ("EPIC", "LoRA"):
+    cli = run(["fit", *nodes, "--model.method", name, "--trainer.logger", "false"])
+    assert cli.trainer.global_step and cli.trainer.precision == "bf16-mixed"
+    keep(cli.model, cli.trainer, f"nodes_{name}")
+
 
 wide = tiny_runs.HEAD | {"network": "wide"}  # which has experts
 

@@ -42,10 +42,10 @@ def feature_cache(trainer: Any) -> FeatureCache:
 
 def use_stored_features(built: Built) -> str:
     """Let a method read all that can be stored for it, where the cache is on; returns the level."""
-    cache, levels = feature_cache(built.trainer), built.module.model.cache_levels
+    cache = feature_cache(built.trainer)
     if cache.level != "off":
-        cache.level = levels[-1] if levels else "off"
-    return cache.level
+        cache.level = "auto"
+    return cache.level_for(built.module, built.data)
 
 
 def options_key(parsed: Mapping[str, Any], *others: Any) -> str:

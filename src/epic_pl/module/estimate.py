@@ -41,7 +41,8 @@ def estimate(
     module.check_device(device := trainer.strategy.root_device)
     module.to(device)
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
-    level = next((part.level for part in callbacks if isinstance(part, FeatureCache)), "off")
+    caches = (part for part in callbacks if isinstance(part, FeatureCache))
+    level = next((part.level_for(module, data) for part in caches), "off")
     train, val, mode = data.dataset("train"), data.dataset("val"), module.training
     module.eval()  # else the statistics of training would begin with rows of the trial
     for rows in (1, min(_ROWS, data.batch_size_per_device, len(train))):  # the first call is slow

@@ -475,7 +475,7 @@ def test_a_column_of_bytes_is_taken_for_the_images(folder, kind):
     assert (guess.image_column, guess.unused) == ("photo", ["row", "sha"])
 
 
-@pytest.mark.parametrize(("free", "level"), [(10**9, "layers"), (20_000_000, "off")])
+@pytest.mark.parametrize(("free", "level"), [(10**9, "auto"), (20_000_000, "off")])
 def test_features_are_stored_where_the_disk_has_room(folder, monkeypatch, free, level):
     """40 rows of 32 tokens take up to 15 MB."""
     pa.csv.write_csv(_table(), folder / "table.csv")

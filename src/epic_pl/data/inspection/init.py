@@ -142,7 +142,7 @@ def _options(
     needed, free = rows * (_IMAGE_BYTES + tokens * _TOKEN_BYTES), free_bytes(cache_dir())
     space = f"up to {decimal(needed)} in {cache_dir()}, where {decimal(free)} are free"
     if 2 * needed < free:
-        options["cache"] = {"level": "layers"}
+        options["cache"] = {"level": "auto"}
         features = f"stored, {space}; epochs read them"
     else:
         options["cache"] = {"level": "off"}

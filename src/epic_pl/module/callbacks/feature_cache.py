@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.datamodule import STAGES
@@ -15,10 +16,12 @@ from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
 from epic_pl.module import EPICModule
 from epic_pl.module.evaluator import own_data, require_data
-from epic_pl.nn.towers import CELLS, MEMORY, TOKENS
+from epic_pl.nn.towers import CELLS, MEMORY, TOKENS, FeatureLevel
 from epic_pl.utils.errors import CacheError, ConfigError, DataError, raised_as
 from epic_pl.utils.share import ALL, Share
 from epic_pl.utils.validate import check_at_least
+
+Level = Literal["off", "auto", "tokens", "layers"]
 
 
 class FeatureCache(Callback):
@@ -29,7 +32,8 @@ class FeatureCache(Callback):
 
     Args:
         level: "off"; "tokens": those that enter the first interaction layer, for any prompts;
-            "layers": keys and values of every interaction layer, for read-only prompts.
+            "layers": keys and values of every interaction layer, for read-only prompts; "auto": the
+            most that the method can use, and nothing for augmented images.
         dtype: data type of the stored numbers: float32, bfloat16 or float16.
         folder: folder of the stores; None is ``features`` in the cache folder.
         batch_size: number of images or texts that are encoded at a time; None is 16 on a CPU, where
@@ -42,13 +46,13 @@ class FeatureCache(Callback):
 
     def __init__(
         self,
-        level: Literal["off", "tokens", "layers"] = "off",
+        level: Level = "off",
         dtype: StoredDtype = "float16",
         folder: str | None = None,
         batch_size: int | None = None,
         threads: int = 2,
     ) -> None:
-        self.level = level
+        self.level: Level = level
         self.dtype = dtype
         self.root = default_root() if folder is None else Path(folder)
         self.batch_size = batch_size
@@ -61,7 +65,23 @@ class FeatureCache(Callback):
             return
         data = require_data(trainer, pl_module, "cache.level")
         assert isinstance(pl_module, EPICModule)
-        self._fill_on_ranks(trainer, pl_module, data, [stage])
+        level = self.level_for(pl_module, data)
+        if self.level == "auto":
+            why = f"the most that {pl_module.method_name} can use"
+            if data.augment != "none":
+                why = f"since data.augment is {data.augment!r}"
+            rank_zero_info(f"Stored features: cache.level is {level}, {why}.")
+        if level != "off":
+            self._fill_on_ranks(trainer, pl_module, data, [stage])
+
+    def level_for(
+        self, module: EPICModule, data: ImageTextDataModule
+    ) -> FeatureLevel | Literal["off"]:
+        """The level at which features of a module and its data are stored."""
+        if self.level != "auto":
+            return self.level
+        levels = module.model.cache_levels if data.augment == "none" else ()
+        return levels[-1] if levels else "off"
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let the DataModule read images again, since another run may need other splits."""
@@ -97,14 +117,15 @@ class FeatureCache(Callback):
             DataError: an image cannot be read.
             CacheError: the stores cannot be written, or the disk has no room for all of them.
         """
-        assert self.level != "off"
+        level = self.level_for(module, data)
+        assert level != "off"
         splits = dict.fromkeys(split for stage in stages for split in STAGES[stage])
         if "train" in splits and data.augment != "none":
             raise ConfigError(
                 f"data.augment is {data.augment!r}, but must be none unless cache.level is off."
             )
         datasets = [data.dataset(split) for split in splits]
-        given = module.device, data, datasets, self.level, self.dtype
+        given = module.device, data, datasets, level, self.dtype
         digest_file = self.root / f"digests-{share.index}.json"
         images = Images(module.model.image_tower, *given, self.threads, digest_file)
         texts = Texts(module.model.text_tower, *given)
@@ -150,7 +171,7 @@ class FeatureCache(Callback):
             DataError: a split cannot be read.
             CacheError: the stores cannot be written.
         """
-        if self.level == "off":
+        if self.level_for(module, data) == "off":
             raise ConfigError("There is nothing to store: set cache.level to tokens or layers.")
         launcher: Any = trainer.strategy.launcher
         if launcher is None:

@@ -104,7 +104,11 @@ class PredictionWriter(Callback):
             preprocessing=data.preprocessing,
             alone=data.alone,
             precision=trainer.precision,
-            caches=[(c.level, c.dtype) for c in callbacks if isinstance(c, FeatureCache)],
+            caches=[
+                (c.level_for(module, data), c.dtype)
+                for c in callbacks
+                if isinstance(c, FeatureCache)
+            ],
         )
         none = np.zeros((0, module.num_classes), np.float32)
         return self._bulk, self._table(module, sample_columns(None), none)
