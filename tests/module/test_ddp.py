@@ -43,6 +43,8 @@ def keep(module, trainer, name):
 
 cli = run(["fit", *ddp, "--config", "every_step.yaml"])
 keep(cli.model, cli.trainer, "straight")
+mean_loss = cli.trainer.callback_metrics["train/loss_epoch"]
+torch.save(mean_loss, f"loss.rank{cli.trainer.global_rank}.pt")
 folder = "runs/fit/version_0/checkpoints"
 cli = run(["fit", *ddp, "--ckpt_path", f"{folder}/step4.ckpt"])
 keep(cli.model, cli.trainer, "resumed")
@@ -172,6 +174,8 @@ def test_both_ranks_end_with_the_same_weights_and_all_have_moved(two_ranks):
     early = {key: checkpoint["state_dict"][key] for key in end}
     assert set(differing(end, early)) == set(end)
     assert len(checkpoint["resume_states"]) == 2
+    # the mean over the rows of both
+    assert _weights(two_ranks, "loss", 0) == _weights(two_ranks, "loss", 1)
 
 
 # half-accumulated gradients, which differ from rank to rank, used to be lost

@@ -5,6 +5,8 @@ import math
 import re
 import sys
 import time
+import warnings
+from copy import deepcopy
 from pathlib import Path
 
 import lightning as L
@@ -14,7 +16,8 @@ import torch
 import epic_pl
 import tiny_runs
 from epic_pl.module import EPICModule
-from epic_pl.module.optim import warmup_cosine
+from epic_pl.module.config import OptimConfig
+from epic_pl.module.optim import build_optimizer, warmup_cosine
 from epic_pl.nn import EPIC
 from epic_pl.nn.heads.features import Standardization
 from epic_pl.run.epic_cli import build
@@ -39,7 +42,10 @@ def test_a_plain_trainer_and_loader_run_all_four_loops(task, classes, names, mak
     multilabel = task == "multilabel"
     rows = tiny_runs.samples(8, classes=classes, multilabel=multilabel)
     model, trainer = make(num_classes=classes, task=task), tiny_runs.trainer(tmp_path, max_epochs=1)
-    trainer.fit(model, tiny_runs.loader(rows), tiny_runs.loader(rows))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        trainer.fit(model, tiny_runs.loader(rows), tiny_runs.loader(rows))
+    assert not [each for each in told if "eval mode" in str(each.message)]  # frozen encoders are
     expected = {f"{stage}/{name}" for stage in ("train", "val") for name in ("loss", *names)}
     ranking = "map" if multilabel else "auroc"
     expected.add(f"val/{ranking}")  # in training it would keep the scores of an epoch
@@ -271,6 +277,29 @@ def test_from_config_is_what_the_command_line_builds(
 
 
 # the running feature statistics are the one thing that sees the parts of a batch
+@pytest.mark.parametrize("way", ["loop", "fabric"])
+def test_a_loop_of_ones_own_trains_as_a_trainer_does(way, make, tmp_path):
+    rows = tiny_runs.samples(8)
+    module, expected = deepcopy(start := make(head={"network": "wide"})), deepcopy(start)
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1, num_sanity_val_steps=0)
+    expected.optim = module.optim = OptimConfig(warmup=0.0)
+    expected.configure_optimizers = lambda: build_optimizer(expected.model, expected.optim)
+    torch.manual_seed(0)
+    trainer.fit(expected, tiny_runs.loader(rows))
+    optimizer = build_optimizer(module.model, module.optim)
+    trained, fabric = module, L.Fabric(accelerator="cpu", devices=1)
+    if way == "fabric":
+        trained, optimizer = fabric.setup(module, optimizer)
+    torch.manual_seed(0)
+    trained.train()
+    for number, batch in enumerate(tiny_runs.loader(rows)):
+        optimizer.zero_grad()
+        loss = trained.training_step(batch, number)
+        fabric.backward(loss) if way == "fabric" else loss.backward()
+        optimizer.step()
+    assert not tiny_runs.differing(tiny_runs.trained(module), tiny_runs.trained(expected))
+
+
 def test_accumulated_gradients_are_those_of_one_large_batch(make, tmp_path, monkeypatch):
     monkeypatch.setattr(Standardization, "_update", lambda *_: None)
     ends = []

@@ -1,7 +1,19 @@
+import json
+import shutil
+
 import pytest
+import timm
 
 import tiny_runs
-from epic_pl.module.parameters import count_parameters, trainable_share
+from epic_pl.module.config import EncoderConfig
+from epic_pl.module.parameters import (
+    ParameterTable,
+    count_parameters,
+    encoder_line,
+    encoder_lines,
+    trainable_share,
+)
+from epic_pl.nn.encoders import FeaturesEncoder
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +44,49 @@ def test_the_share_is_of_the_encoders_as_they_came(method, make):
     assert trainable_share(model) == pytest.approx(trained / came_with)
 
 
-def test_fit_starts_with_a_table_of_every_part_and_the_share(make, tmp_path, capsys):
-    module = make()
-    tiny_runs.trainer(tmp_path, max_steps=1).fit(module, tiny_runs.loader(tiny_runs.samples()))
+def test_a_fit_with_the_table_starts_with_every_part_and_the_share(make, tmp_path, capsys):
+    module, loader = make(), tiny_runs.loader(tiny_runs.samples())
+    tiny_runs.trainer(tmp_path, max_steps=1).fit(module, loader)
+    assert not capsys.readouterr().out  # enable_model_summary is False
+    tiny_runs.trainer(tmp_path, max_steps=1, callbacks=[ParameterTable()]).fit(module, loader)
     printed = capsys.readouterr().out
     for part, (trained, frozen) in count_parameters(module.model).items():
         row = next(line for line in printed.splitlines() if part in line)
         assert f"{trained:,}" in row
         assert f"{frozen:,}" in row
     assert f"Trainable share: {trainable_share(module.model):.2%}" in printed
+
+
+def test_a_line_for_each_encoder_tells_how_its_inputs_are_prepared(
+    make, tiny_vit_dir, tiny_tokenizer_dir, tmp_path, caplog
+):
+    folder = shutil.copytree(tiny_tokenizer_dir, tmp_path / "bert")
+    prompts = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "query"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
+    data = tiny_runs.table_data(tiny_runs.table(tmp_path), tiny_vit_dir, folder)
+    options = {"encoders": {"text": {"name": str(folder)}}, "preprocessing": data.preprocessing}
+    model = make(**options)
+    image, text = encoder_lines(model)
+    for word in (str(tiny_vit_dir), "TimmViTEncoder", "3 layers of width 32", "pooling auto"):
+        assert word in image
+    for word in ("size=32", "mean=(0.5, 0.5, 0.5)", "resize='crop'", "vit0/config.json"):
+        assert word in image
+    for word in (str(folder), "pooling mean", "max_tokens=64", "prompt='query: '"):
+        assert word in text
+    assert "from 1_Pooling/config.json; its prompts: query, document" in text
+    with caplog.at_level("INFO"):
+        tiny_runs.trainer(
+            tmp_path, max_epochs=1, limit_train_batches=1, callbacks=[ParameterTable()]
+        ).fit(model, data)
+    assert image in caplog.text
+    assert text in caplog.text
+    assert list(encoder_lines(make()))[1].endswith("inputs of another pipeline")
+
+
+def test_a_line_says_why_an_encoder_gives_features_alone():
+    encoder = FeaturesEncoder(timm.create_model("test_convnext", num_classes=0))
+    line = encoder_line(EncoderConfig("mine"), encoder, None)
+    assert "FeaturesEncoder of ConvNeXt with features alone of width" in line
+    assert line.endswith("only VisionTransformer and Eva are run layer by layer.")

@@ -1,40 +1,43 @@
 """Callbacks that every :class:`~epic_pl.module.EPICModule` brings to its Trainer."""
 
-from collections.abc import Iterator
+from functools import reduce
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, ModelPruning, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from epic_pl.data.preprocessing import (
-    ImagePreprocessing,
-    Preprocessing,
-    TextPreprocessing,
-    image_file,
-)
-from epic_pl.module.config import EncoderConfig
 from epic_pl.module.outputs import warn_of_absence
-from epic_pl.module.parameters import parameter_table
-from epic_pl.nn.encoders import Encoder
-from epic_pl.utils.assets.sentence_files import read_sentence_files
 from epic_pl.utils.errors import ConfigError, TrainingError
 
 # on an accelerator each check of the loss has to wait for the device
 _CHECK_INTERVAL = 50
 
 
-class ParameterTable(Callback):
-    """Prints the encoders and the numbers of parameters when a training starts."""
+class LossLog(Callback):
+    """Logs the loss of each training batch, and its terms every ``log_every_n_steps``.
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Print a line for each encoder and the table once."""
-        if trainer.is_global_zero:
-            for line in encoder_lines(pl_module):
-                rank_zero_info(line)
-            parameter_table(pl_module.model)
+    Each call of ``log`` takes time. An epoch's loss is the mean over the rows of all ranks.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Log the batch's ``loss_terms``; steps of a subclass may leave none."""
+        terms, pl_module.loss_terms = pl_module.loss_terms, {}
+        if not terms:
+            return
+        mean, size = pl_module.train_loss, len(batch["labels"])
+        mean(reduce(torch.add, terms.values()), size)
+        options = {"on_step": True, "batch_size": size}
+        pl_module.log("train/loss", mean, prog_bar=True, on_epoch=True, **options)
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning's
+        if len(terms) > 1 and every and trainer.global_step % every == 0:
+            pl_module.log_dict(
+                {f"train/{name}_loss": one for name, one in terms.items()}, **options
+            )
 
 
 class TrainingGuard(Callback):
@@ -74,30 +77,6 @@ class TrainingGuard(Callback):
             "trainer.precision to 32-true or bf16-mixed; the checkpoints written before this step "
             "are untouched, and ckpt_path resumes from them."
         )
-
-
-def encoder_lines(module: Any) -> Iterator[str]:
-    """A line for each encoder of a module: what it is, and how its inputs are prepared."""
-    given = Preprocessing.find(module.hparams.get("preprocessing")) or (None, None)
-    yield encoder_line(module.encoders.image, module.model.image_encoder, given[0])
-    yield encoder_line(module.encoders.text, module.model.text_encoder, given[1])
-
-
-def encoder_line(config: EncoderConfig, encoder: Encoder, options: object) -> str:
-    """The line of one encoder, with the options of its inputs; None are of another pipeline."""
-    inputs = "inputs of another pipeline"
-    if isinstance(options, ImagePreprocessing):
-        inputs = f"{options} from {image_file(config.name)}"
-    elif isinstance(options, TextPreprocessing):
-        files = read_sentence_files(config.name, config.revision)
-        inputs = f"{options} from {files.file if files.pooling else 'its tokenizer'}"
-        inputs += f"; its prompts: {', '.join(files.prompts) or 'none'}"
-    size = f"{encoder.num_layers} layers"
-    if encoder.problem:
-        size, inputs = "features alone", f"{inputs}. {encoder.problem}"
-    size += f" of width {encoder.width}, {encoder.num_parameters:,} parameters"
-    kind = f"{type(encoder).__name__} of {type(encoder.model).__name__} with {size}"
-    return f"Encoder {config.name}: {kind}, pooling {encoder.pooling}; {inputs}"
 
 
 class AbsenceWarning(Callback):

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import disable_possible_user_warnings
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -20,7 +21,7 @@ from epic_pl.module.checkpoint import CheckpointedModule
 from epic_pl.module.companions import (
     AbsenceWarning,
     AveragedDecisions,
-    ParameterTable,
+    LossLog,
     TrainingGuard,
 )
 from epic_pl.module.compilation import compile_model, mark_lengths
@@ -132,9 +133,11 @@ class EPICModule(CheckpointedModule):
         self.postprocessor = Postprocessor(task, num_classes)
         self.outputs = OutputCollector(num_classes)
         self.train_metrics = build_metrics(task, num_classes, "train/")
-        means = {stage: MeanMetric(nan_strategy=math.nan) for stage in ("val", "test")}  # NaN stays
+        self.train_loss = MeanMetric(nan_strategy=math.nan)  # NaN stays
+        means = {stage: MeanMetric(nan_strategy=math.nan) for stage in ("val", "test")}
         self.mean_losses = nn.ModuleDict(means)
         self._total_steps = math.inf  # until training starts
+        self.loss_terms: dict[str, Tensor] = {}
         self._checked: set[str] = set()
         if warm_start is not None:
             self.load_weights(warm_start, new_training=True)
@@ -195,22 +198,16 @@ class EPICModule(CheckpointedModule):
         return cast(Output, self(batch))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Loss of one training batch, the sum of its terms; logs both and updates the metrics.
+        """Loss of one training batch; keeps its terms, which a callback logs, in ``loss_terms``.
 
-        The terms are logged every ``log_every_n_steps``, since each call of ``log`` takes time.
+        It needs no Trainer.
         """
         output, labels = self._checked_output(batch, "train"), batch["labels"]
-        losses, size = self._training_losses(output, batch), len(labels)
-        loss, members = reduce(torch.add, losses.values()), len(output.members) or 1
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]  # Lightning's
-        if len(losses) > 1 and every and (self.global_step + 1) % every == 0:
-            parts = {f"train/{name}_loss": part.detach() / members for name, part in losses.items()}
-            self.log_dict(parts, on_step=True, batch_size=size)
-        mean = loss.detach() / members
-        self.log("train/loss", mean, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        losses, members = self._training_losses(output, batch), len(output.members) or 1
+        self.loss_terms = {name: part.detach() / members for name, part in losses.items()}
         probabilities = self.postprocessor.uncalibrated(output.logits.detach())
         self.train_metrics.update(metric_inputs(self.task, probabilities), labels.int())
-        return loss
+        return reduce(torch.add, losses.values())
 
     def on_train_epoch_end(self) -> None:
         """Log the metrics of the epoch's training batches."""
@@ -325,6 +322,8 @@ class EPICModule(CheckpointedModule):
     def on_fit_start(self) -> None:
         """Reset what an earlier validation decided, unless the run resumes."""
         super().on_fit_start()
+        # Lightning warns of modules in eval mode, as frozen encoders are
+        disable_possible_user_warnings("lightning.pytorch.loops.fit_loop")
         if self.trainer.ckpt_path is None:  # a warm start loads a calibration
             self.postprocessor.reset()
             self.calibration_rows = None
@@ -345,8 +344,8 @@ class EPICModule(CheckpointedModule):
                 set_rates(config.scheduler)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Callbacks that print parameters, warn of missing modalities, and guard the loss."""
-        return [ParameterTable(), TrainingGuard(), AbsenceWarning(), AveragedDecisions()]
+        """Callbacks that log and guard the loss, and warn of missing modalities."""
+        return [LossLog(), TrainingGuard(), AbsenceWarning(), AveragedDecisions()]
 
     # -- devices
 

@@ -1,10 +1,25 @@
-"""Numbers of trainable and frozen parameters."""
+"""Summary of a module: its encoders, and numbers of trainable and frozen parameters."""
 
+from collections.abc import Iterator
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelSummary
+from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
+from epic_pl.data.preprocessing import (
+    ImagePreprocessing,
+    Preprocessing,
+    TextPreprocessing,
+    image_file,
+)
+from epic_pl.module.config import EncoderConfig
 from epic_pl.nn.base import DualEncoder
+from epic_pl.nn.encoders import Encoder
+from epic_pl.utils.assets.sentence_files import read_sentence_files
 
 _PART_NAMES = {"hubs": "interaction hub"}
 
@@ -47,3 +62,41 @@ def parameter_table(model: DualEncoder, console: Console | None = None) -> None:
     console = console or Console()
     console.print(table)
     console.print(f"Trainable share: {trainable_share(model):.2%} of the encoders' parameters.")
+
+
+class ParameterTable(ModelSummary):
+    """Prints the encoders and the numbers of parameters when a training starts.
+
+    In a Trainer's callbacks it replaces Lightning's own summary.
+    """
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Print a line for each encoder and the table once."""
+        if trainer.is_global_zero:
+            for line in encoder_lines(pl_module):
+                rank_zero_info(line)
+            parameter_table(pl_module.model)
+
+
+def encoder_lines(module: Any) -> Iterator[str]:
+    """A line for each encoder of a module: what it is, and how its inputs are prepared."""
+    given = Preprocessing.find(module.hparams.get("preprocessing")) or (None, None)
+    yield encoder_line(module.encoders.image, module.model.image_encoder, given[0])
+    yield encoder_line(module.encoders.text, module.model.text_encoder, given[1])
+
+
+def encoder_line(config: EncoderConfig, encoder: Encoder, options: object) -> str:
+    """The line of one encoder, with the options of its inputs; None are of another pipeline."""
+    inputs = "inputs of another pipeline"
+    if isinstance(options, ImagePreprocessing):
+        inputs = f"{options} from {image_file(config.name)}"
+    elif isinstance(options, TextPreprocessing):
+        files = read_sentence_files(config.name, config.revision)
+        inputs = f"{options} from {files.file if files.pooling else 'its tokenizer'}"
+        inputs += f"; its prompts: {', '.join(files.prompts) or 'none'}"
+    size = f"{encoder.num_layers} layers"
+    if encoder.problem:
+        size, inputs = "features alone", f"{inputs}. {encoder.problem}"
+    size += f" of width {encoder.width}, {encoder.num_parameters:,} parameters"
+    kind = f"{type(encoder).__name__} of {type(encoder.model).__name__} with {size}"
+    return f"Encoder {config.name}: {kind}, pooling {encoder.pooling}; {inputs}"

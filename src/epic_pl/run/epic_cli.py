@@ -47,6 +47,7 @@ from epic_pl.module.checkpoint_io import (
 )
 from epic_pl.module.config import as_config
 from epic_pl.module.estimate import estimate
+from epic_pl.module.parameters import ParameterTable
 from epic_pl.module.ranking import RANKING
 from epic_pl.nn.encoders import Encoder
 from epic_pl.report.writer import ReportWriter
@@ -187,7 +188,7 @@ class EPICCLI(LightningCLI):
             trainer_defaults={
                 "gradient_clip_val": 1.0,
                 "enable_model_summary": False,  # the parameter table says more
-                "callbacks": [SubsetAccuracy()],
+                "callbacks": [SubsetAccuracy(), ParameterTable()],
             },
             parser_kwargs=PARSER_OPTIONS,
             args=list(words),
@@ -546,8 +547,7 @@ def parse(args: Sequence[str]) -> EPICCLI:
         # adds none to the parser's own, such as subprocess, which else is only warned of
         import_path_denylist=[],
     )
-    # Lightning warns of what is intended: frozen encoders in eval mode, loaders of few workers
-    disable_possible_user_warnings("lightning.pytorch.loops.fit_loop")
+    # Lightning warns of what is intended: loaders of few workers
     disable_possible_user_warnings("lightning.pytorch.trainer.connectors.data_connector")
     # and of what it calls itself
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"lightning\.")

@@ -97,8 +97,8 @@ def _encoder_lines(name: str, side: Modality, size: int | None, counts: list[int
         text_preprocessing,
     )
     from epic_pl.features.store.spec import Field, StoreSpec
-    from epic_pl.module.companions import encoder_line
     from epic_pl.module.config import EncoderConfig
+    from epic_pl.module.parameters import encoder_line
     from epic_pl.nn import Pair
     from epic_pl.nn.base import Method
     from epic_pl.nn.encoders import build_image_encoder, build_text_encoder
