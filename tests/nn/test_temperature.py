@@ -67,6 +67,10 @@ def test_uninformative_logits_leave_it_and_those_that_are_all_wrong_meet_the_bou
     broken[3, 1] = float("nan")
     for uninformative in (logits[:0], torch.zeros_like(logits), broken):
         assert fit_temperature(uninformative, labels[: len(uninformative)], task) == 1.0
+    if task == "multiclass":
+        for equal in (0.1, -3.7, 1e4):  # in each row, though not in all
+            rows = torch.linspace(equal, 2 * equal, len(logits))[:, None].expand_as(logits)
+            assert fit_temperature(rows, labels, task) == 1.0
     wrong = (logits < 0).int() if task == "multilabel" else logits.argmin(dim=1)
     assert fit_temperature(logits, wrong, task) == pytest.approx(HIGHEST)
 

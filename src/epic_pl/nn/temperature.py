@@ -28,8 +28,8 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
 
     Guo et al., *On Calibration of Modern Neural Networks*, arXiv 1706.04599. The mean negative
     log-likelihood (multilabel: binary cross-entropy over all labels) is convex in 1 / T, so the
-    zero of its slope is found by bisection over log T, in float64. Uninformative logits (empty, all
-    equal, or not finite) give 1.
+    zero of its slope is found by bisection over log T, in float64. Uninformative logits (empty, not
+    finite, or of equal classes) give 1.
 
     Without errors on validation the maximum likelihood is at T = 0. So targets are smoothed as in
     Platt's scaling (*Probabilistic Outputs for Support Vector Machines*, 1999). This acts like two
@@ -47,6 +47,8 @@ def fit_temperature(logits: Tensor, labels: Tensor, task: Task) -> float:
     if not len(logits) or not bool(torch.isfinite(logits).all()):
         return 1.0
     truth = _targets(labels.cpu(), logits, task)
+    if task == "multiclass":
+        logits = logits - logits.amax(dim=1, keepdim=True)  # equal ones have a slope of exactly 0
     high = math.log(HIGHEST)
     low = -high
     for _ in range(_HALVINGS):
