@@ -29,6 +29,7 @@ import folds
 import tables
 from common import show
 from epic_pl.experiments.options import feature_cache, use_stored_features
+from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.temperature import fit_bias, fit_temperature, most_likely, sample_losses
 from epic_pl.run.epic_cli import parse, quiet_lightning
 
@@ -176,8 +177,8 @@ def record_all(arguments: argparse.Namespace, options: Sequence[str]) -> None:
 
 
 RULES = ("accuracy", "last", "loss", "ranking", "mean2", "mean3", "mean5", "half")
-# of the last epoch, with a bias of each class whose prior has this standard deviation
-BIASES = {f"bias {std}": std for std in (0.15, 0.25, 0.35, 0.5)}
+# of the last epoch: a bias of each class, and one that is kept upon strong evidence, as shipped
+BIASES = ("bias", "strong bias")
 
 
 def judge(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -239,8 +240,12 @@ def scores(made: dict[str, Any]) -> dict[str, dict[str, float]]:
             val, test = (logits[-1] for logits in pairs)
         temperature = fit_temperature(val, labels, task)
         val, test, threshold = val / temperature, test / temperature, 0.5
-        if rule in BIASES:
-            test = test + fit_bias(val, labels, BIASES[rule]).float()
+        if rule == "bias":
+            test = test + fit_bias(val, labels).float()
+        elif rule == "strong bias":
+            post = Postprocessor(task, val.shape[1])
+            post.fit(made["val_logits"][-1], labels)
+            test = post.calibrated(made["test_logits"][-1])
         if task == "multilabel":
             tried = np.arange(0.05, 0.96, 0.01)
             given = val.sigmoid()

@@ -48,7 +48,7 @@ def test_the_calibration_error_is_that_of_torchmetrics_and_the_fit_lowers_it(tas
 
 
 def test_logits_that_shun_a_class_are_calibrated_as_if_they_did_not():
-    logits, labels = drawn("multiclass", 1.0)
+    logits, labels = drawn("multiclass", 1.0, count=1200)
     half, shunned = len(logits) // 2, 3 * (logits - torch.eye(logits.shape[1])[1])
     plain, biased = (Postprocessor("multiclass", logits.shape[1]) for _ in range(2))
     plain.fit(logits[:half], labels[:half])
@@ -58,7 +58,7 @@ def test_logits_that_shun_a_class_are_calibrated_as_if_they_did_not():
         for post, given in ((plain, logits), (biased, shunned), (plain, shunned / 3))
     ]
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
-    assert losses[2] > 1.05 * losses[0]
+    assert losses[2] > 1.03 * losses[0]
     assert biased.temperature == pytest.approx(3 * float(plain.temperature), rel=0.03)
     best = fit_temperature(biased.calibrated(shunned[:half]), labels[:half], "multiclass")
     assert best == pytest.approx(1, abs=0.01)
@@ -66,6 +66,7 @@ def test_logits_that_shun_a_class_are_calibrated_as_if_they_did_not():
     moved = shunned / first + fit_bias(shunned[:half] / first, labels[:half])
     again = fit_temperature(moved[:half], labels[:half], "multiclass")
     torch.testing.assert_close(biased.calibrated(shunned), (moved / again).float())
+    assert not plain.bias.any()  # which noise of the labels alone would move
     biased.reset()
     torch.testing.assert_close(biased(shunned), shunned.softmax(dim=1))
 

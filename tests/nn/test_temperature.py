@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from drawn_labels import drawn
-from epic_pl.nn.temperature import HIGHEST, fit_bias, fit_temperature, most_likely
+from epic_pl.nn.temperature import HIGHEST, bias_evidence, fit_bias, fit_temperature, most_likely
 
 TASKS = ("multiclass", "multilabel")
 
@@ -58,6 +58,22 @@ def test_the_bias_is_the_optimum_that_autograd_finds(rows, scale):
     broken[3, 1] = float("nan")
     for given in (logits[:0], broken):
         assert fit_bias(given, labels[: len(given)]).tolist() == [0] * logits.shape[1]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_the_evidence_for_a_bias_is_the_integral_over_its_prior(shift):
+    logits = torch.randn(200, 2, dtype=torch.float64)
+    truth = logits - shift * torch.tensor([1.0, 0.0])
+    labels = torch.distributions.Categorical(logits=truth).sample()
+    steps = torch.linspace(-1.5, 1.5, 101, dtype=torch.float64)
+    grid = torch.cartesian_prod(steps, steps)
+    density = torch.distributions.Normal(0.0, 0.25).log_prob(grid).sum(dim=1)
+    likelihood = torch.stack([-F.cross_entropy(logits + b, labels, reduction="sum") for b in grid])
+    none = -F.cross_entropy(logits, labels, reduction="sum")
+    integral = torch.logsumexp(likelihood + density, dim=0) + 2 * (steps[1] - steps[0]).log()
+    evidence = bias_evidence(logits, labels, fit_bias(logits, labels))
+    assert evidence == pytest.approx(float(integral - none), abs=0.05)
+    assert (evidence > 0) == (shift > 0)
 
 
 @pytest.mark.parametrize("task", TASKS)

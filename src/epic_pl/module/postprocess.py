@@ -12,12 +12,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.temperature import fit_bias, fit_temperature
+from epic_pl.nn.temperature import bias_evidence, fit_bias, fit_temperature
 from epic_pl.utils.types import Task
 
 BINS = 15
 # 0, 0.005, ... 1; finer steps would fit the noise of a few thousand validation rows
 _THRESHOLDS = 201
+# log of the Bayes factor from which a bias is kept: noise reaches it once in twenty times at most
+_STRONG = math.log(20)
 # positives that move a threshold half of the way, see fit_thresholds: chosen on icons, on films and
 # on drawn logits that are calibrated or not
 _FEW, _MANY = 10, 300
@@ -109,7 +111,10 @@ class Postprocessor(nn.Module):
         """Fit temperature, bias and thresholds to logits ``(N, C)`` and labels on the CPU."""
         self.temperature.fill_(fit_temperature(logits, labels, self.task))
         if self.bias is not None:
-            self.bias.copy_(fit_bias(logits.float() / self.temperature.cpu(), labels))
+            scaled = logits.float() / self.temperature.cpu()
+            bias = fit_bias(scaled, labels)
+            strong = bias_evidence(scaled, labels, bias) > _STRONG  # else it is noise of these rows
+            self.bias.copy_(bias * strong)
             # without the bias, the temperature was also that of its errors
             again = fit_temperature(self.on_cpu().calibrated(logits), labels, self.task)
             self.temperature.mul_(again)

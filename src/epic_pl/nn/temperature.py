@@ -67,10 +67,9 @@ def fit_bias(logits: Tensor, labels: Tensor, std: float = _BIAS_STD) -> Tensor:
 
     A model that is surer of one class on training rows than on others decides too rarely for it.
     Alexandari et al., *Maximum Likelihood with Bias-Corrected Calibration is Hard-To-Beat at Label
-    Shift Adaptation*, arXiv 1901.06852, fit it without the prior, under which few rows move it
-    little. Each class takes Newton's step for itself, at most 1, again and again (generalised
-    iterative scaling), since a joint step would need the square of C. Logits that are not finite
-    give 0.
+    Shift Adaptation*, arXiv 1901.06852, fit it without the prior. Each class takes Newton's step
+    for itself again and again (generalised iterative scaling), since a joint step would need the
+    square of C. Logits that are not finite give 0.
 
     Args:
         logits: ``(N, C)``, already divided by their temperature.
@@ -85,10 +84,30 @@ def fit_bias(logits: Tensor, labels: Tensor, std: float = _BIAS_STD) -> Tensor:
     for _ in range(_STEPS):
         given = (logits + bias).softmax(dim=-1).sum(dim=0)
         step = (wanted - given - bias / std**2) / (given + 1 / std**2)
-        bias += step.clamp(-1, 1)
+        bias += step
         if step.abs().max() < _SMALL:
             break
     return bias
+
+
+def bias_evidence(logits: Tensor, labels: Tensor, bias: Tensor, std: float = _BIAS_STD) -> float:
+    """Log of the Bayes factor of some bias, a priori N(0, std^2), over none.
+
+    Laplace's approximation at the bias of :func:`fit_bias` (Kass and Raftery, *Bayes Factors*,
+    1995). If no bias is needed, a factor of k or more occurs with a probability of at most 1 / k.
+
+    Args:
+        logits: ``(N, C)``, those of :func:`fit_bias`.
+        labels: class indices ``(N,)``.
+        bias: ``(C,)``.
+        std: standard deviation of the prior.
+    """
+    logits, labels = logits.cpu().double(), labels.cpu()
+    losses = [sample_losses(each, labels, "multiclass").sum() for each in (logits, logits + bias)]
+    given = (logits + bias).softmax(dim=-1)
+    curvature = given.sum(dim=0).diag() - given.T @ given  # of the loss, (C, C)
+    volume = torch.logdet(std**2 * curvature + torch.eye(len(bias)))
+    return float(losses[0] - losses[1] - (bias**2).sum() / (2 * std**2) - volume / 2)
 
 
 def most_likely(candidates: Tensor, labels: Tensor, task: Task) -> int:
