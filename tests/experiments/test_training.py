@@ -1,7 +1,6 @@
 """One run: its result and predictions, the cache level, and resuming."""
 
 import json
-import re
 from collections import Counter
 
 import lightning as L
@@ -87,7 +86,6 @@ def test_each_image_is_read_and_encoded_once_in_any_order_of_methods(
             return layer(self, index, tokens, *rest)
 
         monkeypatch.setattr(kind, "run_layer", counted)
-    monkeypatch.setattr(training, "estimate", lambda *_, **__: "")  # which tries some rows
     options = ["--config", config, "--cache.level=layers", f"--cache.folder={tmp_path}/features"]
     variants = [Variant(name, name) for name in order]
     runs = plan(add_alone(variants, ",".join(order)) if alone else variants, 1, options, tmp_path)
@@ -193,12 +191,3 @@ def test_bad_data_ends_a_comparison_before_its_first_run(damage, config, tmp_pat
     runs = plan([Variant("EPIC", "EPIC")], 1, ["--config", config], tmp_path / "out")
     with pytest.raises(DataError, match=r"test6|gone"):
         store_features(runs)
-
-
-def test_a_comparison_tells_how_long_each_method_takes(config, tmp_path, monkeypatch, capfd):
-    tiny_runs.workers_here(monkeypatch)
-    variants = [Variant(name, name) for name in ("EPIC", "LinearProbe")]
-    store_features(plan(variants, 3, ["--config", config], tmp_path / "out"))
-    said = capfd.readouterr().err
-    for name in ("EPIC", "LinearProbe"):
-        assert re.search(rf"{name} takes about .* \d+ \w+ for 2 epochs in each of 3 runs", said)

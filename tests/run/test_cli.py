@@ -24,7 +24,6 @@ import tiny_runs
 from epic_pl.cli.main import main
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint_io import read_checkpoint
-from epic_pl.run import epic_cli
 from epic_pl.run.epic_cli import build, parse, run
 from epic_pl.utils.config_files import packaged, packaged_configs
 from epic_pl.utils.errors import CheckpointError, ConfigError, EpicError
@@ -993,14 +992,3 @@ def test_the_newest_run_of_another_table_is_not_taken(word, config, workdir, fit
     told = _refused(["test", "--config", config, *options, "--ckpt_path", word], capsys)
     assert "was trained on other data" in told
     assert "give a checkpoint" in told
-
-
-def test_fit_tells_how_long_it_will_take_and_trains_as_without_that(config, monkeypatch, caplog):
-    caplog.set_level("INFO")
-    weights = []
-    for _ in range(2):
-        module = run(["fit", "--config", config, "--model.modality_dropout=0.5"]).model
-        weights.append(tiny_runs.trained(module))
-        monkeypatch.setattr(epic_cli, "estimate", lambda *_: "")
-    assert "Training takes about " in caplog.text
-    assert not tiny_runs.differing(*weights)

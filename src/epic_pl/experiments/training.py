@@ -2,9 +2,7 @@
 
 import platform
 import statistics
-import sys
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -23,7 +21,6 @@ from epic_pl.experiments.runs import Run, in_new_process
 from epic_pl.inference.classifier import Classifier
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter
-from epic_pl.module.estimate import estimate
 from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.parameters import trainable_share
 from epic_pl.run.epic_cli import build_data, parse, quiet_lightning
@@ -38,8 +35,7 @@ def store_features(runs: Sequence[Run]) -> None:
 
     The method whose tokens are of the earliest layer comes first, since what others read follows
     from its tokens. Seconds are added to ``result.json`` in the folder ``features`` beside those of
-    the runs. What cannot be stored is left to the runs, which say why. Before, it reads the data,
-    and prints how long the runs of each method will take.
+    the runs. What cannot be stored is left to the runs, which say why. Before, it reads the data.
 
     Raises:
         DataError: if the data cannot be read, which no run could change.
@@ -58,12 +54,10 @@ def store_features(runs: Sequence[Run]) -> None:
 def _store(runs: Sequence[Run], none: Sequence[str], folder: Path) -> dict[str, Any]:
     """Store the features of the methods of some runs."""
     start, order = time.monotonic(), []
-    counts = Counter(run.name for run in runs)
     for run in {run.name: run for run in reversed(runs)}.values():  # the first seed of each
         with suppress(EpicError), quiet_lightning():
             module, *_ = built = parse(["fit", *run.options]).build()
             level = use_stored_features(built)
-            print(f"{run.name} takes {estimate(*built, runs=counts[run.name])}", file=sys.stderr)
             towers = module.model.image_tower, module.model.text_tower
             lacks = (level != "tokens" and not tower.keeps_tokens for tower in towers)
             if level != "off":

@@ -46,7 +46,6 @@ from epic_pl.module.checkpoint_io import (
     read_checkpoint,
 )
 from epic_pl.module.config import as_config
-from epic_pl.module.estimate import estimate
 from epic_pl.module.parameters import ParameterTable
 from epic_pl.module.ranking import RANKING
 from epic_pl.nn.encoders import Encoder
@@ -57,7 +56,6 @@ from epic_pl.utils.config_files import packaged, read_yaml, resolve_configs
 from epic_pl.utils.errors import (
     CheckpointError,
     ConfigError,
-    DataError,
     did_you_mean,
     first_line,
 )
@@ -580,10 +578,7 @@ def run(args: Sequence[str]) -> EPICCLI:
         EpicError: with a message for the user.
     """
     cli = parse(args)
-    built = cli.build()
-    if cli.command == "fit" and built.trainer.is_global_zero:
-        with suppress(DataError):  # training itself tells of it, if it reads the images at all
-            rank_zero_info(f"Training takes {estimate(*built)}")
+    cli.build()
     cli.execute()
     return cli
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 
 import fabricate
 import pyarrow as pa
@@ -126,18 +125,3 @@ def test_each_table_has_a_report_of_its_own(workdir, cache, told, tiny_vit_dir, 
         assert f"Report: {report};" in said
         assert "Images have a shorter side of 36 pixels (median)" in said  # of all
         assert f"Data check: {name}/table.csv" in (workdir / report).read_text()
-
-
-def test_init_tells_how_long_training_takes_if_the_encoders_are_there(
-    folder, cache, told, tiny_vit_dir, tiny_tokenizer_dir
-):
-    _birds(folder)
-    options = ("data", "init", folder, "--force", "--image=Foto-Datei", "--text=Beobachtung")
-    assert "Training takes" not in told(*options)[1]
-    shutil.copytree(tiny_vit_dir, cache / "encoders" / "dinov2-small-0.1.1")
-    shutil.copytree(tiny_tokenizer_dir, cache / "encoders" / "all-minilm-l6-v2-0.1.0")
-    code, said, _ = told(*options)
-    assert code == 0
-    assert re.search(r"Training takes about .* 24 images .* once, .* 45 epochs", said)
-    (folder / "photos" / "IMG_3.JPG").write_text("x")
-    assert told(*options)[0] == 0

@@ -1,9 +1,7 @@
 """``epic-pl data check`` and ``epic-pl data init``."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from epic_pl.cli.commands.parser import PositiveInt
 
@@ -69,16 +67,7 @@ def init(
         EpicError: if the columns cannot be guessed or the config cannot be written.
     """
     from epic_pl.data.inspection.init import write_config
-    from epic_pl.module.estimate import estimate
-    from epic_pl.run.epic_cli import build, quiet_lightning
-    from epic_pl.utils.assets.encoders import fetched_folder
-    from epic_pl.utils.config_files import read_yaml
-    from epic_pl.utils.errors import EpicError
 
     columns = {"image": image, "text": text, "label": label, "split": split}
-    config, summary = write_config(folder, force, output, **columns)
+    _, summary = write_config(folder, force, output, **columns)
     print(summary)
-    encoders: Any = read_yaml(str(config))["model"]["encoders"]
-    if all(fetched_folder(encoders[side]["name"]) for side in ("image", "text")):
-        with suppress(EpicError), quiet_lightning():  # the data check says what is wrong
-            print("Training takes", estimate(*build([f"--config={config.absolute()}"])))
