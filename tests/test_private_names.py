@@ -14,7 +14,7 @@ ALLOWED = {
     "module/companions.py": ["_average_model"],
     "module/metrics.py": ["_update_state"],
     "nn/encoders/base.py": ["_apply", "_apply"],
-    "nn/encoders/build.py": ["_attn_implementation"],
+    "nn/encoders/build.py": ["_attn_implementation", "_experts_implementation"],
     "nn/encoders/timm_eva.py": ["_pos_embed"],
     "nn/encoders/timm_vit.py": ["_pos_embed"],
     "nn/methods/ensemble.py": ["_pytree"],

@@ -21,7 +21,7 @@ from tiny_models import (
     scramble,
     vit,
 )
-from transformers import AutoModel, CLIPConfig, CLIPModel
+from transformers import AutoModel, CLIPConfig, CLIPModel, modeling_utils
 
 from epic_pl.data.preprocessing import image_preprocessing, load_tokenizer
 from epic_pl.nn import EPIC, Pair
@@ -572,7 +572,6 @@ def test_pickled_weights_are_never_read(tmp_path, tiny_tokenizer_dir):
 @pytest.mark.parametrize(
     ("file", "change", "loads"),
     [
-        ("config.json", {"_attn_implementation": "other/kernel"}, True),
         ("config.json", {"model_type": "other"}, False),
         ("config.json", {}, True),
         ("tokenizer_config.json", {"tokenizer_class": "X"}, True),
@@ -595,3 +594,29 @@ def test_code_in_a_folder_is_never_run(file, change, loads, tmp_path, tiny_token
         with pytest.raises(EncoderError, match=r"config\.json"):
             build_text_encoder(str(folder))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("tower", "entry"),
+    [
+        ("", {"attn_implementation": "owner/kernel"}),
+        ("", {"_attn_implementation": "owner/kernel"}),
+        ("", {"attn_implementation": {"": "eager", "vision_config": "owner/kernel"}}),
+        ("", {"_experts_implementation": "sonicmoe"}),
+        ("vision_config", {"attn_implementation": "owner/kernel"}),
+        ("text_config", {"_attn_implementation": "owner/kernel"}),
+    ],
+    ids=str,
+)
+def test_no_file_of_a_folder_names_a_kernel(tower, entry, clip_dir, monkeypatch):
+    builds = (build_image_encoder, build_text_encoder)
+    sound = [build(clip_dir).fingerprint for build in builds]
+    file = Path(clip_dir) / "config.json"
+    config = json.loads(file.read_text())
+    (config[tower] if tower else config).update(entry)
+    file.write_text(json.dumps(config))
+    monkeypatch.setattr(modeling_utils, "lazy_import_flash_attention", pytest.fail)
+    for build, fingerprint in zip(builds, sound, strict=True):
+        encoder = build(clip_dir)
+        assert encoder.fingerprint == fingerprint
+        assert encoder.model.config._experts_implementation != "sonicmoe"

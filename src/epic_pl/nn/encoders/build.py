@@ -228,23 +228,23 @@ def _timm_model(source: _Source) -> nn.Module:
         return model
 
 
-def _hf_config(source: _Source) -> PretrainedConfig:
+def _hf_config(source: _Source) -> Any:
     name, location, revision, pretrained = source
     if not pretrained and location in _KNOWN_CONFIGS:
         return _KNOWN_CONFIGS[location]()
     with reading_encoder(name, "config.json"):
         require_hub(location)
         try:
-            load: Callable[..., PretrainedConfig] = AutoConfig.from_pretrained
-            return load(location, **loading_options(location, revision))
+            load: Any = AutoConfig.from_pretrained
+            config = load(location, **loading_options(location, revision))
         except ValueError as error:
             raise EncoderError(f"{name}/config.json: {first_line(error)}. {_SUPPORTED}") from error
+        # what the file says of itself or a tower may name a kernel, which is code from a hub
+        config._attn_implementation, config._experts_implementation = "eager", None
+        return config
 
 
 def _hf_model(model_class: Any, source: _Source, config: Any, dtype: torch.dtype) -> Any:
-    # the folder's own value may name a kernel, which is code from a hub; a model that is built
-    # from a config takes no such argument
-    config._attn_implementation = "eager"
     with _building(source):
         if not source.pretrained:
             return getattr(model_class, "from_config", model_class)(config)
