@@ -59,8 +59,8 @@ def _texts(data, split="train"):
 def test_it_is_off_by_default_and_part_of_what_a_checkpoint_keeps(make):
     assert _texts(make()) == ["<b>red</b>", "red", None, "a &amp; b"]
     assert _texts(make(clean_text=True), "val") == ["", "x"]
-    assert make().preprocessing["text"]["clean"] is False
-    assert make(clean_text=True).preprocessing["text"]["clean"] is True
+    assert make().text_preprocessing.clean is False
+    assert make(clean_text=True).text_preprocessing.clean is True
 
 
 def test_stored_features_and_samples_are_of_the_cleaned_text(make):

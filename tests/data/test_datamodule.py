@@ -90,7 +90,10 @@ def test_facts_are_known_right_after_construction(make, tiny_vit_dir, tiny_token
     image = {"size": 48, "mean": [0.5] * 3, "std": [0.5] * 3}
     assert data.preprocessing == {
         "image": {**image, "interpolation": "bicubic", "crop_pct": 0.9, "resize": "crop"},
-        "text": {"max_tokens": 12, "clean": False, "prompt": "", "padded": False},
+        "text": {
+            **{"max_tokens": 12, "clean": False, "prompt": "", "padded": False},
+            "tokenizer": data.processor.text.tokenizer,
+        },
         "image_encoder": str(tiny_vit_dir),
         "text_encoder": str(tiny_tokenizer_dir),
     }

@@ -189,6 +189,8 @@ def test_damaged_preprocessing_is_named(file, entry, tmp_path):
         ("tokenizer.json", "null"),
         ("tokenizer.json", {"model": {"type": "x"}}),
         ("tokenizer.json", {"added_tokens": "x"}),
+        # Rust code fails, which raises no Exception
+        ("tokenizer.json", {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "CAAA"}}),
         ("tokenizer_config.json", "[1]"),
         ("tokenizer_config.json", {"tokenizer_class": 3}),
         ("tokenizer_config.json", {"model_max_length": "x"}),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers.pre_tokenizers import FixedLength
 from torch.utils.data import DataLoader
 
 import tiny_runs
@@ -15,7 +16,7 @@ from epic_pl import Processor
 from epic_pl.data.images import read_image
 from epic_pl.data.preprocessing import ImagePreprocessing, TextPreprocessing, load_tokenizer
 from epic_pl.data.processor import as_rgb
-from epic_pl.utils.errors import ConfigError, DataError
+from epic_pl.utils.errors import CheckpointError, ConfigError, DataError, EncoderError
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (6, 8, 3), np.uint8)
@@ -160,6 +161,61 @@ def test_an_encoder_that_was_trained_on_padding_attends_to_it(tokenizer):
 
 
 # alone it gave a batch (1, 0), beside others a text of which nothing was visible
+def test_a_tokenizer_that_fails_in_rust_code_is_one_error_that_names_it(
+    processor, tiny_tokenizer_dir
+):
+    processor.tokenizer.backend_tokenizer.pre_tokenizer = FixedLength(0)
+    with pytest.raises(EncoderError, match=rf"{tiny_tokenizer_dir} fails: chunk size .* Take"):
+        processor(text=["a cat"])
+    with pytest.raises(EncoderError, match=str(tiny_tokenizer_dir)):
+        made(processor.tokenizer)
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_ctrl_c_while_texts_are_tokenized_is_no_failure(processor, monkeypatch):
+    monkeypatch.setattr(type(processor.tokenizer), "__call__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        processor(text=["a cat"])
+
+
+# each changes the tokens of some texts
+TOKENIZERS = {
+    "ids": ("tokenizer.json", lambda plain: plain["model"].update(vocab=swapped(plain))),
+    "case": ("tokenizer.json", lambda plain: plain["normalizer"].update(lowercase=False)),
+    "accents": ("tokenizer.json", lambda plain: plain["normalizer"].update(strip_accents=False)),
+    "words": ("tokenizer.json", lambda plain: plain.update(pre_tokenizer={"type": "Whitespace"})),
+    "long": ("tokenizer.json", lambda plain: plain["model"].update(max_input_chars_per_word=200)),
+    "ends": ("tokenizer.json", lambda plain: plain.update(post_processor=None)),
+    "side": ("tokenizer_config.json", lambda plain: plain.update(truncation_side="left")),
+    "most": ("tokenizer_config.json", lambda plain: plain.update(model_max_length=4)),
+}
+
+
+def swapped(plain):
+    words = plain["model"]["vocab"]
+    return words | {"cat": words["dog"], "dog": words["cat"]}
+
+
+@pytest.mark.parametrize("change", [None, *TOKENIZERS])
+def test_a_tokenizer_is_known_by_its_vocabulary_and_tokens(change, processor, tmp_path):
+    copy = tmp_path / "copy"
+    processor.tokenizer.save_pretrained(copy)
+    if change is not None:
+        file, edit = TOKENIZERS[change]
+        plain = json.loads((copy / file).read_text())
+        edit(plain)
+        (copy / file).write_text(json.dumps(plain))
+    tokenizer = load_tokenizer(str(copy))
+    other = made(tokenizer)
+    assert (other.text.tokenizer == processor.text.tokenizer) == (change is None)
+    if change is not None:
+        with pytest.raises(CheckpointError, match=rf"tokenizer of digest \w+.*{copy}"):
+            Processor(processor.image, processor.text, tokenizer)
+
+
 @pytest.mark.parametrize("texts", [[None], [None, ""], [None, "red cat"]])
 def test_a_missing_text_without_special_tokens_is_one_token_of_padding(
     texts, tiny_tokenizer_dir, tmp_path

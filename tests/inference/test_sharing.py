@@ -17,7 +17,11 @@ from safetensors.torch import load_file, save
 
 import tiny_runs
 from epic_pl import Classifier, EPICModule
+from epic_pl.data import datamodule
+from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.inference import sharing
+from epic_pl.inference.export.folder import find_tokenizer
+from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import AssetError, CheckpointError
 
 ITEMS = [{"text": "a red square"}, {"image": "data/images/test0.png"}]
@@ -186,6 +190,31 @@ def test_encoders_that_moved_are_named(saved, tiny_vit_dir, tmp_path):
     (saved / "config.json").write_text(json.dumps(config))
     shutil.copytree(tiny_vit_dir, tmp_path / "moved")
     assert Classifier.load(saved, image_encoder=str(tmp_path / "moved"))(text="a")
+
+
+@pytest.mark.parametrize("how", ["saved", "checkpoint", "export", "test"])
+def test_another_tokenizer_beside_the_same_weights_is_refused(
+    how, saved, trained, tiny_tokenizer_dir, tmp_path, monkeypatch
+):
+    path = shutil.copytree(tiny_tokenizer_dir, moved := tmp_path / "moved") / "tokenizer.json"
+    place = saved if how == "saved" else trained.checkpoint
+
+    def use():
+        if how == "test":
+            monkeypatch.setattr(datamodule, "load_tokenizer", lambda *_: load_tokenizer(str(moved)))
+            run(["test", "--config", trained.config, f"--ckpt_path={place}"])
+        elif how == "export":
+            find_tokenizer(sharing.load_trained(Path(place), text_encoder=str(moved)))
+        else:
+            Classifier.load(place, text_encoder=str(moved))
+
+    use()  # the same files elsewhere
+    plain = json.loads(path.read_text())
+    words = plain["model"]["vocab"]
+    words["red"], words["green"] = words["green"], words["red"]
+    path.write_text(json.dumps(plain))
+    with pytest.raises(CheckpointError, match="trained with a tokenizer of digest"):
+        use()
 
 
 class FakeHub:

@@ -260,12 +260,8 @@ def test_the_page_holds_its_images_and_needs_no_other_file(reported):
             assert min(image.size) > 300
     page = reported.page
     tokens = reported.data.max_text_tokens
-    assert reported.content["text"] == {
-        "max_tokens": tokens,
-        "clean": False,
-        "prompt": "",
-        "padded": False,
-    }
+    told = {"max_tokens": tokens, "clean": False, "prompt": "", "padded": False}
+    assert reported.content["text"].items() >= told.items()
     assert f"Text: cut at {tokens} tokens</p>" in page
     assert page.count("data:image/svg+xml;base64,") == len(figures)
     shown = [mistake for mistake in reported.content["mistakes"] if mistake["row"] != 2]

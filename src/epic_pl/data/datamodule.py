@@ -236,7 +236,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The preprocessing options that a checkpoint stores, as plain types."""
-        text = asdict(self.text_preprocessing)
+        text = asdict(self.processor.text)
         source = {} if self.text_origin is None else {"source": self.text_origin}
         return {
             "image": self.image_preprocessing.to_dict(),

@@ -6,7 +6,7 @@ A frozen encoder cannot adapt to another normalisation or crop.
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
@@ -21,7 +21,7 @@ from epic_pl.utils.assets.encoders import (
     require_hub,
 )
 from epic_pl.utils.assets.sentence_files import read_sentence_files
-from epic_pl.utils.errors import ConfigError, EncoderError, first_line
+from epic_pl.utils.errors import CheckpointError, ConfigError, EncoderError, first_line
 from epic_pl.utils.files import read_json
 from epic_pl.utils.validate import check_at_least, check_types
 
@@ -99,6 +99,7 @@ class TextPreprocessing:
         clean: whether :func:`~epic_pl.data.clean_text.clean_text` is applied first.
         prompt: text put before each text, after cleaning.
         padded: whether texts are padded to ``max_tokens`` and the encoder attends to the padding.
+        tokenizer: digest of the tokenizer with which a model was trained; empty if unknown.
 
     Raises:
         ConfigError: if a value has another type, or ``max_tokens`` is below 1.
@@ -108,6 +109,7 @@ class TextPreprocessing:
     clean: bool
     prompt: str = ""
     padded: bool = False
+    tokenizer: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -148,7 +150,7 @@ class Preprocessing(NamedTuple):
 
 def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """The entries of ``values`` that are fields of the dataclass ``kind``."""
-    return {field.name: values[field.name] for field in fields(kind) if field.name in values}
+    return {known.name: values[known.name] for known in fields(kind) if known.name in values}
 
 
 def image_preprocessing(
@@ -257,6 +259,25 @@ def text_preprocessing(
             return replace(chosen, prompt=text)
         length = config.get("text_config", config).get("max_position_embeddings", 64)
         return replace(chosen, prompt=text, max_tokens=length, padded=True)
+
+
+def check_tokenizer(saved: str, here: str, name: str) -> None:
+    """Refuse another tokenizer than a model was trained with.
+
+    Args:
+        saved: digest of the model's, empty if unknown.
+        here: digest of the one to be used, likewise.
+        name: its text encoder, for the message.
+
+    Raises:
+        CheckpointError: if they differ.
+    """
+    if saved and here and saved != here:
+        raise CheckpointError(
+            f"The model was trained with a tokenizer of digest {saved[:12]}, but that of {name} "
+            f"has {here[:12]}, so that its texts would have other tokens: restore tokenizer.json "
+            "and the files beside it, or train anew."
+        )
 
 
 def load_tokenizer(encoder: str, revision: str | None = None) -> Any:

@@ -3,10 +3,12 @@
 Shape legend: B batch, S text tokens, H, W image height and width, C classes.
 """
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypedDict, cast, get_args
 
@@ -28,12 +30,19 @@ from epic_pl.data.preprocessing import (
     ImagePreprocessing,
     Preprocessing,
     TextPreprocessing,
+    check_tokenizer,
     image_preprocessing,
     load_tokenizer,
     text_preprocessing,
 )
 from epic_pl.data.transforms import build_image_transform
-from epic_pl.utils.errors import ConfigError, DataError, counted
+from epic_pl.utils.errors import (
+    ConfigError,
+    DataError,
+    EncoderError,
+    counted,
+    raised_as,
+)
 from epic_pl.utils.types import Batch, Row, Sample, Task
 from epic_pl.utils.validate import check_word
 
@@ -46,6 +55,13 @@ Label = int | Sequence[int]
 
 # a tokenizer takes 250 bytes per character of the whole text, although it keeps only the beginning
 CHARACTERS_PER_TOKEN = 1000
+# what tokenizers differ in: case, accents, numbers, marks, scripts, blanks, and long words
+_PROBES = (
+    "The naïve CAFÉ isn't a_b-c/d: 1,234.5% [MASK]",
+    "Straße Дом 東京 \U0001f355 \t",
+    "x" * 150,
+)
+_PROBED, _PROBED_TOKENS = 500, 16  # words of the vocabulary beside them, and tokens of each
 _HALF = re.compile("[\ud800-\udfff]")  # surrogates, which tokenizers refuse
 
 
@@ -90,10 +106,13 @@ class Processor:
 
     Attributes:
         max_text_tokens: maximum number of tokens of a text; longer texts are cut.
+        text: preprocessing of texts, with the digest of the tokenizer.
         transform: function from an RGB image to a tensor ``(3, H, W)`` float32.
 
     Raises:
         ConfigError: ``task`` is neither of the two.
+        CheckpointError: a model was trained with another tokenizer.
+        EncoderError: the tokenizer fails.
 
     Example:
         >>> processor = Processor.from_encoders("tiny-vit", "tiny-bert")
@@ -115,11 +134,14 @@ class Processor:
     ) -> None:
         check_word(get_args(Task), task=task)
         self.image, self.text, self.tokenizer = image, text, tokenizer
+        self._name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
         self.task, self.num_classes = task, num_classes
         self.max_text_tokens = min(text.max_tokens, tokenizer.model_max_length)
         # a tokenizer without special tokens makes none of an empty text, but a batch needs one
-        self._blank = "" if tokenizer("")["input_ids"] else tokenizer.pad_token
+        self._blank = "" if self.encode("")["input_ids"] else tokenizer.pad_token
         self.transform = build_image_transform(image, train=False)
+        self.text = replace(text, tokenizer=self._digest())
+        check_tokenizer(text.tokenizer, self.text.tokenizer, self._name)
 
     @classmethod
     def of(cls, module: _Module) -> Self:
@@ -127,6 +149,7 @@ class Processor:
 
         Raises:
             ConfigError: if the module has no preprocessing options.
+            CheckpointError: if it was trained with another tokenizer.
             AssetError: if the text encoder's tokenizer cannot be loaded.
         """
         image, text = Preprocessing.from_dict(module.hparams.get("preprocessing"))
@@ -299,13 +322,34 @@ class Processor:
             cast(Any, batch)[name] = torch.tensor(cells) if isinstance(first, float) else cells
         return batch
 
+    def encode(self, texts: str | Sequence[str], **options: Any) -> Any:
+        """Call the tokenizer.
+
+        Raises:
+            EncoderError: if it fails, in Rust code too.
+        """
+        way_out = "Take the text or the row out, or the files of a sound tokenizer."
+        with raised_as(EncoderError, f"Tokenizer {self._name} fails", way_out, BaseException):
+            return self.tokenizer(texts, **options)
+
+    def _digest(self) -> str:
+        """SHA-256 of the vocabulary, the limits, and the tokens of some texts.
+
+        It stays the same when the library writes a tokenizer in another form.
+        """
+        words, longest = self.tokenizer.get_vocab(), self.tokenizer.model_max_length
+        texts = [*_PROBES, *sorted(words)[:: len(words) // _PROBED + 1]]
+        ids = self.encode(texts, truncation=True, max_length=min(_PROBED_TOKENS, longest))
+        known = [words, ids["input_ids"], longest, self.tokenizer.pad_token_id]
+        return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+
     def tokenize(self, texts: Sequence[str]) -> Mapping[str, Tensor]:
         """``input_ids`` and ``attention_mask`` ``(B, S)`` of the prompt and each text.
 
         They are padded on the right. The mask is True on the padding if the encoder attends to it.
         """
         prompted = [self.text.prompt + text for text in self.shortened(texts)]
-        tokens: MutableMapping[str, Tensor] = self.tokenizer(
+        tokens: MutableMapping[str, Tensor] = self.encode(
             [text if text.strip() else self._blank for text in prompted],
             padding="max_length" if self.text.padded else True,
             padding_side="right",

@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
+from epic_pl.data.preprocessing import Preprocessing, check_tokenizer
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.module.resume import check_resumable, gather_states, restore_state
@@ -194,6 +195,9 @@ def check_preprocessing(saved: Any, here: Any) -> None:
                 f"has {ours.get(name)!r}, which would change its probabilities: leave that option "
                 "out, or train anew, perhaps from the checkpoint's weights with model.warm_start."
             )
+    if (own := Preprocessing.find(saved)) and (other := Preprocessing.find(here)):
+        name = here.get("text_encoder", "the data")
+        check_tokenizer(own.text.tokenizer, other.text.tokenizer, name)
 
 
 def input_options(preprocessing: Any) -> dict[str, Any]:
@@ -202,7 +206,8 @@ def input_options(preprocessing: Any) -> dict[str, Any]:
     for side in ("image", "text"):
         values = known.get(side)
         for name, value in values.items() if isinstance(values, dict) else ():
-            if name != "source":  # it says where the texts come from
+            # where texts come from is no option, and a tokenizer has a message of its own
+            if name not in ("source", "tokenizer"):
                 options[_DATA_OPTIONS.get((side, name), f"{side}.{name}")] = value
     return options
 

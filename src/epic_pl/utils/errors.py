@@ -13,6 +13,10 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+"""What ends a process or a generator; no other BaseException means that, least of all Rust's."""
+
+
 class EpicError(Exception):
     """Base of all errors that users can fix; the command line prints them without a traceback."""
 
@@ -68,16 +72,18 @@ def needs_extra(extra: str, purpose: str) -> Iterator[None]:
 
 @contextmanager
 def raised_as(
-    kind: type[EpicError], problem: str, way_out: str = "", *errors: type[Exception]
+    kind: type[EpicError], problem: str, way_out: str = "", *errors: type[BaseException]
 ) -> Iterator[None]:
     """Turn errors, by default all, into "PROBLEM: ERROR. WAY OUT."; an EpicError stays itself.
+
+    A failure of a library in Rust is a BaseException, and must be named to be turned.
 
     Raises:
         EpicError: of class ``kind``.
     """
     try:
         yield
-    except EpicError:
+    except (EpicError, *ENDINGS):
         raise
     except errors or Exception as error:  # noqa: B030
         raise kind(f"{problem}: {first_line(error)}. {way_out}".rstrip()) from error

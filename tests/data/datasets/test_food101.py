@@ -43,8 +43,7 @@ def test_every_source_gives_its_texts_and_the_same_images_splits_and_classes(tmp
             assert row["image"].size == (40, 36)
             assert name.rpartition("/")[2].startswith(data.class_names[row["label"]])
     assert all(name.rpartition("_")[2][0] in "67" for name in parts[2])
-    expected = {"max_tokens": 64, "clean": False, "prompt": "", "padded": False, "source": source}
-    assert data.preprocessing["text"] == expected
+    assert data.text_origin == source
 
 
 def test_the_held_out_rows_depend_on_split_seed_only(tmp_path):

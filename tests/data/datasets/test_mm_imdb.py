@@ -44,9 +44,10 @@ def test_films_left_without_a_genre_are_dropped_and_counted(tmp_path, caplog):
         assert note in caplog.text
 
 
-def test_the_longest_plot_is_the_text_and_no_plot_an_absent_one(tmp_path):
+def test_the_longest_plot_is_the_text_and_no_plot_an_absent_one(tmp_path, tiny_tokenizer_dir):
     fabricate.mm_imdb(tmp_path)
     data = _data(tmp_path)
+    data.text_encoder = str(tiny_tokenizer_dir)
     texts = [row["text"] for row in fabricate.rows_of(data, "train")]
     assert texts == ["a much longer plot", "a comedy", None, "robots and more"]
     assert data.preprocessing["text"]["source"] == "plot:longest"

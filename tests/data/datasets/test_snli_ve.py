@@ -42,7 +42,7 @@ def test_classes_labels_and_the_text_that_the_results_name(tmp_path, premise):
         before = f"a caption of {1000 + n // 3} " if premise else ""
         assert row["text"] == f"{before}a dog is {data.class_names[row['label']]}"
     source = "premise+hypothesis" if premise else "hypothesis"
-    assert data.preprocessing["text"]["source"] == source
+    assert data.text_origin == source
 
 
 def test_rows_without_consensus_are_counted(tmp_path, caplog):

@@ -33,7 +33,7 @@ def test_texts_are_no_longer_than_the_tokenizer_takes(described):
     tokenizer = SimpleNamespace(model_max_length=64, pad_token="[PAD]", truncation_side="left")
     description = described({"image": image | {"crop_pct": 0.875}, "text": text}, tokenizer)
     expected = {"clean": True, "max_tokens": 64, "pad_token": "[PAD]", "padded": False}
-    expected |= {"truncation_side": "left", "prompt": ""}
+    expected |= {"truncation_side": "left", "prompt": "", "tokenizer": ""}
     assert description["preprocessing"]["text"] == expected
     assert description["preprocessing"]["image"]["crop_pct"] == 0.875
     assert description["tokenizer"] == "tokenizer"

@@ -19,6 +19,7 @@ import httpx
 import pytest
 import torch
 from python_multipart.multipart import MultipartParser
+from tokenizers.pre_tokenizers import FixedLength
 
 from epic_pl.inference.multitask import MultiTaskClassifier
 from epic_pl.inference.serving.server import ClassifyRequest, Settings, run_server
@@ -589,3 +590,13 @@ def test_several_models_under_load_answer_each_request(trained, started):
             assert [label["label"] for label in answer[task]] == [lab["label"] for lab in labels]
             scores = [label["score"] for label in labels]
             assert [label["score"] for label in answer[task]] == pytest.approx(scores, abs=1e-5)
+
+
+def test_a_tokenizer_that_fails_in_rust_code_fails_its_request_alone(started, classifier):
+    tokenizer = classifier.processor.tokenizer.backend_tokenizer
+    with started(classifier) as client:
+        sound, tokenizer.pre_tokenizer = tokenizer.pre_tokenizer, FixedLength(0)
+        assert client.post("/classify", json={"text": "a"}).status_code == 500
+        tokenizer.pre_tokenizer = sound
+        assert client.post("/classify", json={"text": "a"}).status_code == 200
+        assert not client.failures

@@ -194,6 +194,6 @@ def _token_lengths(
     for start in progress.track(starts, description="texts"):
         part = data.processor.shortened(texts[start : start + _TEXTS_AT_ONCE].to_pylist())
         part = [data.processor.text.prompt + text for text in part]
-        ids = data.processor.tokenizer(part, truncation=False, verbose=False)["input_ids"]
+        ids = data.processor.encode(part, truncation=False, verbose=False)["input_ids"]
         lengths += map(len, ids)
     return pa.array(lengths, pa.int32()).take(pc.index_in(column, value_set=texts))

