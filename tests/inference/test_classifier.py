@@ -285,3 +285,11 @@ def test_training_a_table_writes_a_run_that_the_command_line_reads(
         Classifier.train("data/table.csv", **columns, options={"trainer.max_epoch": 1})
     with pytest.raises(DataError, match=r"no column .kind. \(label_column\)"):
         Classifier.train("data/table.csv", label="kind")
+
+
+def test_a_model_that_gives_no_numbers_is_refused(classifier):
+    for name, values in classifier.module.named_buffers():
+        if name.endswith(".variance"):
+            values.fill_(-1)  # a file may have any number
+    with pytest.raises(CheckpointError, match="gives NaN"):
+        classifier(text="a red square")

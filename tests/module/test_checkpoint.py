@@ -34,9 +34,10 @@ KEY = "hubs.1.down_image.weight"
         (lambda weight: {KEY: weight.long()}, ["an integer", "a floating-point"]),
         (lambda weight: {KEY: weight.to_sparse()}, ["a tensor that is sparse"]),
         (lambda weight: {KEY: F.pad(weight[:, :-1], (0, 1), value=math.nan)}, ["NaN"]),
-        (lambda weight: {KEY: F.pad(weight[:, :-1], (0, 1), value=math.inf)}, ["infinite"]),
+        (lambda weight: {KEY: F.pad(weight[:, :-1], (0, 1), value=math.inf)}, ["1e+15"]),
+        (lambda weight: {KEY: F.pad(weight[:, :-1], (0, 1), value=-1e30)}, ["1e+15"]),
     ],
-    ids=["missing", "renamed", "misshapen", "integer", "sparse", "nan", "inf"],
+    ids=["missing", "renamed", "misshapen", "integer", "sparse", "nan", "inf", "huge"],
 )
 def test_what_does_not_fit_is_refused_by_name(model, change, words):
     adapter = adapter_state(model, model.state_dict())

@@ -1,6 +1,7 @@
 """Checkpoints of EPICModule: what they hold, how they are loaded, and which are refused."""
 
 import io
+import math
 from dataclasses import replace
 from functools import partial
 
@@ -112,12 +113,19 @@ def _rename(checkpoint):
     state["model.head.classifier.weigth"] = state.pop("model.head.classifier.weight")
 
 
+def _temperature(value):
+    key, tensor = "postprocessor.temperature", torch.tensor(value)
+    return lambda checkpoint: checkpoint["state_dict"].update({key: tensor})
+
+
 # how each key, shape or value is refused is in test_checkpoint.py
 @pytest.mark.parametrize(
     ("change", "named"),
     [
         (_rename, r"lacks model\.head\.classifier\.weight and it"),
         (lambda checkpoint: checkpoint["epic_pl"].update(format_version=1), "format 1"),
+        *((_temperature(value), "temperature is") for value in (0.0, 1e-38, -1.0, 1e3)),
+        (_temperature(math.inf), "temperature holds NaN, or"),
     ],
 )
 def test_a_changed_checkpoint_is_refused_however_it_is_loaded(

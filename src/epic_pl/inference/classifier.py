@@ -30,7 +30,7 @@ from epic_pl.module.postprocess import assign_labels
 from epic_pl.module.prediction_table import prediction_table, sample_columns
 from epic_pl.nn.pair import Pair
 from epic_pl.utils.config_files import INIT_CONFIG
-from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.errors import CheckpointError, ConfigError
 from epic_pl.utils.plugins import import_packages
 from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_at_least
@@ -378,4 +378,6 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
         for batch in batches:
             warn_of_absence(batch, self.class_names, lambda: self.never_missing, self._warned)
             scores.append(self._model.probabilities(batch))
+            if not np.isfinite(scores[-1]).all():
+                raise CheckpointError("The model gives NaN: take another checkpoint of its run.")
         return np.concatenate(scores)

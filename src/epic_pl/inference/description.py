@@ -6,10 +6,11 @@ from typing import Any, Literal, Self, get_args
 
 from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.module.checkpoint import EncoderIdentity
+from epic_pl.module.postprocess import check_calibration
 from epic_pl.utils.errors import CheckpointError, ConfigError, DataError
 from epic_pl.utils.files import read_json
 from epic_pl.utils.types import Modality, Task
-from epic_pl.utils.validate import check_classes, check_positive, check_types, check_word
+from epic_pl.utils.validate import check_classes, check_types, check_word
 
 DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
@@ -61,11 +62,11 @@ class Description:
         check_word([TOKENIZER], tokenizer=self.tokenizer or TOKENIZER)
         for side in self.never_missing:
             check_word(get_args(Modality), never_missing=side)
-        check_positive(self, "temperature")
+        check_calibration(self.temperature, self.thresholds)
         least, count = self.thresholds, len(self.class_names)
         sound = (least is not None) == (self.task == "multilabel")
         sound = sound and len(least or self.class_names) == count > 1
-        if not sound or not all(0 <= value <= 1 for value in least or ()):
+        if not sound:
             problem = f"thresholds is {least!r:.60}, but class_names has {count} entries"
             raise ConfigError(f"{problem}; probabilities are for a multilabel task alone.")
         check_classes(count, self.task, self.class_names)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from epic_pl.data.preprocessing import Preprocessing, check_tokenizer
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.config import EncoderConfig, EncodersConfig
+from epic_pl.module.postprocess import check_calibration
 from epic_pl.module.resume import check_resumable, gather_states, restore_state
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders.base import Encoder
@@ -36,6 +37,7 @@ _DATA_OPTIONS = {
     ("text", "clean"): "clean_text",
     ("text", "prompt"): "text_prompt",
 }
+_TOO_LARGE = 1e15  # no weight or statistic of features is near; products of it are not finite
 # what has a row for each class
 _OF_CLASSES = ("model.head.", "model.members.", "loss.", "postprocessor.")
 _TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
@@ -109,9 +111,13 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
                 f"The checkpoint's {key} is {saved}, this model's {here}: the number of classes, "
                 "prompts or the hub's width differs; use the config that was saved beside it."
             )
-        if adapter[key].is_floating_point() and not bool(adapter[key].double().isfinite().all()):
+        # a comparison with NaN is false
+        if adapter[key].is_floating_point() and not bool(
+            (adapter[key].double().abs() < _TOO_LARGE).all()
+        ):
             raise CheckpointError(
-                f"The checkpoint's {key} holds NaN or infinite values: use an earlier checkpoint."
+                f"The checkpoint's {key} holds NaN, or values of {_TOO_LARGE:.0e} or more: use an "
+                "earlier checkpoint."
             )
     return {**{key: state[key] for key in frozen}, **adapter}
 
@@ -410,6 +416,12 @@ class CheckpointedModule(L.LightningModule):
         if not new_training:
             check_preprocessing(info.get("preprocessing"), here["preprocessing"])
         state = complete_state(self, adapter)
+        try:
+            least = state.get("postprocessor.thresholds")
+            values = None if least is None else least.tolist()
+            check_calibration(float(state["postprocessor.temperature"]), values)
+        except ConfigError as error:
+            raise CheckpointError(f"{source} is damaged: its {error}") from error
         self.calibration_rows = info.get("calibration_rows")
         return state
 

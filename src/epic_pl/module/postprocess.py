@@ -4,6 +4,7 @@ Shape legend: B batch, N samples, C classes.
 """
 
 import math
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -12,7 +13,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.temperature import bias_evidence, fit_bias, fit_temperature
+from epic_pl.nn.temperature import (
+    HIGHEST,
+    LOWEST,
+    bias_evidence,
+    fit_bias,
+    fit_temperature,
+)
+from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Task
 
 BINS = 15
@@ -20,6 +28,8 @@ BINS = 15
 _THRESHOLDS = 201
 # log of the Bayes factor from which a bias is kept: noise reaches it once in twenty times at most
 _STRONG = math.log(20)
+# bounds of the product of two fitted temperatures, with some tolerance for rounding to bfloat16
+_COLDEST, _HOTTEST = 0.99 * LOWEST**2, 1.01 * HIGHEST**2
 # positives that move a threshold half of the way, see fit_thresholds: chosen on icons, on films and
 # on drawn logits that are calibrated or not
 _FEW, _MANY = 10, 300
@@ -42,6 +52,23 @@ def assign_labels(probabilities: Array, thresholds: Array | float) -> Array:
         tensor([[True, True]])
     """
     return probabilities >= thresholds
+
+
+def check_calibration(temperature: float, thresholds: Sequence[float] | None) -> None:
+    """Check what a file says of a postprocessor.
+
+    Args:
+        temperature: number that divides the logits.
+        thresholds: the minimum probability of each label; None for multiclass.
+
+    Raises:
+        ConfigError: if :meth:`Postprocessor.fit` cannot have found these values.
+    """
+    if not _COLDEST <= temperature <= _HOTTEST:
+        problem = f"temperature is {temperature}, not between {_COLDEST:.3f} and {_HOTTEST:.0f}"
+        raise ConfigError(f"{problem}: answers would be inverted, all equal, or no numbers.")
+    if not all(0 <= value <= 1 for value in thresholds or ()):
+        raise ConfigError(f"thresholds is {thresholds!r:.60}, but holds probabilities.")
 
 
 class Postprocessor(nn.Module):
