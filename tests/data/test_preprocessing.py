@@ -16,11 +16,12 @@ from transformers import (
 from epic_pl.data.preprocessing import (
     ImagePreprocessing,
     TextPreprocessing,
+    image_file,
     image_preprocessing,
     load_tokenizer,
     text_preprocessing,
 )
-from epic_pl.utils.errors import AssetError, EncoderError
+from epic_pl.utils.errors import AssetError, ConfigError, EncoderError
 
 PLAIN = ImagePreprocessing(size=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), crop_pct=0.5)
 
@@ -29,6 +30,18 @@ def test_dict_round_trip_is_plain():
     values = PLAIN.to_dict()
     assert json.loads(json.dumps(values)) == values
     assert ImagePreprocessing.from_dict(values) == PLAIN
+
+
+def test_a_prompt_has_an_end():
+    with pytest.raises(ConfigError, match="20,000,000 characters, more than 10,000"):
+        TextPreprocessing(64, clean=False, prompt="a " * 10**7)
+
+
+def test_a_timm_folder_is_prepared_as_timm_says(tiny_vit_dir, tmp_path):
+    folder = shutil.copytree(tiny_vit_dir, tmp_path / "both")
+    (folder / "preprocessor_config.json").write_text(json.dumps(CLIP))
+    assert image_preprocessing(str(folder)) == image_preprocessing(str(tiny_vit_dir))
+    assert image_file(str(folder)) == str(folder / "config.json")
 
 
 def test_timm_folder(tiny_vit_dir):

@@ -17,14 +17,15 @@ from safetensors.torch import load_file, save
 
 import tiny_runs
 from epic_pl import Classifier, EPICModule
-from epic_pl.data import datamodule
-from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.inference import sharing
 from epic_pl.inference.export.folder import find_tokenizer
-from epic_pl.run.epic_cli import run
+from epic_pl.module.checkpoint import check_preprocessing
 from epic_pl.utils.errors import AssetError, CheckpointError
 
 ITEMS = [{"text": "a red square"}, {"image": "data/images/test0.png"}]
+
+
+MANY = {"class_path": "Ensemble", "init_args": {"members": 100_000}}
 
 
 @pytest.fixture
@@ -68,6 +69,11 @@ def _option(value):
         (_option({"a": {"class_path": "subprocess.Popen"}}), "name a class to build"),
         (lambda config: config["options"].update(num_classes=4), "class_names"),
         (lambda config: config["options"].update(unknown=4), "unexpected keyword"),
+        (
+            lambda config: config["options"].update(num_classes=10**9),
+            "num_classes of .* is 1,000,000,000",
+        ),
+        (lambda config: config["options"].update(method=MANY), "members of .* is 100,000"),
         (lambda config: config["epic_pl"]["text_encoder"].update(fingerprint="0"), "text encoder"),
     ],
 )
@@ -192,17 +198,17 @@ def test_encoders_that_moved_are_named(saved, tiny_vit_dir, tmp_path):
     assert Classifier.load(saved, image_encoder=str(tmp_path / "moved"))(text="a")
 
 
-@pytest.mark.parametrize("how", ["saved", "checkpoint", "export", "test"])
+@pytest.mark.parametrize("how", ["saved", "checkpoint", "export", "data"])
 def test_another_tokenizer_beside_the_same_weights_is_refused(
-    how, saved, trained, tiny_tokenizer_dir, tmp_path, monkeypatch
+    how, saved, trained, classifier, tiny_vit_dir, tiny_tokenizer_dir, tmp_path
 ):
     path = shutil.copytree(tiny_tokenizer_dir, moved := tmp_path / "moved") / "tokenizer.json"
     place = saved if how == "saved" else trained.checkpoint
 
     def use():
-        if how == "test":
-            monkeypatch.setattr(datamodule, "load_tokenizer", lambda *_: load_tokenizer(str(moved)))
-            run(["test", "--config", trained.config, f"--ckpt_path={place}"])
+        if how == "data":
+            data = tiny_runs.table_data("data/table.csv", tiny_vit_dir, moved)
+            check_preprocessing(classifier.module.hparams["preprocessing"], data.preprocessing)
         elif how == "export":
             find_tokenizer(sharing.load_trained(Path(place), text_encoder=str(moved)))
         else:

@@ -498,6 +498,10 @@ DAMAGES = {
 WRONG_ENTRIES = [
     ("vit", "architecture", 3),
     ("vit", "num_heads", 0),
+    ("vit", "depth", 100_000),  # more than the weights have, and less
+    ("vit", "depth", 2),
+    ("bert", "num_hidden_layers", 10_000),
+    ("bert", "num_hidden_layers", 2),
     ("vit", "embed_dim", "wide"),
     ("vit", "img_size", "x"),
     ("bert", "model_type", []),
@@ -573,6 +577,7 @@ def test_pickled_weights_are_never_read(tmp_path, tiny_tokenizer_dir):
     ("file", "change", "loads"),
     [
         ("config.json", {"model_type": "other"}, False),
+        ("config.json", {"quantization_config": {"quant_method": "fp8"}}, False),
         ("config.json", {}, True),
         ("tokenizer_config.json", {"tokenizer_class": "X"}, True),
     ],

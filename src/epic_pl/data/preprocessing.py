@@ -16,6 +16,7 @@ from timm.data import DEFAULT_CROP_PCT, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
 from epic_pl.utils.assets.encoders import (
     encoder_file,
+    is_timm,
     loading_options,
     read_encoder_json,
     require_hub,
@@ -30,6 +31,7 @@ AnyResize = Resize | Literal["auto"]
 """A way of making images square; "auto" is the encoder's own."""
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 _LARGEST = 2**14  # maximum side in pixels, far beyond any encoder
+_LONGEST_PROMPT = 10_000
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 
 
@@ -102,7 +104,7 @@ class TextPreprocessing:
         tokenizer: digest of the tokenizer with which a model was trained; empty if unknown.
 
     Raises:
-        ConfigError: if a value has another type, or ``max_tokens`` is below 1.
+        ConfigError: if a value has another type, ``max_tokens`` is below 1, or ``prompt`` too long.
     """
 
     max_tokens: int
@@ -114,6 +116,9 @@ class TextPreprocessing:
     def __post_init__(self) -> None:
         check_types(self)
         check_at_least(1, max_tokens=self.max_tokens)
+        if (size := len(self.prompt)) > _LONGEST_PROMPT:
+            problem = f"The prompt before each text has {size:,} characters"
+            raise ConfigError(f"{problem}, more than {_LONGEST_PROMPT:,}: set data.text_prompt.")
 
 
 class Preprocessing(NamedTuple):
@@ -175,7 +180,7 @@ def image_preprocessing(
     folder, file = Path(source), image_file(encoder)
     with reading_encoder(encoder, file):
         try:
-            if not folder.is_dir() and (source.startswith("hf-hub:") or "/" not in source):
+            if is_timm(source) and not folder.is_dir():
                 own = _of_timm(encoder, source.removeprefix("hf-hub:timm/"), revision)
             elif folder.is_dir() and Path(file).name not in _PROCESSORS:
                 own = _of_folder(folder)
@@ -190,7 +195,9 @@ def image_preprocessing(
 def image_file(encoder: str) -> str:
     """The file that :func:`image_preprocessing` reads, as far as its path is known."""
     folder = Path(resolve_encoder(encoder)[0].removeprefix("local-dir:"))
-    files = (folder / name for name in (*_PROCESSORS, "config.json"))
+    # timm does not read the files of transformers beside its own
+    names = ("config.json",) if is_timm(str(folder)) else (*_PROCESSORS, "config.json")
+    files = (folder / name for name in names)
     return str(next((file for file in files if file.is_file()), "the config of its hub or timm"))
 
 

@@ -3,7 +3,7 @@
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
@@ -20,12 +20,13 @@ from epic_pl.nn.encoders.base import Encoder
 from epic_pl.utils.errors import CheckpointError, UntrustedError
 from epic_pl.utils.files import write_bytes
 from epic_pl.utils.plugins import find_class
-from epic_pl.utils.untrusted import MOST_OPTIONS, require_flat, require_regular
+from epic_pl.utils.untrusted import MOST_OPTIONS, integers, require_flat, require_regular
 
 LAST = "last.ckpt"
 PREVIOUS = "last.previous.ckpt"
 _CLASSES: dict[str, type] = {"method": Method, "loss": Loss}
 """Options that name a class."""
+_MANY = 1000  # of anything can be built in a moment
 # names under which Lightning looks for hyperparameters, too
 _FOREIGN_KEYS = {"hparams", "module_arguments"}
 # keys that the command line's parser reads as more than an option, or that choose a file
@@ -117,6 +118,7 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     if foreign := _FOREIGN_KEYS & content.keys():
         raise CheckpointError(f"{path!r} has {sorted(foreign)[0]}, which epic_pl never writes.")
     check_options(content.get("hyper_parameters"), path)
+    check_sizes(content, path)
     return content
 
 
@@ -176,6 +178,26 @@ def check_options(options: Any, path: str | IO[bytes]) -> None:
             if family is not None:
                 find_class(Encoder, family, path)
     refuse_classes(rest, path)
+
+
+def check_sizes(content: dict[str, Any], path: str | IO[bytes]) -> None:
+    """Refuse options of many more classes or members than a file has weights.
+
+    It is called before these are built.
+
+    Raises:
+        CheckpointError: if a number in them is larger than each axis of each tensor.
+    """
+    options = content.get("hyper_parameters")
+    known = options if isinstance(options, Mapping) else {}
+    shapes = (getattr(tensor, "shape", ()) for tensor in content["state_dict"].values())
+    most = max([_MANY, *chain.from_iterable(shapes)])
+    for name, number in integers({key: known.get(key) for key in ("num_classes", "method")}):
+        if number > most:
+            raise CheckpointError(
+                f"The {name} of {path!r} is {number:,}, but no axis of its weights has more than "
+                f"{most:,} entries: epic_pl did not write this. Do not use the file."
+            )
 
 
 def _class_options(base: type, spec: Any, name: str, path: str | IO[bytes]) -> Any:

@@ -8,6 +8,7 @@ import errno
 import os
 import re
 import stat
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -80,6 +81,15 @@ def quoted(cell: str) -> str:
 def unquoted(cell: str) -> str:
     """The cell that :func:`quoted` was given."""
     return re.sub(QUOTED, r"\1", cell)
+
+
+def integers(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """All integers in a nested value that was read from a file, with the names of their entries."""
+    entries = value.items() if isinstance(value, dict) else []
+    for key, part in [(name, part) for part in value] if isinstance(value, list) else entries:
+        yield from integers(part, str(key))
+    if isinstance(value, int):
+        yield name, value
 
 
 def require_flat(value: Any, most: int | None = None) -> None:

@@ -1,3 +1,4 @@
+import os
 import re
 import sys
 from pathlib import Path
@@ -91,6 +92,22 @@ def test_a_revision_follows_the_name_or_stands_apart(tmp_path):
     assert resolve_encoder(str(tmp_path / "my@folder"), "v1") == (f"{tmp_path}/my@folder", None)
     with pytest.raises(ConfigError, match=r"'v1'.*'v2'"):
         resolve_encoder("org/bert@v1", "v2")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "huge"])
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "1_Pooling/config.json"])
+def test_no_library_waits_for_a_file_of_a_folder(kind, file, tmp_path):
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        with path.open("wb") as sparse:
+            sparse.truncate(10**10)
+    with pytest.raises(AssetError, match=rf"{path}: it (is no regular file|has more than 100,)"):
+        resolve_encoder(str(tmp_path))
 
 
 def test_a_hub_is_asked_once_for_a_file_that_it_lacks(monkeypatch):

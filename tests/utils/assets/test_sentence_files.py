@@ -61,7 +61,20 @@ def test_the_wheel_of_minilm_is_pooled_as_it_was_trained(tmp_path, monkeypatch):
     assert read_sentence_files("pypi:all-minilm-l6-v2").pooling == "mean"
 
 
-@pytest.mark.parametrize("content", ["{cut", "[3]", '{"prompts": 3}', '{"prompts": ["a"]}'])
+@pytest.mark.parametrize("path", ["..", "own/../..", "{root}"])
+def test_a_module_is_never_read_outside_of_the_folder(path, tmp_path):
+    (tmp_path / "config.json").write_text('{"pooling_mode": "mean"}')
+    (own := tmp_path / "own").mkdir()
+    modules = [{"type": "models.Pooling", "path": path.format(root=tmp_path)}]
+    (own / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(AssetError, match=r"modules\.json.* leads outside of"):
+        read_sentence_files(str(own))
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{cut", "[3]", '{"prompts": 3}', '{"prompts": ["a"]}', '{"default_prompt_name": ["a"]}'],
+)
 def test_a_damaged_file_is_named(content, tmp_path):
     file = tmp_path / "config_sentence_transformers.json"
     file.write_text(content)

@@ -1,6 +1,5 @@
 """Build a frozen encoder from its name: a hub name, a local folder, or a ``pypi:`` asset."""
 
-import json
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import transformers.utils.logging
+from safetensors import safe_open
 from safetensors.torch import load_file
 from timm.models import Eva, VisionTransformer
 from torch import nn
@@ -33,12 +33,14 @@ from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
 from epic_pl.utils.assets.encoders import (
     encoder_file,
+    is_timm,
     loading_options,
     read_encoder_json,
     require_hub,
 )
 from epic_pl.utils.assets.sentence_files import SentenceFiles, read_sentence_files
 from epic_pl.utils.errors import EncoderError, first_line, raised_as
+from epic_pl.utils.untrusted import integers
 
 _SUPPORTED = (
     "Supported encoders: models of timm and transformers by hub name or local folder (see "
@@ -55,6 +57,8 @@ _KNOWN_CONFIGS: dict[str, Callable[[], PretrainedConfig]] = {
     ),
     "openai/clip-vit-base-patch32": CLIPConfig,
 }
+_LAYERS = re.compile(r"(layer|block|depth)s?\Z")
+_MOST_LAYERS = 1000  # of an encoder without weights; none has more
 # a fixed seed, so that a checkpoint of a random encoder can be loaded in another process
 _RANDOM_SEED = 0
 
@@ -93,7 +97,8 @@ def build_image_encoder(
         AssetError: if the weights cannot be reached.
     """
     source = _Source(name, *resolve_encoder(name, revision), pretrained)
-    if _is_timm(source.location):
+    _check_layers(source)
+    if is_timm(source.location):
         model = _timm_model(source)
         if not isinstance(model, VisionTransformer | Eva):
             return FeaturesEncoder(model, pooling, image_size, **running)
@@ -126,12 +131,26 @@ def build_text_encoder(
         AssetError: if the weights cannot be reached.
     """
     source = _Source(name, *resolve_encoder(name, revision), pretrained)
+    _check_layers(source)
     files = read_sentence_files(name, revision) if pretrained else SentenceFiles()
     encoder = _hf_encoder(source, "text", pooling, **running)
     encoder.pooling = _pooling(files, pooling, source, encoder.causal)
     if pooling in ("auto", files.pooling):
         encoder.append([module for folder in files.dense for module in _dense(folder, source)])
     return encoder
+
+
+def _check_layers(source: _Source) -> None:
+    """Refuse a folder's config with more layers than it has tensors, before they are built."""
+    folder = Path(source.location)
+    with reading_encoder(source.name, "config.json", "model.safetensors"):
+        config = read_encoder_json(str(folder), "config.json", None) if folder.is_dir() else {}
+        files = folder.glob("*.safetensors") if source.pretrained else ()
+        tensors = [safe_open(file, "pt").keys() for file in files]  # type: ignore[no-untyped-call]
+        most = sum(map(len, tensors)) or _MOST_LAYERS
+        for name, number in integers(config):
+            if number > most and _LAYERS.search(name):
+                raise ValueError(f"{name} is {number:,}, but its files have {most:,} tensors")
 
 
 def _hf_encoder(
@@ -201,14 +220,6 @@ def _dense(folder: str, source: _Source) -> list[nn.Module]:
         return [layer, getattr(nn, kind.rpartition(".")[2])()]
 
 
-def _is_timm(location: str) -> bool:
-    config = Path(location) / "config.json"
-    if config.is_file():
-        with reading_encoder(location, "config.json"):
-            return "architecture" in json.loads(config.read_text(encoding="utf-8"))
-    return location.startswith("hf-hub:") or "/" not in location
-
-
 def _timm_model(source: _Source) -> nn.Module:
     _, location, revision, pretrained = source
     with _building(source):
@@ -239,6 +250,9 @@ def _hf_config(source: _Source) -> Any:
             config = load(location, **loading_options(location, revision))
         except ValueError as error:
             raise EncoderError(f"{name}/config.json: {first_line(error)}. {_SUPPORTED}") from error
+        towers = (getattr(config, name, None) for name in config.sub_configs)
+        if any(getattr(part, "quantization_config", None) for part in (config, *towers)):
+            raise EncoderError(f"{name}/config.json: its weights are quantised, take others")
         # what the file says of itself or a tower may name a kernel, which is code from a hub
         config._attn_implementation, config._experts_implementation = "eager", None
         return config
@@ -260,7 +274,16 @@ def _hf_model(model_class: Any, source: _Source, config: Any, dtype: torch.dtype
         missing = sorted(key for key in report["missing_keys"] if not key.startswith("pooler."))
         if missing:
             raise ValueError(f"its weights lack {', '.join(missing[:4])} ({len(missing)} in all).")
+        layers = {_of_any_layer(key, model) for key in model.state_dict()}
+        left = [key for key in report["unexpected_keys"] if _of_any_layer(key, model) in layers]
+        if left:
+            raise ValueError(f"its weights have more layers than its config, such as {min(left)}")
         return model
+
+
+def _of_any_layer(key: str, model: Any) -> str:
+    """The key of a tensor without the numbers of its layer, and without a prefix for the model."""
+    return re.sub(r"\.\d+(?=\.)", "", key.removeprefix(f"{model.base_model_prefix}."))
 
 
 @contextmanager

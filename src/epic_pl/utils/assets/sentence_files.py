@@ -86,11 +86,14 @@ def read_sentence_files(encoder: str, revision: str | None = None) -> SentenceFi
         modes = pooling.get("pooling_mode", older)
         names = [*([modes] if isinstance(modes, str) else modes), *others]
         texts = prompts.get("prompts") if pooling.get("include_prompt", True) else None
+        default = prompts.get("default_prompt_name")
+        if not isinstance(default, str | None):
+            raise TypeError(f"default_prompt_name is {default!r:.60}, not the name of a prompt")
         return SentenceFiles(
             re.sub("_tokens?", "", " with ".join(names)),
             file,
             tuple(path for kind, path in kinds if kind == "Dense"),
             {str(name): str(text) for name, text in (texts or {}).items()},
-            prompts.get("default_prompt_name"),
+            default,
             limits.get("max_seq_length"),
         )
