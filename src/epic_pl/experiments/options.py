@@ -11,8 +11,9 @@ from typing import Any
 from epic_pl.data.row_cache import image_states
 from epic_pl.data.tables.folders import visible_files
 from epic_pl.module.callbacks import FeatureCache
-from epic_pl.run.epic_cli import Built, parse
-from epic_pl.utils.errors import ConfigError
+from epic_pl.run.epic_cli import Built, data_of, parse
+from epic_pl.utils.assets.cache import cache_dir
+from epic_pl.utils.errors import ConfigError, EpicError
 
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")
 """Runs that are compared have one batch size, which a second device would change."""
@@ -48,10 +49,32 @@ def use_stored_features(built: Built) -> str:
     return cache.level_for(built.module, built.data)
 
 
+def images_key(section: Mapping[str, Any]) -> str:
+    """Hash of sizes and times of change of the images that runs read.
+
+    Those in the cache follow from a table or a version of the data. What cannot be read is left to
+    the runs, which tell of it.
+
+    Args:
+        section: the options ``data`` of ``fit``.
+    """
+    states: dict[str, Any] = {}
+    own = section.get("init_args", {}).items()
+    if any(isinstance(v, str) and os.path.exists(v) for n, v in own if "encoder" not in n):
+        with suppress(EpicError, OSError):
+            data = data_of(section)
+            for split in ("train", "val", "test"):
+                rows = data.read_split(split)
+                if not rows.image_root.resolve().is_relative_to(cache_dir().resolve()):
+                    paths = rows.table["image"].unique().drop_null().to_pylist()
+                    states |= image_states(paths, rows.image_root)
+    return hashlib.sha256(json.dumps(states, sort_keys=True).encode()).hexdigest()
+
+
 def options_key(parsed: Mapping[str, Any], *others: Any) -> str:
     """Hash of all options, of the files that options of the data name, and of ``others``.
 
-    Of a table that is a folder: of names, sizes and times of change of the files in it.
+    Of a table or an encoder that is a folder: of names, sizes and times of change of its files.
     """
     hashes: dict[str, Any] = {}
     for name, value in parsed["data"].get("init_args", {}).items():
@@ -65,5 +88,9 @@ def options_key(parsed: Mapping[str, Any], *others: Any) -> str:
                 files = [str(file) for file in visible_files(Path(value)) if len(file.parts) <= 3]
                 states = image_states(files, Path(value))
                 hashes[name] = {file: state for file, state in states.items() if state}
+            elif name in ("image_encoder", "text_encoder"):
+                folder = Path(value.removeprefix("local-dir:"))
+                files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
+                hashes[name] = image_states(files, folder)
     content = json.dumps((parsed, hashes, *others), sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -591,7 +591,12 @@ def build(options: Sequence[str]) -> Built:
 @_plain_errors()
 def build_data(options: Sequence[str]) -> ImageTextDataModule:
     """The DataModule for options of ``epic-pl fit``, without a model."""
-    config = Namespace(data=parse(["fit", *options]).config["data"])  # type: ignore[no-untyped-call]  # jsonargparse
+    return data_of(parse(["fit", *options]).config["data"])
+
+
+def data_of(section: Any) -> ImageTextDataModule:
+    """The DataModule of a section ``data`` of parsed options."""
+    config = Namespace(data=section)  # type: ignore[no-untyped-call]  # jsonargparse
     parser = LightningArgumentParser(**PARSER_OPTIONS)
     parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
     data: ImageTextDataModule = parser.instantiate_classes(config)["data"]

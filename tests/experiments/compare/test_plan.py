@@ -1,5 +1,6 @@
 """The runs of a comparison: names, variants, options and folders."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,13 @@ def test_a_folder_is_of_the_parsed_options_and_the_data(config, one, tmp_path):
     assert one("--trainer.max_epochs=3").folder.name != before
     table.write_text(table.read_text().replace("red", "green"))
     assert one().folder.name != before
+    image = table.parent / "images" / "test0.png"
+    weights = Path(parse_fit(["--config", config])["data"]["init_args"]["text_encoder"])
+    names = {one().folder.name}
+    for file in (image, weights / "model.safetensors"):
+        os.utime(file)  # as if it had another content of equal length
+        names.add(one().folder.name)
+    assert len(names) == 3
     assert len({one(*split).folder.name for split in ([], ["--data.split_seed=1"])}) == 2
 
 

@@ -1,15 +1,23 @@
 """The variants of a comparison, and the list of their runs."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from epic_pl.experiments.compare.results import ALONE
-from epic_pl.experiments.options import ONE_DEVICE, options_key, parse_fit, refuse_own
+from epic_pl.experiments.options import (
+    ONE_DEVICE,
+    images_key,
+    options_key,
+    parse_fit,
+    refuse_own,
+)
 from epic_pl.experiments.runs import Run
 from epic_pl.nn.methods import Method
 from epic_pl.run.epic_cli import as_options
@@ -127,8 +135,8 @@ def plan(
 ) -> list[Run]:
     """List all runs: every variant with the first seed, then with the second, and so on.
 
-    The name of a run's folder has the seed and a hash of all other options and of the data's files,
-    so that runs with different options never share a folder.
+    The name of a run's folder has the seed and a hash of all other options and of the files of data
+    and encoders, so that runs with different options or inputs never share a folder.
 
     Args:
         variants: lines of the comparison.
@@ -143,7 +151,11 @@ def plan(
     """
     refuse_own("compare", _OWN_OPTIONS, shared)
     every = [(variant.name, variant.fit_options(shared)) for variant in variants]
-    keys = [options_key(parse_fit(options), splits) for _, options in every]
+    images = cache(lambda section: images_key(json.loads(section)))  # of most runs the same
+    keys = []
+    for _, options in every:
+        parsed = parse_fit(options)
+        keys.append(options_key(parsed, images(json.dumps(parsed["data"], default=str)), splits))
     runs = []
     for seed in range(seeds):
         own = [f"--seed_everything={seed}", *([f"--data.split_seed={seed}"] if splits else [])]
@@ -170,7 +182,8 @@ def tuned(
     for variant in variants:
         space = find_packaged("spaces", find_class(Method, variant.method).space)
         options = variant.fit_options(shared)
-        key = options_key(parse_fit(options), Path(space).read_text(), trials)
+        parsed = parse_fit(options)
+        key = options_key(parsed, images_key(parsed["data"]), Path(space).read_text(), trials)
         folder = output.resolve() / "tune" / f"{variant.name}-{key}"
         best = best_options(plan_search(options, read_space(space), folder), trials)
         if best is None:

@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from epic_pl.experiments.options import options_key, parse_fit, refuse_own
+from epic_pl.experiments.options import images_key, options_key, parse_fit, refuse_own
 from epic_pl.utils.config_files import read_yaml
 from epic_pl.utils.errors import ConfigError
 
@@ -47,7 +47,8 @@ class Search:
     def key(self) -> str:
         """Hash of everything that must be equal for two trials to be comparable."""
         known = {name: value for name, value in self.parsed.items() if name != "config"}
-        return options_key(known, {name: repr(option) for name, option in self.space.items()})
+        space = {name: repr(option) for name, option in self.space.items()}
+        return options_key(known, images_key(known["data"]), space)
 
 
 def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
