@@ -51,6 +51,14 @@ def test_what_killed_processes_have_left_is_removed_and_no_other_file(tmp_path):
     assert sorted(os.listdir(tmp_path)) == sorted((*names[1:], "file.txt"))
 
 
+def test_a_clock_that_jumps_removes_no_file_that_is_being_written(tmp_path, monkeypatch):
+    with replacing(tmp_path / "a") as partial:
+        partial.touch()
+        monkeypatch.setattr("time.time", lambda: partial.stat().st_mtime + 3600)
+        write_text(tmp_path / "b", "text")
+        assert partial.exists()
+
+
 @pytest.mark.parametrize("age", [0, 601])
 def test_a_folder_beside_is_removed_with_what_killed_processes_left(tmp_path, age):
     left = tmp_path / f".{'1a' * 8}.partial"

@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -62,9 +61,10 @@ def _partial(path: Path) -> Path:
     Hidden files without a write for ten minutes were left by processes that were killed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    now = path.parent.stat().st_mtime  # by the clock of the disk, since this machine's may jump
     for left in path.parent.glob(_PARTIAL):
         with suppress(OSError):  # another process may remove it first
-            if time.time() - left.lstat().st_mtime > _ABANDONED_S:
+            if now - left.lstat().st_mtime > _ABANDONED_S:
                 is_folder = left.is_dir() and not left.is_symlink()
                 shutil.rmtree(left) if is_folder else left.unlink()
     return path.with_name(f".{token_hex(8)}.partial")  # short, since names have a maximum length
