@@ -28,7 +28,8 @@ class Method:
 
     Attributes:
         model: class of the model, which takes encoders, number of classes, method and head.
-        space: what ``epic-pl compare --tune`` searches: the name of a packaged space, or a path.
+        space: what ``epic-pl tune`` and ``compare --tune`` search: the name of a packaged space, or
+            a path.
 
     Example:
         >>> from dataclasses import dataclass

@@ -6,6 +6,7 @@ import math
 import shutil
 import sqlite3
 import sys
+from dataclasses import fields
 from types import SimpleNamespace
 
 import optuna
@@ -14,13 +15,14 @@ import yaml
 from jsonargparse import ArgumentError
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
+from tiny_models import METHODS
 
 from epic_pl.cli.main import call
 from epic_pl.experiments.tune import study
 from epic_pl.experiments.tune.report import draw_history
-from epic_pl.experiments.tune.search import Search
+from epic_pl.experiments.tune.search import Search, plan_search
 from epic_pl.experiments.tune.study import TrialWatch, best_options, train
-from epic_pl.run.epic_cli import run
+from epic_pl.run.epic_cli import option_types, run
 from epic_pl.utils.errors import ConfigError
 
 SPACE = """\
@@ -72,6 +74,42 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path):
     assert fitted.model.hparams["optim"]["lr"] == overlay["model"]["optim"]["lr"]
     with pytest.raises(ConfigError, match="search of other options"):
         call("tune", [*options, "--model.method.hub_width", "16"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_space_has_what_the_method_has(method, config, tmp_path):
+    options = ["--config", config, f"--model.method={method}"]
+    space = plan_search(options, None, tmp_path).space
+    assert space.keys() <= option_types("fit", {"model.method": method}).keys()
+    own = {field.name for field in fields(METHODS[method])}
+    wanted = {"num_prompts", "interaction_layers"} & own
+    if METHODS[method].space == "head.yaml":  # no prompts
+        wanted = set()
+        assert "model.optim.prompt_lr" not in space
+    assert {"model.optim.lr", *(f"model.method.{name}" for name in wanted)} <= space.keys()
+
+
+def test_a_method_may_name_its_own_space(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(METHODS["Parts"], "space", str(tmp_path / "space.yaml"))
+    found = plan_search(["--config", config, "--model.method=Parts"], None, tmp_path).space
+    assert list(found) == ["model.optim.lr"]  # it has no num_prompts
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name != "LateFusionMLP" else [])
+        for name in METHODS
+    ],
+)
+def test_each_method_is_tuned(method, config, tmp_path):
+    if method == "LoRA":
+        pytest.importorskip("peft")
+    options = ["--config", config, f"--model.method={method}", "--trainer.fast_dev_run=1"]
+    assert call("tune", [*options, "--trials=2", f"--output={tmp_path}"]) == 0
+    rows = _rows(tmp_path)
+    assert rows[0]["state"] == "complete"
+    assert rows[1]["state"] == "complete" or "layers: give" in rows[1]["message"]
 
 
 def test_a_pruned_trial_ends_at_that_validation(config):

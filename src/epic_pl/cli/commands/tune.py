@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from epic_pl.cli.commands.parser import PositiveInt
-from epic_pl.utils.config_files import find_packaged, first_config
+from epic_pl.utils.config_files import first_config
 
 
 def tune(
     fit_options: Sequence[str],
     trials: PositiveInt = 50,
-    space: str = "wide.yaml",
+    space: str | None = None,
     output: Path | None = None,
 ) -> int:
     """Search the options with the best validation metric, which early_stopping.monitor names.
@@ -21,17 +21,18 @@ def tune(
     Args:
         fit_options: options of epic-pl fit, for all trials.
         trials: number of trials, those before an interruption included.
-        space: YAML file of option -> {low, high, log} or list of choices.
+        space: YAML file of option -> {low, high, log} or list of choices, or the name of a packaged
+            one (by the method).
         output: folder of all files (runs/tune/CONFIG).
 
     Raises:
         EpicError: if an option is wrong, or no trial can be trained.
     """
-    from epic_pl.experiments.tune.search import plan_search, read_space
+    from epic_pl.experiments.tune.search import plan_search
     from epic_pl.experiments.tune.study import best_options
 
     output = output or Path("runs/tune") / first_config(fit_options)
-    search = plan_search(fit_options, read_space(find_packaged("spaces", space)), output)
+    search = plan_search(fit_options, space, output)
     try:
         best = best_options(search, trials)
     except KeyboardInterrupt:

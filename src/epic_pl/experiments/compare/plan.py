@@ -175,7 +175,7 @@ def tuned(
     Raises:
         ConfigError: if a search has no finished trial.
     """
-    from epic_pl.experiments.tune.search import plan_search, read_space
+    from epic_pl.experiments.tune.search import plan_search
     from epic_pl.experiments.tune.study import best_options
 
     found = []
@@ -185,7 +185,7 @@ def tuned(
         parsed = parse_fit(options)
         key = options_key(parsed, images_key(parsed["data"]), Path(space).read_text(), trials)
         folder = output.resolve() / "tune" / f"{variant.name}-{key}"
-        best = best_options(plan_search(options, read_space(space), folder), trials)
+        best = best_options(plan_search(options, space, folder), trials)
         if best is None:
             raise ConfigError(f"No options chosen for {variant.name}: see {folder}/trials.csv.")
         found.append(replace(variant, chosen=tuple(as_options(best))))

@@ -10,8 +10,10 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from epic_pl.experiments.options import images_key, options_key, parse_fit, refuse_own
-from epic_pl.utils.config_files import read_yaml
+from epic_pl.nn.methods import Method
+from epic_pl.utils.config_files import find_packaged, read_yaml
 from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.plugins import find_class
 
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 Space = dict[str, Distribution]
@@ -51,8 +53,13 @@ class Search:
         return options_key(known, images_key(known["data"]), space)
 
 
-def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
+def plan_search(shared: Sequence[str], space: str | None, output: Path) -> Search:
     """Define a search on the metric that the config monitors for checkpoints or early stopping.
+
+    Args:
+        shared: options of ``fit``, for all trials.
+        space: YAML file of the space, or a packaged one's name; None for what suits the method.
+        output: folder of all files.
 
     Raises:
         ConfigError: if that is no validation metric, or the search sets an option itself.
@@ -67,7 +74,31 @@ def plan_search(shared: Sequence[str], space: Space, output: Path) -> Search:
         raise ConfigError(
             f"{section}.monitor is {monitor!r}, no metric of the validation split (val/accuracy)."
         )
-    return Search(tuple(shared), parsed, space, monitor, mode, keeps_best, output)
+    distributions = (
+        read_space(find_packaged("spaces", space)) if space else _space_of_method(parsed)
+    )
+    return Search(tuple(shared), parsed, distributions, monitor, mode, keeps_best, output)
+
+
+def _space_of_method(parsed: Mapping[str, Any]) -> Space:
+    """The method's own space; for methods that name none, the options of wide.yaml they have."""
+    own = find_class(Method, parsed["model"]["init_args"]["method"]["class_path"]).space
+    space = read_space(find_packaged("spaces", "wide.yaml" if own == Method.space else own))
+    kept = {}
+    for name, distribution in space.items():
+        with suppress(LookupError, TypeError):
+            _value(parsed, name)
+            kept[name] = distribution
+    return kept
+
+
+def _value(parsed: Mapping[str, Any], name: str) -> Any:
+    value: Any = parsed
+    for key in name.split("."):
+        if "init_args" in value and key != "init_args":
+            value = value["init_args"]  # of a class
+        value = value[key]
+    return value
 
 
 def read_space(path: str) -> Space:
@@ -114,12 +145,9 @@ def values_of(space: Space, parsed: Mapping[str, Any]) -> dict[str, Any]:
     """The config's own values of the searched options, without those outside of the space."""
     values = {}
     for name, distribution in space.items():
-        value: Any = parsed
-        for key in name.split("."):
-            if isinstance(value, Mapping) and "init_args" in value and key != "init_args":
-                value = value["init_args"]  # of a class
-            value = value.get(key) if isinstance(value, Mapping) else None
-        with suppress(TypeError, ValueError):  # the value is outside of the distribution
+        # the option is missing, or its value is outside of the distribution
+        with suppress(LookupError, TypeError, ValueError):
+            value = _value(parsed, name)
             optuna.create_trial(value=0.0, params={name: value}, distributions={name: distribution})
             values[name] = value
     return values
