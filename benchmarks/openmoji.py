@@ -38,7 +38,8 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     (epic,) = plan(choose("EPIC", []), 1, options, folder)
     place = f"--trainer.default_root_dir={folder}"
-    trained = [f"--ckpt_path={os.path.relpath(epic.folder)}/checkpoints/last.ckpt", place]
+    checkpoint = f"{os.path.relpath(epic.folder)}/checkpoints/last.ckpt"
+    trained = [f"--ckpt_path={checkpoint}", place]
 
     stored = [*options, place]
     step("1/4 Fetch images and encoders; encode and store the features", "cache build", stored)
@@ -47,7 +48,9 @@ def main() -> None:
     step(f"2/4 Train {EPOCHS} epochs and test", "compare", [*options, *runs])
     step("3/4 Predict the test split with EPIC", "predict", [*options, *trained])
     drawn = ["--count", "1", f"--output={folder}/explanation"]
-    step("4/4 Draw the attention of EPIC's prompts", "explain", [*options, *trained, *drawn])
+    step(
+        "4/4 Draw the attention of EPIC's prompts", "explain", [checkpoint, *options, place, *drawn]
+    )
 
     Classifier.load(epic.folder).save_pretrained(folder / "model")
 

@@ -209,7 +209,7 @@ def summary(times: list[float], counts: Counter[str], seconds: float) -> dict[st
 def exported(model: str, folder: Path) -> str:
     if not folder.exists():
         checkpoint = next(path for path in sorted(Path(model).rglob("*.ckpt")))
-        command = [sys.executable, "-m", "epic_pl", "export", "--ckpt_path", str(checkpoint)]
+        command = [sys.executable, "-m", "epic_pl", "export", str(checkpoint)]
         subprocess.run(
             [*command, "--output", str(folder)],
             check=True,

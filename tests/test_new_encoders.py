@@ -132,7 +132,7 @@ def test_a_table_becomes_a_served_model(image, text, method, folder, told, start
     np.testing.assert_array_equal(saved.probabilities(items), expected)
 
     output = folder / "onnx"
-    code, said, error = told("export", "--ckpt_path", checkpoint, "--output", output)
+    code, said, error = told("export", checkpoint, "--output", output)
     assert code == 0, error
     assert float(said.split("probabilities: ")[1]) <= 1e-5
     np.testing.assert_allclose(Classifier.load(output).probabilities(items), expected, atol=1e-4)

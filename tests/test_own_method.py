@@ -121,7 +121,7 @@ from epic_pl import Classifier
 from epic_pl.cli.main import main
 from epic_pl.utils.errors import EpicError
 checkpoint, saved = sys.argv[1:]
-command = ["export", "--ckpt_path", checkpoint, "--output", "exported"]
+command = ["export", checkpoint, "--output", "exported"]
 for trust in ([], ["own_method"]):
     for path in (checkpoint, saved):
         try:

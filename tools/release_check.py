@@ -221,7 +221,7 @@ def wheel_alone(env: Environment) -> str:
 
 
 def onnx(env: Environment) -> str:
-    said = env.epic_pl("export", "--ckpt_path", env.release.run, "--output=out")
+    said = env.epic_pl("export", env.release.run, "--output=out")
     with env.release.environment("docker", *packages_of_dockerfile()) as small:
         answer = json.loads(small.python(env.cwd / "out/predict.py", "-", "cow face"))
         used = size(small.site)

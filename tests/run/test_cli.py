@@ -251,9 +251,10 @@ def test_a_checkpoints_options_beat_the_command_line(config, best):
 def test_other_preprocessing_than_the_checkpoints_is_refused_with_both_values(
     command, config, best, capsys
 ):
-    args = [command, "--config", config, "--ckpt_path", best, "--data.max_text_tokens=4"]
+    model = ["--ckpt_path", best] if command == "fit" else [best]
     more = ["--int8"] if command == "export" else []
-    said = _refused([*args, *more], capsys)
+    args = [command, *model, "--config", config, "--data.max_text_tokens=4", *more]
+    said = _refused(args, capsys)
     assert "trained with data.max_text_tokens 64, but this data has 4" in said
 
 
@@ -567,7 +568,7 @@ EVIL = "\x1b[2JEVIL\x07\x9b31m"  # what a terminal obeys
         ["data", "check", "--workers=1", "{config}", "{table}"],
         ["fit", "{config}", "{table}"],
         ["fit", "{config}", "--model.method.hub_width", EVIL],
-        ["explain", "{config}", "--ckpt_path={best}", "--samples", f"no{EVIL}"],
+        ["explain", "{best}", "{config}", "--samples", f"no{EVIL}"],
     ],
     ids=lambda args: " ".join(args[:2]),
 )
@@ -759,7 +760,7 @@ def test_a_checkpoint_by_its_address_is_checked_and_other_addresses_are_refused(
 def test_a_checkpoint_of_another_task_or_other_classes_is_told_with_both(
     option, before, now, command, config, best, capsys
 ):
-    given = [command, "--ckpt_path", best]
+    given = ["explain", best] if command == "explain" else [command, "--ckpt_path", best]
     if command == "warm start":
         if not option.startswith("classes=[red"):  # it may have fewer classes
             return
@@ -900,9 +901,9 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
             "model.optim.lr",
         ),
         ("fit --data.help TabelDataModule", "TableDataModule"),
-        ("explain --ouput x", "output"),
-        ("explain --split tset", "test"),
-        ("export --ckpt_path x --ouput x", "output"),
+        ("explain x --ouput x", "output"),
+        ("explain x --split tset", "test"),
+        ("export x --ouput x", "output"),
         ("data init x --labl x", "label"),
     ],
 )
@@ -913,7 +914,9 @@ def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
     outside = "trainer: {callbacks: [{class_path: LearningRateMonitor}]}"
     (workdir / "outside.yaml").write_text(outside)
     command, *options = args.split()
-    code, _, error = told(command, *([] if command == "data" else ["--config", config]), *options)
+    model = options[:1] if command in ("explain", "export") else []
+    config = [] if command == "data" else ["--config", config]
+    code, _, error = told(command, *model, *config, *options[len(model) :])
     assert code == 1
     assert error.count("Did you mean") == (meant is not None)
     assert meant is None or f"Did you mean {meant!r}?" in error

@@ -8,7 +8,7 @@ from PIL import Image
 @pytest.fixture
 def explain(trained, told):
     """The command on the trained checkpoint."""
-    given = ["explain", "--config", trained.config, "--ckpt_path", trained.checkpoint]
+    given = ["explain", trained.checkpoint, "--config", trained.config]
     return lambda *options: told(*given, *options)
 
 
@@ -49,7 +49,6 @@ def test_samples_are_spread_over_the_split(explain, tmp_path, monkeypatch):
         ),
         (["--count", "0"], "count is '0'"),
         (["--output", "data/table.csv"], "index.html cannot be written to data/table.csv"),
-        (["--ckpt_path", "null"], "add --ckpt_path best"),
     ],
 )
 def test_bad_options_are_one_error_with_a_way_out(options, part, explain):

@@ -31,14 +31,14 @@ FILES = [
 def exported(two_epochs):
     """Folder of the exported model."""
     folder = two_epochs.root / "exported"
-    assert call("export", ["--ckpt_path", two_epochs.checkpoint, "--output", str(folder)]) == 0
+    assert call("export", [two_epochs.checkpoint, "--output", str(folder)]) == 0
     return folder
 
 
 @pytest.fixture
 def export(trained, told):
-    """The command on the trained checkpoint; later options win."""
-    return lambda *options: told("export", "--ckpt_path", trained.checkpoint, *options)
+    """The command on the trained checkpoint or another model; later options win."""
+    return lambda *options, model=trained.checkpoint: told("export", model, *options)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_a_multilabel_model_of_other_data_brings_its_thresholds_and_needs_no_tok
     rows = tiny_runs.loader(tiny_runs.samples(multilabel=True))
     trainer.fit(module, rows, rows)
     trainer.save_checkpoint(tmp_path / "own.ckpt")
-    code, said, error = export("--ckpt_path", tmp_path / "own.ckpt", *moved)
+    code, said, error = export(*moved, model=tmp_path / "own.ckpt")
     assert code == 0, error
     assert "exported without a tokenizer" in said
     assert float(said.split("probabilities: ")[1]) <= 1e-5
@@ -161,7 +161,7 @@ def test_a_folder_with_files_is_replaced_with_overwrite_only(
 def export_without_room(checkpoint, output):
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
-    main(["export", "--ckpt_path", checkpoint, "--output", str(output)])
+    main(["export", checkpoint, "--output", str(output)])
 
 
 @pytest.mark.slow
@@ -190,10 +190,10 @@ def test_nothing_is_written_if_probabilities_differ_from_the_checkpoint(
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (["--ckpt_path", "nowhere.ckpt"], "There is no run or checkpoint at nowhere.ckpt"),
-        (["--ckpt_path", "table.csv"], "cannot be read as a checkpoint"),
-        (["--output", "table.csv"], "is a file"),
-        (["--image_encoder", "other"], "trained on the image encoder"),  # of other weights
+        ({"model": "nowhere.ckpt"}, "There is no run or checkpoint at nowhere.ckpt"),
+        ({"model": "table.csv"}, "cannot be read as a checkpoint"),
+        ({"output": "table.csv"}, "is a file"),
+        ({"image_encoder": "other"}, "trained on the image encoder"),  # of other weights
     ],
 )
 def test_bad_paths_and_other_encoders_are_one_error(
@@ -205,7 +205,9 @@ def test_bad_paths_and_other_encoders_are_one_error(
     content = bytearray(weights.read_bytes())
     content[-3] ^= 1
     weights.write_bytes(content)
-    code, _, error = export("--output", "never", *options)
+    own = {"output": "never"} | options
+    model = {"model": own.pop("model")} if "model" in own else {}
+    code, _, error = export(*(f"--{name}={value}" for name, value in own.items()), **model)
     assert code == 1
     assert part in error
     assert not Path("never").exists()
@@ -229,7 +231,8 @@ def test_saved_and_exported_models_are_taken_or_the_message_says_what_is(
             given = [folder, "data/images", "--output", tmp_path / "made"]
         else:
             config = [] if command == "export" else ["--config", trained.config]
-            given = [*config, "--ckpt_path", folder]
+            model = [folder] if command in ("export", "explain") else ["--ckpt_path", folder]
+            given = [*model, *config]
             given += ["--output", tmp_path / "made"] if command == "export" else []
         code, _, error = told(command, *given)
         if folder == saved and command in ("export", "embed"):
@@ -258,11 +261,11 @@ def test_a_run_is_named_as_for_the_other_commands(where, trained, told, tmp_path
     )
     config = ["--config", trained.config]
     for options in [config] if where in ("best", "last") else [config, []]:
-        code, said, error = told("export", "--ckpt_path", where, "--output", tmp_path, *options)
+        code, said, error = told("export", where, "--output", tmp_path, *options)
         assert code == 0, error
         assert f"checkpoints/last.ckpt exported to {tmp_path}" in said
     encoders = (given[0].model.image_encoder for given in written)
     assert {encoder.precision for encoder in encoders} == {None}
     if not Path(where).exists():
-        code, _, error = told("export", "--ckpt_path", where, "--output", tmp_path)
-        assert (code, f"--ckpt_path {where} needs the config" in error) == (1, True)
+        code, _, error = told("export", where, "--output", tmp_path)
+        assert (code, f"{where} needs the config of the run" in error) == (1, True)

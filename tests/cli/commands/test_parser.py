@@ -11,19 +11,32 @@ from epic_pl.cli.commands.parser import parse_command
     [
         (
             ["where", "--fit.x", "1", "--flag", "--count", "2", "--y=3"],
-            {"fit_options": ["where", "--fit.x", "1", "--y=3"], "flag": True, "count": 2},
+            {"fit_options": ["--fit.x", "1", "--y=3"], "flag": True, "count": 2},
         ),
-        (["--flag", "false", "1"], {"fit_options": ["1"], "flag": False}),
-        (["--flag=false", "--two-words", "a, {b}"], {"flag": False, "two_words": "a, {b}"}),
-        (["--config", "--count=3"], {"fit_options": ["--config"], "count": 3}),
+        (["where", "--flag", "false", "1"], {"fit_options": ["1"], "flag": False}),
+        (["where", "--flag=false", "--two-words", "a, {b}"], {"two_words": "a, {b}"}),
+        (["where", "--config", "--count=3"], {"fit_options": ["--config"], "count": 3}),
+        (
+            ["where", "--model", "Own", "--place=x"],
+            {"fit_options": ["--model", "Own", "--place=x"]},
+        ),
     ],
 )
 def test_options_of_a_command_are_told_from_those_of_fit(argv, parsed):
-    def function(fit_options: list[str], two_words: str = "", count: int = 1, flag: bool = False):
+    def function(
+        place: str,
+        fit_options: list[str],
+        two_words: str = "",
+        count: int = 1,
+        flag: bool = False,
+    ):
         """Do it."""
 
-    default = {"fit_options": [], "two_words": "", "count": 1, "flag": False}
+    default = {"place": "where", "fit_options": [], "two_words": "", "count": 1, "flag": False}
     assert parse_command("x", function, argv) == default | parsed
+    for before in ([], ["where", "else"]):  # each command takes its model first
+        with pytest.raises(ArgumentError):
+            parse_command("x", function, [*before, *argv[1:]])
 
 
 @pytest.mark.parametrize(

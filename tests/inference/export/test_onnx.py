@@ -422,7 +422,7 @@ def test_a_damaged_folder_and_wrong_options_are_told(written, trained, told, tmp
             CheckpointError, match=r"is damaged|cannot be read|missing \d+ required"
         ):
             Classifier.load(tmp_path)
-    given = ["export", "--ckpt_path", trained.checkpoint, "--output", tmp_path / "new"]
+    given = ["export", trained.checkpoint, "--output", tmp_path / "new"]
     code, _, error = told(*given, "--int8")
     assert code == 1
     assert "--int8 needs the config of the run: add --config." in error

@@ -12,6 +12,7 @@ _MAX_NAME = 60  # maximum characters of a sample's name in a file name
 
 
 def explain(
+    model: str,
     fit_options: Sequence[str],
     samples: str | None = None,
     count: PositiveInt = 4,
@@ -21,7 +22,8 @@ def explain(
     """Draw the patches and words that each prompt of a trained model attends to.
 
     Args:
-        fit_options: options of epic-pl fit, and --ckpt_path of the trained model.
+        model: a run's folder or a checkpoint, or best or last of the newest run.
+        fit_options: options of epic-pl fit.
         samples: names of samples, joined by commas (--count samples).
         count: number of samples, spread over the split.
         split: split of the samples.
@@ -44,7 +46,7 @@ def explain(
     from epic_pl.utils.validate import check_writable
 
     check_writable("--output", output, "index.html")
-    module, data, checkpoint = build_trained(fit_options)
+    module, data, checkpoint = build_trained([*fit_options, f"--ckpt_path={model}"])
     data.prepare_data()
     data.setup(_STAGES[split])
     dataset = data.dataset(split)

@@ -7,9 +7,8 @@ from epic_pl.utils.errors import ConfigError
 
 
 def export(
+    model: str,
     fit_options: Sequence[str],
-    *,
-    ckpt_path: str,
     output: Path = Path("runs/export"),
     int8: bool = False,
     overwrite: bool = False,
@@ -21,9 +20,9 @@ def export(
     It has the model in ONNX, its description in JSON, the tokenizer, and predict.py.
 
     Args:
-        fit_options: options of epic-pl fit, needed for --ckpt_path best or last, and for --int8.
-        ckpt_path: a run or a checkpoint; without --config also a saved model or a hub's user/name,
-            with it also best or last.
+        model: a run's folder or a checkpoint; without --config also a saved model or a hub's
+            user/name, with it also best or last.
+        fit_options: options of epic-pl fit, needed for best or last, and for --int8.
         output: folder to write.
         int8: also write a model whose encoders have weights in 8 bits, and compare the scores of
             both on the validation split of --config.
@@ -40,15 +39,15 @@ def export(
     from epic_pl.module.checkpoint import check_preprocessing
     from epic_pl.run.epic_cli import build_data, checkpoint_of
 
-    if not fit_options and (int8 or ckpt_path in ("best", "last")):
-        option = "--int8" if int8 else f"--ckpt_path {ckpt_path}"
-        raise ConfigError(f"{option} needs the config of the run: add --config.")
+    if not fit_options and (int8 or model in ("best", "last")):
+        needs = "--int8" if int8 else model
+        raise ConfigError(f"{needs} needs the config of the run: add --config.")
     require_onnx()
     check_output(output, overwrite)
     if fit_options:
-        checkpoint = checkpoint_of([*fit_options, f"--ckpt_path={ckpt_path}"])
+        checkpoint = checkpoint_of([*fit_options, f"--ckpt_path={model}"])
     else:
-        checkpoint = find_model(ckpt_path)
+        checkpoint = find_model(model)
     data = build_data([*fit_options, f"--ckpt_path={checkpoint}"]) if int8 else None
     module = load_trained(checkpoint, image_encoder, text_encoder)
     if data:

@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 from jsonargparse import ArgumentError, ArgumentParser
@@ -24,8 +25,8 @@ _OF_FIT = "fit_options"
 def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser:
     """Parser of a command.
 
-    Parameters are options; those without a default are positional, unless they are keyword-only.
-    A positional list takes all words.
+    Parameters are options; those without a default are positional. A positional list takes all
+    words.
     """
     parameters = inspect.signature(function).parameters
     parser = ArgumentParser(
@@ -47,17 +48,24 @@ def command_parser(name: str, function: Callable[..., object]) -> ArgumentParser
 def parse_command(name: str, function: Callable[..., object], argv: Sequence[str]) -> Any:
     """Arguments for ``function`` by name. A flag needs no value, and ``-`` is taken for ``_``.
 
+    If the function takes options of ``fit``, positional arguments come before all options.
+
     Raises:
         ArgumentError: naming the option.
     """
-    kinds, rest, words = get_type_hints(function), [], list(argv)
+    hints, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
+    kinds = {each.name: hints[each.name] for each in parameters if each.default is not each.empty}
+    of_fit = _OF_FIT in hints
+    given = [*takewhile(lambda word: not word.startswith("-"), argv)] if of_fit else []
+    rest: list[str] = []
+    words = list(argv[len(given) :])
     own: dict[str, str] = {}
     while words:
         word = words.pop(0)
         option, equals, value = word.partition("=")
         key = option[2:].replace("-", "_") if option.startswith("--") else ""
         if key not in kinds:
-            if key and _OF_FIT not in kinds:
+            if key and not of_fit:
                 raise UnknownOptionError(key, kinds)
             rest.append(word)
             continue
@@ -68,7 +76,7 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
                 raise ArgumentError(None, f"{option} needs a value")
             value = words.pop(0)
         own[key] = value
-    more, rest = ({_OF_FIT: rest}, []) if _OF_FIT in kinds else ({}, rest)
+    more, rest = ({_OF_FIT: rest}, given) if of_fit else ({}, rest)
     options = [f"--{key}={value}" for key, value in own.items()]
     try:
         return vars(command_parser(name, function).parse_args([*options, *rest])) | more
