@@ -37,6 +37,14 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(50_000, 20, 20)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_garbage():
+    """What a module has imported is none either: several hundred parsers and libraries."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _session_cache(tmp_path_factory):
     """Rows and stores of tests stay out of the developer's own cache."""

@@ -47,7 +47,8 @@ def folder(tmp_path_factory):
     tones = table.read_text().replace(",red,", ",warm,").replace(",green,", ",cold,")
     (root / "tones.csv").write_text(tones.replace(",blue,", ",cold,"))
     train(root / "tones.csv", root / "runs" / "tone")
-    return root
+    yield root
+    gc.collect()  # other tests list all imported methods and losses
 
 
 def train(table, output):
@@ -73,7 +74,6 @@ def test_examples_print_what_they_show(name, folder, monkeypatch):
             # classes that an example defines are not of this package
             docstring.globs |= {"__name__": "example", **given}
             doctest.DocTestRunner().run(docstring, out=failures.append)
-    gc.collect()  # other tests list all imported methods and losses
     assert not failures, "".join(failures)
 
 
