@@ -139,8 +139,9 @@ def test_an_unknown_command_is_told_with_those_that_it_may_mean(capsys, word, kn
     assert capsys.readouterr().err == f"{said}{meant}\n"
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("args", [["--help"], ["doctor"]], ids=" ".join)
+@pytest.mark.parametrize(
+    ("args", "unbuffered"), [(["--help"], ""), (["--help"], "1"), (["doctor"], "")]
+)
 def test_a_closed_pipe_ends_quietly(args, unbuffered):
     end, pipe = os.pipe()
     os.close(end)  # as `head` does when it has its lines

@@ -234,9 +234,17 @@ def test_experts_of_a_warm_start_have_the_prior_of_its_own_data(method, names, m
     torch.testing.assert_close(kept.prior, known.prior)
 
 
-@pytest.mark.parametrize("method", ["EPIC", "Ensemble"])
-@pytest.mark.parametrize("network", ["none", "wide", "squeezed"])
-@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize(
+    ("method", "network", "task"),
+    [
+        ("EPIC", "none", "multiclass"),
+        ("EPIC", "wide", "multilabel"),
+        ("EPIC", "squeezed", "multiclass"),
+        ("Ensemble", "none", "multilabel"),
+        ("Ensemble", "wide", "multiclass"),
+        ("Ensemble", "squeezed", "multilabel"),
+    ],
+)
 def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(
     method, network, task, make, tmp_path
 ):

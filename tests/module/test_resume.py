@@ -47,7 +47,7 @@ def runs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         checkpoints=None,
         num_workers=0,
         accumulate=1,
-        validate=1,
+        validate=1.0,
         diary=None,
         more=(),
         **options,
@@ -134,7 +134,7 @@ def test_resume_anywhere(name, straight, runs):
 # which had read ahead of the checkpoint
 def test_resume_with_loader_workers(straight, runs, tmp_path):
     end, steps, _ = straight
-    _, with_workers = runs(checkpoints=tmp_path, num_workers=2)
+    _, with_workers = runs(more=[tiny_runs.every_step(tmp_path)], num_workers=2)
     assert with_workers == steps
     resumed, rest = runs(str(tmp_path / "step4.ckpt"), num_workers=2)
     assert rest == steps[4:]
@@ -174,7 +174,7 @@ def test_a_run_that_stopped_early_does_not_go_on(name, runs, tmp_path):
     ids=str,
 )
 def test_resume_is_exact_with_every_option_of_the_steps(options, runs, tmp_path):
-    end, steps = runs(checkpoints=tmp_path, **options)
+    end, steps = runs(more=[tiny_runs.every_step(tmp_path)], **options)
     resumed, rest = runs(str(tmp_path / "step4.ckpt"), **options)
     assert rest == steps[4:]
     assert not differing(end, resumed)
@@ -184,7 +184,7 @@ def test_resume_is_exact_with_every_option_of_the_steps(options, runs, tmp_path)
 def accumulated(runs, tmp_path_factory):
     """An undisturbed run that accumulates gradients, with a checkpoint after every batch."""
     folder = tmp_path_factory.mktemp("accumulated")
-    end, steps = runs(checkpoints=folder, accumulate=2)
+    end, steps = runs(checkpoints=folder, accumulate=2, validate=1)
     assert end["steps"].tolist() == [4, 2]
     return end, steps, folder
 
@@ -199,7 +199,7 @@ def test_a_checkpoint_inside_an_accumulation_window_resumes_exactly(name, accumu
     (state,) = content["resume_states"]
     # windows of two batches, and of what is left at the end of an epoch of three
     assert bool(state["gradients"]) == (batch in (1, 4))
-    resumed, rest = runs(str(folder / f"{name}.ckpt"), accumulate=2)
+    resumed, rest = runs(str(folder / f"{name}.ckpt"), accumulate=2, validate=1)
     assert rest == steps[batch:]
     assert not differing(end, resumed)
 

@@ -43,11 +43,20 @@ def build(encoders, **options):
 # gradient and freezing ------------------------------------------------------------------------
 
 
+LAYERS = [(1, "offset"), (3, "linear"), ([[0, 1], [1, 2]], "offset")]
+HUBS = ["bottleneck", "parameter_free", "none"]
+FIRST = ["tokens", "independent", "from_text"]
+
+
 @pytest.mark.parametrize(
-    ("layers", "generation"), [(1, "offset"), (3, "linear"), ([[0, 1], [1, 2]], "offset")], ids=str
+    ("layers", "generation", "hub", "first_prompt"),
+    [  # every two of them meet
+        (*LAYERS[one], HUBS[other], FIRST[(one + other) % 3])
+        for one in range(3)
+        for other in range(3)
+    ],
+    ids=str,
 )
-@pytest.mark.parametrize("hub", ["bottleneck", "parameter_free", "none"])
-@pytest.mark.parametrize("first_prompt", ["tokens", "independent", "from_text"])
 @either_attention
 def test_every_trained_parameter_gets_a_gradient_and_no_frozen_one(
     layers, hub, generation, first_prompt, attention

@@ -104,7 +104,7 @@ def test_init_writes_a_config_that_check_and_fit_take(
     assert f"Report: {output / 'report.html'};" in said
     image_size = yaml.safe_load(config.read_text())["model"]["encoders"]["image_size"]
     assert image_size == (224 if write is _memes else 112)  # 112 of small images
-    fitted = run(["fit", f"--config={config}", *tiny])
+    fitted = run(["fit", f"--config={config}", *tiny, "--trainer.fast_dev_run=1"])
     assert fitted.model.class_names == classes
     tables = [fitted.datamodule.read_split(split).table for split in ("train", "val", "test")]
     counts = tuple(table.num_rows for table in tables)

@@ -43,6 +43,7 @@ def test_a_run_keeps_the_precision_that_auto_chose(
     tiny_runs.table(workdir / "data")
     config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
     fit = ["fit", "--config", str(config), "--model.encoders.precision", "auto"]
+    fit += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
     cli = run(fit)
     saved = Path(cli.trainer.log_dir) / "config.yaml"
     assert record_of(cli)["made_of"]["precision of the encoders"] == "bf16"

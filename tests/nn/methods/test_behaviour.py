@@ -5,6 +5,7 @@ import torch
 from tiny_models import (
     ALL_PARTS,
     METHODS,
+    PLAIN,
     PRESENCE,
     batch,
     cached,
@@ -51,8 +52,7 @@ def inside(names):
 
 
 @methods
-@heads
-@pytest.mark.parametrize("modality_dropout", [0.0, 0.5])
+@pytest.mark.parametrize(("head", "modality_dropout"), [(PLAIN, 0.0), (ALL_PARTS, 0.5)])
 def test_what_is_trained_gets_a_gradient_and_nothing_else(name, head, modality_dropout):
     # under DDP a parameter without gradient stops the run, so presence must make no difference
     model = make(name, head=head, modality_dropout=modality_dropout).train()
@@ -129,8 +129,7 @@ def test_every_trained_tensor_has_its_rate(name):
 
 
 @methods
-@heads
-@pytest.mark.parametrize("clip", [False, True], ids=["vit-bert", "clip"])
+@pytest.mark.parametrize(("head", "clip"), [(ALL_PARTS, False), (PLAIN, True)])
 def test_a_batch_gives_what_its_samples_give_and_padding_never_matters(name, head, clip):
     encoders = (clip_image_encoder(), clip_text_encoder()) if clip else (None, None)
     model = make(name, *encoders, head=head)
@@ -246,10 +245,9 @@ LEVELS = [
 ]
 
 
-@heads
 @pytest.mark.parametrize(("name", "attention", "level"), LEVELS)
-def test_features_of_every_level_give_the_same_logits(name, attention, level, head):
-    model = make(name, head=head, prompt_attention=attention)
+def test_features_of_every_level_give_the_same_logits(name, attention, level):
+    model = make(name, head=ALL_PARTS, prompt_attention=attention)
     for presence in PRESENCE.values():
         made = batch([4, 2, 3], *presence)
         stored = cached(model, made, level)
