@@ -15,11 +15,12 @@ from sklearn.metrics import confusion_matrix, f1_score, precision_recall_fscore_
 
 import tiny_runs
 from epic_pl.cli.main import main
+from epic_pl.data.rows import sample_table
 from epic_pl.module import EPICModule
 from epic_pl.nn.heads import ClassificationHead
 from epic_pl.report.scores import label
 from epic_pl.report.tables import DRAWS, draw_missing
-from epic_pl.report.writer import ReportWriter
+from epic_pl.report.writer import ReportWriter, rarely_missing
 from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.html_page import render
@@ -319,7 +320,7 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
     assert predictions["image_path"].null_count == 1
     off = ["--report.absence", "false", "--report.mistakes", "0"]
     limited = ["--trainer.limit_test_batches", "2", "--report", str(tmp_path / "short")]
-    monkeypatch.setattr(ClassificationHead, "never_missing", [])
+    monkeypatch.setattr("epic_pl.report.writer.rarely_missing", lambda *_: [])
     run(["test", *reported.options, *limited])
     short = _content(tmp_path / "short")
     assert short["absence"][0]["samples"] == 8
@@ -338,6 +339,23 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
     page = (tmp_path / "short" / "report.html").read_text()
     assert "Most confused pairs" in page
     assert not any(part in page for part in ("Worst mistakes", "Confusion matrix"))
+
+
+@once
+@pytest.mark.parametrize(
+    ("lacking", "dropout", "rare"),
+    [(1, 0.0, ["image", "text"]), (2, 0.0, ["image"]), (1, 0.1, []), (0, 0.04, ["image", "text"])],
+)
+def test_a_model_that_saw_few_rows_without_a_modality_has_not_learned_to_do_without_it(
+    lacking, dropout, rare, reported, monkeypatch
+):
+    monkeypatch.setattr(ClassificationHead, "never_missing", [])  # one row trains the embedding
+    monkeypatch.setitem(reported.model.hparams, "modality_dropout", dropout)
+    texts = [None] * lacking + ["a text"] * (24 - lacking)
+    images = ["a.png"] * 24
+    table = sample_table([*map(str, range(24))], images, texts, [0] * 24)
+    monkeypatch.setattr(type(reported.data), "read_split", lambda *_: SimpleNamespace(table=table))
+    assert rarely_missing(reported.model, reported.data) == rare
 
 
 @pytest.mark.usefixtures("reported")

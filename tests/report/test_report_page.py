@@ -82,7 +82,7 @@ def _page(task="multilabel", names=HOSTILE, rows=500, thresholds=0.5):
         images=[None] * len(mistakes),
         label=partial(label, multilabel=task == "multilabel"),
         enough_rows=ENOUGH_ROWS,
-        never_missing=[],
+        unlearned=[],
     )
 
 

@@ -4,10 +4,11 @@ Shape legend: B batch, N samples, C classes.
 """
 
 import json
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import lightning as L
 import torch
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from epic_pl.data import ImageTextDataModule
 from epic_pl.data.tables.formats import write_csv
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
@@ -33,13 +35,19 @@ from epic_pl.report.tables import (
     every_row,
     worst_mistakes,
 )
-from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.errors import ConfigError, DataError
 from epic_pl.utils.files import write_bytes, write_text
 from epic_pl.utils.html_page import jpeg, png, render, svg
-from epic_pl.utils.types import Batch
+from epic_pl.utils.types import Batch, Modality
 from epic_pl.utils.validate import check_writable
 
 _MAX_COUNTED = 1000  # number of classes up to which the confusion matrix is written
+LEARNED_SHARE = 0.05
+"""Least share of training samples without a modality from which a model learns to do without it.
+
+It is that of ``modality_dropout`` 0.1. One sample of hundreds trains the embedding a little, but
+scores without the modality are then far below those of a model that is trained without it.
+"""
 
 
 class ReportWriter(Callback):
@@ -106,11 +114,12 @@ class ReportWriter(Callback):
             | calibration_table(evaluator, outputs),
             "mistakes": mistakes,
         }
+        unlearned = rarely_missing(pl_module, data)
         if self.absence:
             alone = _single_modality(trainer, pl_module)
             content["absence"] = absence_table(evaluator, outputs, *alone)
             both = outputs.image_present & outputs.text_present
-            if both.any() and not pl_module.model.head.never_missing:
+            if both.any() and not unlearned:
                 labels = outputs.labels[both]
                 content["alone"] = {
                     name: headline(evaluator, outputs._replace(logits=own[both], labels=labels))
@@ -135,10 +144,23 @@ class ReportWriter(Callback):
             images=[None if image is None else jpeg(image) for image in images],
             label=partial(label, multilabel=evaluator.task == "multilabel"),
             enough_rows=ENOUGH_ROWS,
-            never_missing=pl_module.model.head.never_missing,
+            unlearned=unlearned,
         )
         write_text(self.folder / "report.html", page)
         rank_zero_info(f"Report written to {self.folder / 'report.html'}")
+
+
+def rarely_missing(module: EPICModule, data: ImageTextDataModule) -> list[str]:
+    """Modalities that less than :data:`LEARNED_SHARE` of the training samples lacked.
+
+    If the training rows cannot be read, only ``modality_dropout`` counts.
+    """
+    shares = dict.fromkeys(get_args(Modality), module.hparams["modality_dropout"] / 2)
+    with suppress(DataError):
+        rows = data.read_split("train").table
+        shares = {side: share + rows[side].null_count / len(rows) for side, share in shares.items()}
+    never = module.model.head.never_missing
+    return [side for side, share in shares.items() if share < LEARNED_SHARE or side in never]
 
 
 @torch.inference_mode()
