@@ -7,8 +7,10 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
-from epic_pl.inference.export.folder import replace_model
+from epic_pl.inference.export.folder import replace_model, write_folder
+from epic_pl.inference.export.program import Probabilities, random_inputs
 from epic_pl.inference.sharing import find_model
 from epic_pl.utils.errors import CheckpointError
 
@@ -44,6 +46,33 @@ def replace_and_die(made, folder, steps):
     Path.replace, Path.unlink = dying(Path.replace), dying(Path.unlink)
     shutil.rmtree = dying(shutil.rmtree)
     replace_model(made, folder)
+
+
+@pytest.mark.parametrize("precision", ["same", "bf16", "bf16-true"])
+def test_an_export_is_compared_with_the_model_as_it_was_tested(
+    precision, make, tmp_path, monkeypatch
+):
+    """Without the translation itself: the program is the module in float32."""
+    module = make(method="LateFusionMLP", num_classes=60, encoders={"precision": precision}).eval()
+    for name, parameter in module.model.head.named_parameters():
+        torch.nn.init.normal_(parameter, std=9 if name.endswith("weight") else 0)
+    inputs = random_inputs(module.model, 64, 8)
+    eager = Probabilities(module.model, module.postprocessor)
+    with torch.no_grad():
+        before = eager(*inputs)
+    room = "epic_pl.inference.export.folder"
+    monkeypatch.setattr(f"{room}.export_program", lambda eager: eager)
+    monkeypatch.setattr(f"{room}.write_onnx", lambda program, path: path.touch())
+    monkeypatch.setattr(f"{room}.load_program", lambda _: eager)
+    written = write_folder(module, None, tmp_path / "made")
+    assert all(tower.encoder.precision is None for tower in module.model.towers)
+    with torch.no_grad():
+        after = eager(*inputs)
+    assert written.as_tested == pytest.approx(float((after - before).abs().max()), abs=1e-6)
+    differ = (after.argmax(dim=1) != before.argmax(dim=1)).sum()
+    assert (written.decisions, written.compared) == (differ, 64)
+    assert (written.as_tested == 0) == (differ == 0) == (precision == "same")
+    assert written.difference == 0  # in float32
 
 
 @pytest.mark.parametrize("new", [FILES, (*FILES[:2], FILES[5])])

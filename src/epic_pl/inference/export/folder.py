@@ -32,6 +32,8 @@ TOLERANCE = 1e-4
 """Largest accepted difference between a probability of the exported model and the module's."""
 # B and S of the batches that verify the model; the traced inputs have other sizes
 _COMPARED = ((3, 8), (1, 2), (4, 3))
+# rows of which decisions are compared, in batches of as many tokens
+_DECIDED, _TOKENS = 64, 8
 _TIMED, _CALLS = (1, 16), 7
 
 
@@ -99,9 +101,17 @@ def describe(module: EPICModule, tokenizer: Any | None) -> Description:
 
 
 class Written(NamedTuple):
-    """The largest difference of a probability, and the shortest time in seconds of one sample."""
+    """What was verified: differences of probabilities, and the shortest seconds of one sample.
+
+    ``difference`` is to the module in float32. ``as_tested`` is to the module at the precision of
+    its checkpoint, which validation and test have measured; so many ``decisions`` of
+    ``compared`` random inputs differ from its own.
+    """
 
     difference: float
+    as_tested: float
+    decisions: int
+    compared: int
     seconds: float
     eager_seconds: float
 
@@ -111,6 +121,7 @@ def write_folder(
 ) -> Written:
     """Write model, description and tokenizer of a module on the CPU, in evaluation mode.
 
+    The module's encoders become float32: a file runs anywhere, and onnxruntime has few kernels.
     Other files in the folder stay. If a DataModule of this package prepared the data, there is
     ``predict.py`` with the files that it imports. ``int8`` adds a second model whose encoders have
     weights in 8 bits; it is not verified here.
@@ -121,6 +132,11 @@ def write_folder(
     """
     description = describe(module, tokenizer)
     eager = Probabilities(module.model, module.postprocessor)
+    inputs = random_inputs(module.model, _DECIDED, _TOKENS)
+    tested = _run(eager, inputs)
+    for tower in module.model.towers:
+        tower.encoder.float()
+        tower.encoder.precision = None
     program = export_program(eager)
     with folder_beside(folder) as made:
         path = made / ONNX
@@ -141,8 +157,12 @@ def write_folder(
         if not difference <= TOLERANCE:  # also true for NaN
             told = f"probabilities differ by {difference:.1e}, more than {TOLERANCE:.0e}"
             raise ConfigError(f"The exported model's {told}: use the checkpoint.")
-        inputs = random_inputs(module.model, *_TIMED)
-        written = Written(difference, *_seconds(inputs, run, eager))
+        given = _run(run, inputs)
+        decided = module.postprocessor.predict(given) != module.postprocessor.predict(tested)
+        decisions = int(decided.view(_DECIDED, -1).any(dim=1).sum())
+        as_tested = float((given - tested).abs().max())
+        times = _seconds(random_inputs(module.model, *_TIMED), run, eager)
+        written = Written(difference, as_tested, decisions, _DECIDED, *times)
         replace_model(made, folder)
     return written
 
@@ -165,6 +185,13 @@ def _seconds(inputs: tuple[Tensor, ...], *functions: Program) -> list[float]:
     """Shortest time of a call of each function; calls alternate, so other load affects all."""
     turns = [[timeit(partial(run, *inputs), number=1) for run in functions] for _ in range(_CALLS)]
     return [min(times) for times in zip(*turns, strict=True)]
+
+
+@torch.no_grad()
+def _run(run: Program, inputs: tuple[Tensor, ...]) -> Tensor:
+    """Probabilities ``(B, C)`` of inputs, in batches of 8 rows."""
+    starts = range(0, len(inputs[0]), 8)
+    return torch.cat([run(*(part[start : start + 8] for part in inputs)) for start in starts])
 
 
 @torch.no_grad()
