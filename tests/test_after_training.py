@@ -70,8 +70,8 @@ def test_suspects_are_rows_that_regression_of_the_features_doubts(tmp_path, mark
     cells = [("cat", "dog")[kind] + "|pet" * len(mark) for kind in kinds]
     cells[7] = cells[6]  # a cat
     cells[9] = ""
-    lines = "".join(f"{row};{cell}\n" for row, cell in enumerate(cells))
-    (tmp_path / "t.csv").write_text(f"nr;kind\n{lines}")
+    lines = "".join(f"{row};{cell};{row}.jpg\n" for row, cell in enumerate(cells))
+    (tmp_path / "t.csv").write_text(f"nr;kind;photo\n{lines}")
     said = script("label_errors", tmp_path / "features", tmp_path / "t.csv", "kind", *mark)
     first, *others = csv.DictReader(said.splitlines())
     if mark:  # two labels are wrong in the row: one is given, one is lacking
@@ -80,6 +80,7 @@ def test_suspects_are_rows_that_regression_of_the_features_doubts(tmp_path, mark
     else:
         assert (first["row"], first["given"], first["proposed"]) == ("7", "cat", "dog")
     assert "9" not in {row["row"] for row in others}
+    assert (first["photo"], first["kind"]) == ("7.jpg", cells[7])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ r"""List labels that are probably wrong, by logistic regression on the features 
 
 Each fifth of the rows is judged by a model of the others. The list begins with the most suspicious
 label; look at as many as you have time for, and correct the table. `row` counts from 0, without the
-header. Leave --id of embed out, so that it names rows by their numbers.
+header; then come the table's columns of text, such as image paths. Leave --id of embed out, so that
+it names rows by their numbers.
 """
 
 import csv
@@ -81,6 +82,12 @@ if __name__ == "__main__":
     rows = [number for number, cell in enumerate(cells) if cell and str(number) in features]
     labels = [cells[row].split(*marks) if marks else [cells[row]] for row in rows]
     found = suspects(np.stack([features[str(row)] for row in rows]), labels, bool(marks))
-    writer = csv.DictWriter(sys.stdout, ["row", "given", "proposed", "agreement"])
+    own = ["row", "given", "proposed", "agreement"]
+    texts = table.select(
+        [each.name for each in table.schema if each.type == pa.string() and each.name not in own]
+    )
+    writer = csv.DictWriter(sys.stdout, [*own, *texts.column_names])
     writer.writeheader()
-    writer.writerows(each | {"row": rows[each["row"]]} for each in found)
+    for each in found:
+        row = rows[each["row"]]
+        writer.writerow(each | {"row": row} | texts.slice(row, 1).to_pylist()[0])

@@ -901,6 +901,7 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
             "model.optim.lr",
         ),
         ("fit --data.help TabelDataModule", "TableDataModule"),
+        ("fit --model.lr 0.1", "model.optim.lr"),
         ("explain x --ouput x", "output"),
         ("explain x --split tset", "test"),
         ("export x --ouput x", "output"),

@@ -71,9 +71,9 @@ class Exchange(NamedTuple):
     prompts: Pair[Tensor]
     """Consolidated prompts ``C_m (B, n, d_m)``."""
     similarities: Tensor | None
-    """Similarities ``S (B, n, n)``."""
+    """Similarities ``S (B, n, n)``; ``(B, P, n)`` with P patches in the exchange before step 1."""
     compared: Pair[Tensor] | None
-    """Projected prompts ``A_m (B, n, r)``, zero where the modality is missing."""
+    """Projected ``A_m (B, n, r)``, there ``A_v (B, P, r)``, zero where the modality is missing."""
 
 
 class PatchDropout(nn.Dropout):

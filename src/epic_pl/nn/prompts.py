@@ -57,7 +57,7 @@ class TemporalPrompts(nn.Module):
     """Makes the prompts of the first step, and those of each later step ("activate").
 
     From consolidated prompts C, ``generation`` "offset" makes ``P^{k+1} = C + E^{k+1}`` with a
-    learned E. "linear" (closest to the paper) makes ``P^{k+1} = G C`` with one map G per modality,
+    learned E. "linear" (closest to the paper) makes ``P^{k+1} = G C + g``, one map per modality,
     shared by all steps and initialised as the identity. Prompts have Gaussian initialisation.
 
     Args:

@@ -92,10 +92,11 @@ def raised_as(
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion, such as " Did you mean ...?", for a misspelt word; empty without a close one.
 
-    A name without its section, such as ``max_epochs``, matches the first that ends in it.
+    A name without all of its sections, such as ``max_epochs`` or ``model.lr``, matches the first
+    that begins and ends like it.
     """
-    names = list(known)
-    close = [name for name in names if name.endswith(f".{word}")]
+    names, (section, _, last) = list(known), word.rpartition(".")
+    close = [name for name in names if name.startswith(section) and name.endswith(f".{last}")]
     if not close:  # in whatever case
         cases = {name.lower(): name for name in reversed(names)}
         near = difflib.get_close_matches(word.lower(), cases, n=1)

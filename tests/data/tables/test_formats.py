@@ -108,7 +108,7 @@ def test_hugging_face_dataset_dict_brings_its_splits(tmp_path):
         ("t.jsonl", b'{"a": ' * 30_000, "line 1 is no JSON"),
         ("t.jsonl", b"[" * 30_000, "cannot be read as JSON"),
         ("t.parquet", b"PAR1 not really", "cannot be read"),
-        ("t.xlsx", b"PK", "ends in '.xlsx'"),
+        ("t.xlsx", b"PK", r"ends in '\.xlsx'.*Save it as one of these: spreadsheets, as CSV"),
     ],
 )
 def test_what_is_no_table_is_refused_by_name(tmp_path, name, content, message):
