@@ -31,9 +31,7 @@ IMPORTED = {"clean_text.py": "data", "decoding.py": "data", "untrusted.py": "uti
 TOLERANCE = 1e-4
 """Largest accepted difference between a probability of the exported model and the module's."""
 # B and S of the batches that verify the model; the traced inputs have other sizes
-_COMPARED = ((3, 8), (1, 2), (4, 3))
-# rows of which decisions are compared, in batches of as many tokens
-_DECIDED, _TOKENS = 64, 8
+_COMPARED = ((3, 8), (1, 2), (4, 3), (56, 8))
 _TIMED, _CALLS = (1, 16), 7
 
 
@@ -104,14 +102,12 @@ class Written(NamedTuple):
     """What was verified: differences of probabilities, and the shortest seconds of one sample.
 
     ``difference`` is to the module in float32. ``as_tested`` is to the module at the precision of
-    its checkpoint, which validation and test have measured; so many ``decisions`` of
-    ``compared`` random inputs differ from its own.
+    its checkpoint, which validation and test have measured, and whose ``decisions`` differ.
     """
 
     difference: float
     as_tested: float
-    decisions: int
-    compared: int
+    decisions: str
     seconds: float
     eager_seconds: float
 
@@ -132,8 +128,7 @@ def write_folder(
     """
     description = describe(module, tokenizer)
     eager = Probabilities(module.model, module.postprocessor)
-    inputs = random_inputs(module.model, _DECIDED, _TOKENS)
-    tested = _run(eager, inputs)
+    tested = _outputs(eager, module)
     for tower in module.model.towers:
         tower.encoder.float()
         tower.encoder.precision = None
@@ -157,12 +152,12 @@ def write_folder(
         if not difference <= TOLERANCE:  # also true for NaN
             told = f"probabilities differ by {difference:.1e}, more than {TOLERANCE:.0e}"
             raise ConfigError(f"The exported model's {told}: use the checkpoint.")
-        given = _run(run, inputs)
-        decided = module.postprocessor.predict(given) != module.postprocessor.predict(tested)
-        decisions = int(decided.view(_DECIDED, -1).any(dim=1).sum())
-        as_tested = float((given - tested).abs().max())
+        given = _outputs(run, module)
+        decided, before = map(module.postprocessor.predict, (given, tested))
+        differing = int((decided != before).view(len(given), -1).any(dim=1).sum())
+        as_tested = float((given - tested).abs().max()), f"{differing} of {len(given)}"
         times = _seconds(random_inputs(module.model, *_TIMED), run, eager)
-        written = Written(difference, as_tested, decisions, _DECIDED, *times)
+        written = Written(difference, *as_tested, *times)
         replace_model(made, folder)
     return written
 
@@ -188,19 +183,14 @@ def _seconds(inputs: tuple[Tensor, ...], *functions: Program) -> list[float]:
 
 
 @torch.no_grad()
-def _run(run: Program, inputs: tuple[Tensor, ...]) -> Tensor:
-    """Probabilities ``(B, C)`` of inputs, in batches of 8 rows."""
-    starts = range(0, len(inputs[0]), 8)
-    return torch.cat([run(*(part[start : start + 8] for part in inputs)) for start in starts])
+def _outputs(run: Program, module: EPICModule) -> Tensor:
+    """Probabilities ``(N, C)`` of random inputs in batches of several sizes and lengths."""
+    sizes = enumerate(_COMPARED, start=1)
+    return torch.cat([run(*random_inputs(module.model, *size, seed)) for seed, size in sizes])
 
 
-@torch.no_grad()
 def largest_difference(run: Program, module: EPICModule) -> float:
     """Largest difference between the exported model's probabilities and the module's."""
-    differences = []
-    for seed, (rows, tokens) in enumerate(_COMPARED, start=1):
-        inputs = random_inputs(module.model, rows, tokens, seed)
-        # not predict_step, which would warn of the missing modalities of the test batches
-        expected = Probabilities(module.model, module.postprocessor)(*inputs)
-        differences.append((run(*inputs) - expected).abs().max())
-    return float(torch.stack(differences).max())
+    # not predict_step, which would warn of the missing modalities of the test batches
+    expected = _outputs(Probabilities(module.model, module.postprocessor), module)
+    return float((_outputs(run, module) - expected).abs().max())
