@@ -57,8 +57,7 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
     kinds = {each.name: hints[each.name] for each in parameters if each.default is not each.empty}
     of_fit = _OF_FIT in hints
     given = [*takewhile(lambda word: not word.startswith("-"), argv)] if of_fit else []
-    rest: list[str] = []
-    words = list(argv[len(given) :])
+    rest, words = [], list(argv[len(given) :])
     own: dict[str, str] = {}
     while words:
         word = words.pop(0)

@@ -48,9 +48,8 @@ def source_files(path: Path) -> list[Path]:
             f"Table {path} does not exist, or is no regular file (paths start from {Path.cwd()})."
         )
     if path.suffix.lower() not in SUFFIXES:
-        way_out = "Save it as one of these: spreadsheets, as CSV (UTF-8)."
-        known = ", ".join(SUFFIXES)
-        raise DataError(f"Table {path} ends in {path.suffix!r}, not in {known}. {way_out}")
+        way_out = f"{', '.join(SUFFIXES)}. Save it as one of these: spreadsheets, as CSV (UTF-8)."
+        raise DataError(f"Table {path} ends in {path.suffix!r}, not in {way_out}")
     return [path]
 
 
