@@ -92,8 +92,8 @@ def raised_as(
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A suggestion, such as " Did you mean ...?", for a misspelt word; empty without a close one.
 
-    A name without all of its sections, such as ``max_epochs`` or ``model.lr``, matches the first
-    that begins and ends like it.
+    A name that lacks sections before its last word, all or some, matches the first that begins and
+    ends like it.
     """
     names, (section, _, last) = list(known), word.rpartition(".")
     close = [name for name in names if name.startswith(section) and name.endswith(f".{last}")]
