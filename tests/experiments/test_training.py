@@ -35,7 +35,6 @@ def test_a_comparison_reads_each_image_once_whatever_comes_first(
     config, tmp_path, monkeypatch, capfd
 ):
     tiny_runs.workers_here(monkeypatch)
-    monkeypatch.setattr(training, "estimate", lambda *_, **__: "")  # which trains some rows
     read: list[str] = []
     image = ImageTextDataset.image
     monkeypatch.setattr(

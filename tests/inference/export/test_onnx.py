@@ -34,7 +34,7 @@ RNG = np.random.default_rng(0)
 def in_onnx(two_epochs, tmp_path_factory):
     """Folder of the exported model, and what the command said."""
     folder, said = tmp_path_factory.mktemp("onnx"), io.StringIO()
-    options = ["--ckpt_path", two_epochs.checkpoint, "--output", str(folder)]
+    options = [two_epochs.checkpoint, "--output", str(folder)]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
         patch.chdir(two_epochs.root)
         patch.setattr("sys.argv", ["epic-pl"])
