@@ -27,10 +27,19 @@ FILES = [
 
 
 @pytest.fixture(scope="session")
-def exported(two_epochs):
+def biased(two_epochs):
+    """The trained checkpoint with a bias of classes, for which its few rows are no evidence."""
+    module = EPICModule.load_from_checkpoint(two_epochs.checkpoint)
+    module.postprocessor.bias.copy_(torch.tensor([0.5, -0.25, -0.125]))
+    tiny_runs.save(module, path := two_epochs.root / "biased.ckpt")
+    return path
+
+
+@pytest.fixture(scope="module")
+def exported(biased):
     """Folder of the exported model."""
-    folder = two_epochs.root / "exported"
-    assert call("export", [two_epochs.checkpoint, "--output", str(folder)]) == 0
+    folder = biased.parent / "exported"
+    assert call("export", [str(biased), "--output", str(folder)]) == 0
     return folder
 
 
@@ -41,8 +50,8 @@ def export(trained, told):
 
 
 @pytest.fixture
-def module(trained):
-    return EPICModule.load_from_checkpoint(trained.checkpoint).eval()
+def module(biased):
+    return EPICModule.load_from_checkpoint(biased).eval()
 
 
 @pytest.fixture(scope="module")
