@@ -59,7 +59,7 @@ def main() -> None:
         options = ["adapter.ckpt", f"--predictions.output={folder}/predictions.parquet"]
         run(["predict", "--config", "config.yaml", *options])
         Classifier.load("adapter.ckpt").save_pretrained("saved")
-        call("export", ["--ckpt_path=adapter.ckpt", "--output=exported"])
+        call("export", ["adapter.ckpt", "--output=exported"])
         strip(Path("exported/model.onnx"))
         shutil.rmtree("runs")
         shutil.make_archive(str(archive), "xztar")

@@ -399,7 +399,7 @@ class EPICCLI(LightningCLI):
             score = self.trainer.callback_metrics.get(monitor)
         metric = "" if score is None else f", {monitor} {float(score):.4f}"
         path = f"{os.path.relpath(self.kept)}, {which}"
-        rank_zero_info(f"Kept {path}{metric}: test, predict and explain take it as --ckpt_path.")
+        rank_zero_info(f"Kept {path}{metric}: test and predict take it as --ckpt_path.")
 
     def _check_monitors(self) -> None:
         """Warn of monitored metrics that only a class of the user could log.
