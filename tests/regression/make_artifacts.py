@@ -56,7 +56,7 @@ def main() -> None:
         run(["fit", "--config", "config.yaml"])
         (best,) = Path("runs").rglob("best.ckpt")
         best.rename("adapter.ckpt")
-        options = ["adapter.ckpt", f"--predictions.output={folder}/predictions.parquet"]
+        options = ["--ckpt_path=adapter.ckpt", f"--predictions.output={folder}/predictions.parquet"]
         run(["predict", "--config", "config.yaml", *options])
         Classifier.load("adapter.ckpt").save_pretrained("saved")
         call("export", ["adapter.ckpt", "--output=exported"])
