@@ -196,17 +196,21 @@ class Recorded(EPICModule):
         return loss
 
 
-@pytest.mark.parametrize(("every", "steps"), [(2, ["1", "3"]), (0, [])])
+@pytest.mark.parametrize(("every", "steps"), [(1, [*"0123"]), (2, ["1", "3"]), (0, [])])
 def test_terms_are_logged_in_the_steps_that_are_written(every, steps, make, tmp_path):
     logger = CSVLogger(tmp_path, flush_logs_every_n_steps=1)
     trainer = tiny_runs.trainer(tmp_path, max_epochs=1, logger=logger, log_every_n_steps=every)
-    trainer.fit(make(head={"network": "wide"}), tiny_runs.loader(tiny_runs.samples(8), 2))
+    trainer.fit(make(head={"network": "wide"}), tiny_runs.loader(tiny_runs.samples(7), 2))
     with (Path(logger.log_dir) / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("train/loss_step")]
     assert [row["step"] for row in rows] == steps
     for row in rows:  # a step's own terms, not those of the one before
         terms = sum(float(row[f"train/{name}_loss"]) for name in ("joint", "image", "text"))
         assert float(row["train/loss_step"]) == pytest.approx(terms)
+    if every == 1:  # the mean over rows; the last batch has one
+        losses = [float(row["train/loss_step"]) for row in rows]
+        mean = (2 * sum(losses[:3]) + losses[3]) / 7
+        assert float(trainer.callback_metrics["train/loss_epoch"]) == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("network", ["none", "wide"])
