@@ -264,7 +264,7 @@ def write_predictions(rows: Rows, scores: Floats, data: Any, path: Path) -> dict
         return {}
     right = scores.argmax(1) == rows.labels
     metrics = {"accuracy": float(right.mean())}
-    for kind in data.subsets:
+    for kind in getattr(data, "subsets", ()):
         of_kind = [data.subset_of(name) == kind for name in rows.ids]
         metrics[f"accuracy_{kind}"] = float(right[of_kind].mean())
     return metrics

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
@@ -111,9 +111,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     predict_split: Split = "test"
     """The split that ``predict`` reads; ``"predict"`` in subclasses that have such a split."""
-
-    subsets: Sequence[str] = ()
-    """Names of subsets of the rows, whose accuracies are logged too."""
 
     text_origin: str | None = None
     """Which of the dataset's texts is used: results on different ones cannot be compared."""
@@ -255,10 +252,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
             self.task,
             self.num_classes,
         )
-
-    def subset_of(self, sample_id: str) -> str | None:
-        """The one of :attr:`subsets` that a row belongs to, if any."""
-        return None
 
     def prepare_data(self) -> None:
         """Fetch the tokenizer, once per machine; subclasses also fetch their files here."""

@@ -34,7 +34,6 @@ from epic_pl.module.callbacks import (
     FeatureCache,
     LastCheckpoint,
     PredictionWriter,
-    SubsetAccuracy,
 )
 from epic_pl.module.callbacks.checkpoints import KINDS, find_checkpoint, require_logged
 from epic_pl.module.callbacks.run_record import RunRecord
@@ -186,7 +185,7 @@ class EPICCLI(LightningCLI):
             trainer_defaults={
                 "gradient_clip_val": 1.0,
                 "enable_model_summary": False,  # the parameter table says more
-                "callbacks": [SubsetAccuracy(), ParameterTable()],
+                "callbacks": [ParameterTable()],
             },
             parser_kwargs=PARSER_OPTIONS,
             args=list(words),
@@ -410,7 +409,6 @@ class EPICCLI(LightningCLI):
         losses = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")
         metrics = [str(name) for name in self.model.train_metrics]
         logged = {*losses, *metrics, *(name.replace("train/", "val/") for name in metrics)}
-        logged |= {f"val/accuracy_{name}" for name in self.datamodule.subsets}
         logged.add(f"val/{RANKING[self.model.task]}")
         stops = self.config["early_stopping"]["patience"] is not None
         for section in ("checkpoint", "early_stopping") if stops else ("checkpoint",):

@@ -4,7 +4,6 @@ from epic_pl.module.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from epic_pl.module.callbacks.cost import CostMeter
 from epic_pl.module.callbacks.feature_cache import FeatureCache
 from epic_pl.module.callbacks.predictions import PredictionWriter
-from epic_pl.module.callbacks.subsets import SubsetAccuracy
 
 __all__ = [
     "BestCheckpoint",
@@ -12,5 +11,4 @@ __all__ = [
     "FeatureCache",
     "LastCheckpoint",
     "PredictionWriter",
-    "SubsetAccuracy",
 ]

@@ -7,9 +7,9 @@ import tiny_openmoji
 import tiny_runs
 from controls import scenes
 from controls.scenes import ScenesDataModule
+from controls.subsets import SubsetAccuracy
 from epic_pl.data import ImageTextDataModule
 from epic_pl.module import EPICModule
-from epic_pl.module.callbacks import SubsetAccuracy
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.postprocess import Postprocessor
 
@@ -56,8 +56,8 @@ def test_answers_are_compared_with_the_labels_of_their_own_rows():
     logits = torch.eye(2)[[0, 1, 1, 0, 0, 0]]
     labels = torch.tensor([1, 1, 0, 0, 0, 1])  # of any other rows, the shares would differ
     kinds = dict(zip("abcdef", ("odd", "even") * 3, strict=True))
-    data = Mock(spec=ImageTextDataModule, task="multiclass", subsets=("even", "odd"))
-    data.subset_of = kinds.get
+    data = Mock(spec=ImageTextDataModule, task="multiclass")
+    data.subsets, data.subset_of = ("even", "odd"), kinds.get
     module, logged = Mock(spec=EPICModule, postprocessor=Postprocessor("multiclass", 2)), {}
     module.outputs = Mock(merged=lambda: SplitOutputs(logits, labels, sample_id=list("abcdef")))
     module.log = lambda name, value, **_: logged.update({name: float(value)})

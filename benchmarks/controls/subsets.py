@@ -1,5 +1,7 @@
 """Accuracy of each subset of the rows, for data that defines subsets."""
 
+from typing import Any
+
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
@@ -11,14 +13,14 @@ from epic_pl.module.evaluator import own_data
 class SubsetAccuracy(Callback):
     """Logs ``val/accuracy_<subset>`` and ``test/accuracy_<subset>`` of multiclass tasks.
 
-    :attr:`~epic_pl.data.ImageTextDataModule.subsets` defines them; without any, nothing is
-    logged.
+    A DataModule names them in ``subsets``, and ``subset_of`` gives that of a row; without any,
+    nothing is logged.
     """
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the accuracies over all ranks; NaN for a subset without rows."""
-        data = own_data(trainer)
-        if data is None or not data.subsets or data.task != "multiclass":
+        data: Any = own_data(trainer)
+        if not getattr(data, "subsets", ()) or data.task != "multiclass":
             return
         assert isinstance(pl_module, EPICModule)
         outputs = pl_module.outputs.merged()
