@@ -393,10 +393,10 @@ def test_what_cannot_be_stored_is_refused(workshop):
 @pytest.mark.parametrize(
     ("options", "augment", "level", "why"),
     [
-        ({}, "none", "layers", "most that EPIC can use"),
-        ({"attention": "joint"}, "none", "tokens", "most that EPIC can use"),
-        ({"method": "LoRA"}, "none", "off", "most that LoRA can use"),
-        ({}, "flip", "off", "data.augment is 'flip'"),
+        ({}, "none", "layers", "EPIC with data.augment none"),
+        ({"attention": "joint"}, "none", "tokens", "EPIC with data.augment none"),
+        ({"method": "LoRA"}, "none", "off", "LoRA with"),
+        ({}, "flip", "off", "data.augment flip"),
     ],
 )
 def test_auto_stores_the_most_that_a_run_can_use(workshop, options, augment, level, why, caplog):
@@ -405,7 +405,7 @@ def test_auto_stores_the_most_that_a_run_can_use(workshop, options, augment, lev
     with caplog.at_level("INFO"):
         workshop.trainer(cache, max_epochs=1).fit(module, datamodule=data)
     (told,) = (text for text in caplog.messages if "cache.level" in text)
-    assert f"cache.level is {level}, " in told
+    assert f"cache.level auto is {level}, " in told
     assert why in told
     assert cache.level_for(module, data) == level
     stored = [FeatureStore(folder).spec.provenance["level"] for folder in workshop.stores("image")]

@@ -67,10 +67,8 @@ class FeatureCache(Callback):
         assert isinstance(pl_module, EPICModule)
         level = self.level_for(pl_module, data)
         if self.level == "auto":
-            why = f"the most that {pl_module.method_name} can use"
-            if data.augment != "none":
-                why = f"since data.augment is {data.augment!r}"
-            rank_zero_info(f"Stored features: cache.level is {level}, {why}.")
+            run = f"{pl_module.method_name} with data.augment {data.augment}"
+            rank_zero_info(f"cache.level auto is {level}, the most that {run} can read.")
         if level != "off":
             self._fill_on_ranks(trainer, pl_module, data, [stage])
 
