@@ -25,28 +25,8 @@ if TYPE_CHECKING:
     from epic_pl.inference.multitask import MultiTaskClassifier
     from epic_pl.module import EncoderConfig, EncodersConfig, EPICModule, HeadConfig, OptimConfig
 
-_ROOMS = {
-    "epic_pl.data": (
-        "Food101DataModule",
-        "HatefulMemesDataModule",
-        "ImageTextDataModule",
-        "MMIMDBDataModule",
-        "OpenMojiDataModule",
-        "SNLIVEDataModule",
-        "TableDataModule",
-    ),
-    "epic_pl.data.processor": ("Processor",),
-    "epic_pl.inference.classifier": ("Classifier",),
-    "epic_pl.inference.multitask": ("MultiTaskClassifier",),
-    "epic_pl.module": (
-        "EPICModule",
-        "EncoderConfig",
-        "EncodersConfig",
-        "HeadConfig",
-        "OptimConfig",
-    ),
-}
-_LAZY = {name: room for room, names in _ROOMS.items() for name in names}
+# modules of the public names; a later one imports the earlier ones
+_ROOMS = ("data", "data.processor", "module", "inference.classifier", "inference.multitask")
 __all__ = [
     "Classifier",
     "EPICModule",
@@ -68,8 +48,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    for room in _ROOMS if name in __all__ else ():
+        if hasattr(module := import_module(f"epic_pl.{room}"), name):
+            return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
