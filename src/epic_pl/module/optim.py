@@ -33,40 +33,34 @@ def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, 
     """
     groups: dict[str, dict[str, Any]] = {}
     for number, stack in enumerate(model.stacks):
-        _add_groups(groups, stack, config, f"_{number}" if number else "")
-    return list(groups.values())
-
-
-def _add_groups(
-    groups: dict[str, dict[str, Any]], model: DualEncoder, config: OptimConfig, suffix: str
-) -> None:
-    """Add the groups of a single model, or of stacked members; names must differ for loggers."""
-    prompts = {
-        f"{name}.{key}" if name else key
-        for name, child in model.named_modules()
-        for key in getattr(child, "no_decay", ())
-    }
-    encoders = tuple(f"{name}." for name, m in model.named_modules() if isinstance(m, Encoder))
-    rates = {
-        "head": config.lr * _FEATURES / model.head.num_features,
-        "prompts": config.prompt_lr,
-        "encoders": model.encoder_lr,
-    }
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        part = "head" if name.startswith("head.") else "prompts"
-        if name.startswith(encoders):
-            part = "encoders"
-        decay = parameter.ndim > 1 + model.stacked and name not in prompts
-        key = f"{part}{'' if decay else '_no_decay'}{suffix}"
-        group: dict[str, Any] = {
-            "name": key,
-            "params": [],
-            "lr": rates[part],
-            "weight_decay": config.weight_decay if decay else 0.0,
+        suffix = f"_{number}" if number else ""  # of stacked members; loggers need different names
+        prompts = {
+            f"{name}.{key}" if name else key
+            for name, child in stack.named_modules()
+            for key in getattr(child, "no_decay", ())
         }
-        groups.setdefault(key, group)["params"].append(parameter)
+        encoders = tuple(f"{name}." for name, m in stack.named_modules() if isinstance(m, Encoder))
+        rates = {
+            "head": config.lr * _FEATURES / stack.head.num_features,
+            "prompts": config.prompt_lr,
+            "encoders": stack.encoder_lr,
+        }
+        for name, parameter in stack.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            part = "head" if name.startswith("head.") else "prompts"
+            if name.startswith(encoders):
+                part = "encoders"
+            decay = parameter.ndim > 1 + stack.stacked and name not in prompts
+            key = f"{part}{'' if decay else '_no_decay'}{suffix}"
+            group: dict[str, Any] = {
+                "name": key,
+                "params": [],
+                "lr": rates[part],
+                "weight_decay": config.weight_decay if decay else 0.0,
+            }
+            groups.setdefault(key, group)["params"].append(parameter)
+    return list(groups.values())
 
 
 def set_rates(schedule: LambdaLR) -> None:
