@@ -63,7 +63,7 @@ def _option(value):
         (_without("library_name"), "describes a model of None"),
         (lambda config: config["epic_pl"].update(format_version=4), "has format 4"),
         (_without("weights_sha256"), "weights_sha256 differs"),
-        (_without("options"), "name no encoders"),
+        (_without("options"), "are not options: it is damaged"),
         (lambda config: config["options"].pop("num_classes"), "No model can be built"),
         (_without("epic_pl"), "not a checkpoint of EPICModule"),
         (_option({"a": {"class_path": "subprocess.Popen"}}), "name a class to build"),

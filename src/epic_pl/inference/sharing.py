@@ -15,7 +15,7 @@ from epic_pl.inference.model_card import CARD
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.checkpoints import find_checkpoint
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, require_info
-from epic_pl.module.checkpoint_io import check_options, check_sizes, local_path, read_checkpoint
+from epic_pl.module.checkpoint_io import check_content, local_path, read_checkpoint
 from epic_pl.utils.assets.encoders import cached_commit, repository
 from epic_pl.utils.errors import AssetError, CheckpointError, DataError, raised_as
 from epic_pl.utils.files import read_json, write_bytes, write_json
@@ -85,9 +85,8 @@ def read_model(folder: Path) -> dict[str, Any]:
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{weights} cannot be read: {error}.") from error
     options, info = content.get("options"), content.get(CHECKPOINT_KEY)
-    check_options(options, str(path))
     found = {"hyper_parameters": options, "state_dict": state, CHECKPOINT_KEY: info}
-    check_sizes(found, str(path))
+    check_content(found, str(path))
     return found
 
 

@@ -113,12 +113,9 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
-    if not isinstance(content.get("hyper_parameters", {}), dict):
-        raise CheckpointError(f"The hyperparameters of {path!r} are not options: it is damaged.")
     if foreign := _FOREIGN_KEYS & content.keys():
         raise CheckpointError(f"{path!r} has {sorted(foreign)[0]}, which epic_pl never writes.")
-    check_options(content.get("hyper_parameters"), path)
-    check_sizes(content, path)
+    check_content(content, path)
     return content
 
 
@@ -150,49 +147,41 @@ def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
     return str(found[-1])
 
 
-def check_options(options: Any, path: str | IO[bytes]) -> None:
+def check_content(content: dict[str, Any], path: str | IO[bytes]) -> None:
     """Refuse a file whose options name a class, except known methods, losses and encoders.
 
+    Options of many more classes or members than a file has weights are refused before these are
+    built.
+
     Raises:
-        CheckpointError: naming the class, if it is unknown or its package is not trusted.
+        CheckpointError: naming the class, if it is unknown or its package is not trusted, or a
+            number of the options that is larger than each axis of each tensor.
     """
-    rest = options
-    if isinstance(options, Mapping):
-        rest = dict(options)
-        if "warm_start" in options:
-            raise CheckpointError(f"{path!r} names a file of weights, which epic_pl never writes.")
-        for name, base in _CLASSES.items():
-            if name not in options:
-                continue
-            rest[name] = own = _class_options(base, options[name], name, path)
-            if issubclass(base, Method) and isinstance(own, Mapping) and "of" in own:
-                of = own["of"] if isinstance(own["of"], list) else [own["of"]]
-                members = [_class_options(base, spec, f"{name}.of", path) for spec in of]
-                rest[name] = {**own, "of": members}
-        encoders = options.get("encoders")
-        sides = encoders.values() if isinstance(encoders, Mapping) else ()
-        for side in sides:
-            family = side.get("family") if isinstance(side, Mapping) else None
-            if not isinstance(family, str | None):
-                raise CheckpointError(f"A family in {path!r} is damaged: {family!r:.60}.")
-            if family is not None:
-                find_class(Encoder, family, path)
+    options = content.get("hyper_parameters", {})
+    if not isinstance(options, dict):
+        raise CheckpointError(f"The hyperparameters of {path!r} are not options: it is damaged.")
+    if "warm_start" in options:
+        raise CheckpointError(f"{path!r} names a file of weights, which epic_pl never writes.")
+    rest = dict(options)
+    for name, base in _CLASSES.items():
+        if name not in options:
+            continue
+        rest[name] = own = _class_options(base, options[name], name, path)
+        if issubclass(base, Method) and isinstance(own, Mapping) and "of" in own:
+            of = own["of"] if isinstance(own["of"], list) else [own["of"]]
+            members = [_class_options(base, spec, f"{name}.of", path) for spec in of]
+            rest[name] = {**own, "of": members}
+    encoders = options.get("encoders")
+    for side in encoders.values() if isinstance(encoders, Mapping) else ():
+        family = side.get("family") if isinstance(side, Mapping) else None
+        if not isinstance(family, str | None):
+            raise CheckpointError(f"A family in {path!r} is damaged: {family!r:.60}.")
+        if family is not None:
+            find_class(Encoder, family, path)
     refuse_classes(rest, path)
-
-
-def check_sizes(content: dict[str, Any], path: str | IO[bytes]) -> None:
-    """Refuse options of many more classes or members than a file has weights.
-
-    It is called before these are built.
-
-    Raises:
-        CheckpointError: if a number in them is larger than each axis of each tensor.
-    """
-    options = content.get("hyper_parameters")
-    known = options if isinstance(options, Mapping) else {}
     shapes = (getattr(tensor, "shape", ()) for tensor in content["state_dict"].values())
     most = max([_MANY, *chain.from_iterable(shapes)])
-    for name, number in integers({key: known.get(key) for key in ("num_classes", "method")}):
+    for name, number in integers({key: options.get(key) for key in ("num_classes", "method")}):
         if number > most:
             raise CheckpointError(
                 f"The {name} of {path!r} is {number:,}, but no axis of its weights has more than "
