@@ -7,6 +7,7 @@ import textwrap
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from typing import cast
 
 from epic_pl.utils.config_files import packaged
 from epic_pl.utils.errors import did_you_mean
@@ -124,8 +125,7 @@ def load(name: str) -> Callable[..., int | None]:
     """Import the function of a command that is not one of the trainer's."""
     words = name.split()
     module = import_module(f"epic_pl.cli.commands.{words[0]}")
-    function: Callable[..., int | None] = getattr(module, words[-1])
-    return function
+    return cast(Callable[..., int | None], getattr(module, words[-1]))
 
 
 def call(name: str, argv: Sequence[str]) -> int:

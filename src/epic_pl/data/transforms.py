@@ -1,7 +1,7 @@
 """Transforms of images to tensors: size and normalisation of the encoder, and augmentation."""
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -50,8 +50,7 @@ def _trimmed(image: Image.Image) -> Image.Image:
     if long <= _MAX_ASPECT * short:
         return image
     sides = [min(side, _MAX_ASPECT * short) for side in (image.height, image.width)]
-    centre: Image.Image = v2.functional.center_crop(image, sides)
-    return centre
+    return cast(Image.Image, v2.functional.center_crop(image, sides))
 
 
 def build_image_transform(

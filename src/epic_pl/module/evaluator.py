@@ -5,7 +5,7 @@ Shape legend: N samples, C classes.
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from PIL import Image
@@ -75,8 +75,7 @@ def as_pil_image(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Imag
     """An encoder's input ``(3, H, W)`` as a PIL image."""
     mean = image.new_tensor(preprocessing.mean)[:, None, None]
     std = image.new_tensor(preprocessing.std)[:, None, None]
-    drawn: Image.Image = V.to_pil_image((image * std + mean).clamp(0, 1))
-    return drawn
+    return cast(Image.Image, V.to_pil_image((image * std + mean).clamp(0, 1)))
 
 
 def own_data(trainer: L.Trainer) -> ImageTextDataModule | None:

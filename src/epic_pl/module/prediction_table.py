@@ -4,7 +4,7 @@ Shape legend: N samples, C classes.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -66,8 +66,7 @@ def sample_columns(batch: Batch | None) -> dict[str, list[Any]]:
 def margins(scores: Floats, thresholds: Floats | None) -> Floats:
     """Distance to another answer ``(N,)``; arguments as in :func:`prediction_table`."""
     if thresholds is not None:
-        nearest: Floats = np.abs(scores - thresholds).min(axis=1)
-        return nearest
+        return cast(Floats, np.abs(scores - thresholds).min(axis=1))
     second, best = np.partition(scores, -2, axis=1)[:, -2:].T
     return np.asarray(best - second)
 

@@ -14,7 +14,7 @@ Shape legend: B batch, d_v and d_t widths, n prompts, K steps, C classes.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -135,8 +135,7 @@ class EPICModel(DualEncoder):
     ) -> Exchange:
         patches = self.image_tower.content_tokens(image)
         parts = self.prompts.parts(self.text_tower.content_tokens(text), mask)
-        exchange: Exchange = self.hub(0).exchange_parts(Pair(patches, parts), Pair(*present))
-        return exchange
+        return cast(Exchange, self.hub(0).exchange_parts(Pair(patches, parts), Pair(*present)))
 
     def acquire(
         self, step: int, image: Any, text: Any, prompts: Pair[Tensor]
@@ -148,8 +147,7 @@ class EPICModel(DualEncoder):
 
     def consolidate(self, step: int, acquired: Pair[Tensor], present: Presence) -> Exchange:
         """The exchange of the prompts between the layers of the step before and of ``step``."""
-        exchange: Exchange = self.image_encoder.checkpointed(self.hub(step), acquired, present)
-        return exchange
+        return cast(Exchange, self.image_encoder.checkpointed(self.hub(step), acquired, present))
 
     def hub(self, step: int) -> Any:
         """The hub before a step, which is the same for all steps if it has no parameters."""

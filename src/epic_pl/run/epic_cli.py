@@ -597,8 +597,7 @@ def data_of(section: Any) -> ImageTextDataModule:
     config = Namespace(data=section)  # type: ignore[no-untyped-call]  # jsonargparse
     parser = LightningArgumentParser(**PARSER_OPTIONS)
     parser.add_lightning_class_args(ImageTextDataModule, "data", subclass_mode=True)
-    data: ImageTextDataModule = parser.instantiate_classes(config)["data"]
-    return data
+    return cast(ImageTextDataModule, parser.instantiate_classes(config)["data"])
 
 
 def checkpoint_of(options: Sequence[str]) -> Path:

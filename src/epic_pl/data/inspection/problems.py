@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -214,5 +214,4 @@ def _repeats(rows: pa.Table, same: list[str], other: str) -> list[list[int]]:
     groups = rows.group_by(same, use_threads=False)
     groups = groups.aggregate([("row", "list"), (other, "count_distinct")])
     several = pc.greater(groups[f"{other}_count_distinct"], 1)
-    members: list[list[int]] = groups["row_list"].filter(several).to_pylist()
-    return members
+    return cast(list[list[int]], groups["row_list"].filter(several).to_pylist())

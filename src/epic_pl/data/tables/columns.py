@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -230,8 +230,7 @@ def read_splits(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
     places = pc.index_in(lower, value_set=pa.array(list(SPLIT_NAMES)))
     problem = f"Column {name!r} must hold one of {', '.join(SPLIT_NAMES)}, but does not in"
     refuse_rows(pc.is_null(places), problem, "Rename these splits.", given)
-    splits: npt.NDArray[np.str_] = np.array(list(SPLIT_NAMES.values()))[places.to_numpy()]
-    return splits
+    return cast(npt.NDArray[np.str_], np.array(list(SPLIT_NAMES.values()))[places.to_numpy()])
 
 
 def _trimmed(cells: pa.Array) -> pa.Array:

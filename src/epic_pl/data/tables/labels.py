@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -149,8 +149,7 @@ def _names(values: Any, column: str, rows: Sequence[int]) -> list[str | None]:
         pc.is_in(pc.utf8_lower(values), value_set=pa.array(["nan", "<na>"])),
         "is what pandas writes for a missing value; fill it in, or leave the cell empty",
     )
-    names: list[str | None] = pc.if_else(pc.equal(values, ""), None, values).to_pylist()
-    return names
+    return cast(list[str | None], pc.if_else(pc.equal(values, ""), None, values).to_pylist())
 
 
 def _in_order(names: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, TypeVar, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -157,8 +157,7 @@ class Encoder(nn.Module, ABC):
 
     def pooled(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Output ``(B, d)`` of :meth:`pool` and of the layers that follow it."""
-        output: Tensor = self.dense(self.pool(tokens, mask))
-        return output
+        return cast(Tensor, self.dense(self.pool(tokens, mask)))
 
     @abstractmethod
     def _layer(self, index: int, tokens: Tensor, mask: Tensor | None, num_extra: int) -> Tensor:
@@ -232,8 +231,7 @@ class Encoder(nn.Module, ABC):
         """Call ``layer``; with ``checkpoint_layers`` it runs again in the backward pass."""
         if not self.recomputes:
             return layer(*arguments)
-        output: T = checkpoint(layer, *arguments, use_reentrant=False)
-        return output
+        return cast(T, checkpoint(layer, *arguments, use_reentrant=False))
 
     def checkpointed_by_rows(self, function: Callable[..., Any], *inputs: Any) -> Any:
         """Call ``function``; with ``checkpoint_layers`` on a few rows at a time, to save memory.

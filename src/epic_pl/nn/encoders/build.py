@@ -235,8 +235,7 @@ def _timm_model(source: _Source) -> nn.Module:
             if revision is not None:
                 prefix = "" if location.startswith("hf-hub:") else "hf-hub:timm/"
                 location = f"{prefix}{location}@{revision}"
-        model: nn.Module = timm.create_model(location, pretrained=pretrained, num_classes=0)
-        return model
+        return timm.create_model(location, pretrained=pretrained, num_classes=0)
 
 
 def _hf_config(source: _Source) -> Any:

@@ -1,6 +1,6 @@
 """Models that run as a whole. Shape legend: B batch, N tokens, d width."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -73,8 +73,7 @@ class FeaturesEncoder(Encoder):
         if not self.images:
             # a sample without visible tokens attends to all of them
             seen = None if mask is None else (mask | ~mask.any(dim=1, keepdim=True)).long()
-            tokens: Tensor = self.model(input_ids=inputs, attention_mask=seen).last_hidden_state
-            return tokens
+            return cast(Tensor, self.model(input_ids=inputs, attention_mask=seen).last_hidden_state)
         pooled, patches = self._run_image(inputs)
         width = max(pooled.shape[1], patches.shape[2])
         joined = [pooled[:, None], patches]

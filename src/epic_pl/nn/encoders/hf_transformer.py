@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -232,8 +232,7 @@ class TransformersEncoder(Encoder):
         rotation = self._rotation(index, tokens, n, end)
         options = {} if rotation is None else {"position_embeddings": rotation}
         layer = self.model.get_submodule(self._path)[index]
-        outputs: Tensor = layer(tokens, attention_mask=mask, **options)
-        return outputs
+        return cast(Tensor, layer(tokens, attention_mask=mask, **options))
 
     def _rotation(self, index: int, tokens: Tensor, n: int, end: Tensor | None) -> Any:
         """Cosines and sines by which a layer rotates queries and keys; None if it does not."""

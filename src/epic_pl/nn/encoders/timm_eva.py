@@ -1,6 +1,6 @@
 """timm's Eva as a frozen encoder. Shape legend: B batch, P patches, h heads, d width."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers.pos_embed_sincos import apply_rot_embed_cat
@@ -36,8 +36,7 @@ class TimmEvaEncoder(TimmViTEncoder):
         """Tokens ``(B, N, d)`` of images ``(B, 3, H, W)``: class token, registers, patches."""
         model = self.model
         # timm's public methods run the blocks, too
-        tokens: Tensor = model.norm_pre(model._pos_embed(model.patch_embed(inputs))[0])
-        return tokens
+        return cast(Tensor, model.norm_pre(model._pos_embed(model.patch_embed(inputs))[0]))
 
     def _layer(self, index: int, tokens: Tensor, mask: Tensor | None, num_extra: int) -> Tensor:
         rotation = self._rotation(index, tokens.shape[1] - num_extra - self.num_prefix_tokens)
@@ -45,8 +44,7 @@ class TimmEvaEncoder(TimmViTEncoder):
             sines, cosines = rotation.chunk(2, dim=-1)
             more = (0, 0, 0, num_extra)  # prompts are rotated by an angle of zero
             rotation = torch.cat([pad(sines, more), pad(cosines, more, value=1.0)], dim=-1)
-        outputs: Tensor = self.model.blocks[index](tokens, rope=rotation, attn_mask=mask)
-        return outputs
+        return cast(Tensor, self.model.blocks[index](tokens, rope=rotation, attn_mask=mask))
 
     def memory(self, index: int, tokens: Tensor) -> Memory:
         """Keys and values of block ``index`` for the tokens ``(B, N, d)`` that enter it."""
@@ -99,9 +97,7 @@ class TimmEvaEncoder(TimmViTEncoder):
     def _finish(self, block: Any, stream: Tensor, read: Tensor) -> Tensor:
         if isinstance(block, EvaBlockPostNorm):
             stream = stream + block.norm1(read)
-            outputs: Tensor = stream + block.norm2(block.mlp(stream))
-            return outputs
+            return cast(Tensor, stream + block.norm2(block.mlp(stream)))
         gains = [1.0 if gain is None else gain for gain in (block.gamma_1, block.gamma_2)]
         stream = stream + gains[0] * read
-        outputs = stream + gains[1] * block.mlp(block.norm2(stream))
-        return outputs
+        return cast(Tensor, stream + gains[1] * block.mlp(block.norm2(stream)))

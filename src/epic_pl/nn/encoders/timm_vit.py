@@ -1,6 +1,6 @@
 """timm's VisionTransformer as a frozen encoder. Shape legend: B batch, N tokens, d width."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers.attention import Attention
@@ -69,8 +69,7 @@ class TimmViTEncoder(Encoder):
         return tokens
 
     def _layer(self, index: int, tokens: Tensor, mask: Tensor | None, num_extra: int) -> Tensor:
-        outputs: Tensor = self.model.blocks[index](tokens, attn_mask=mask)
-        return outputs
+        return cast(Tensor, self.model.blocks[index](tokens, attn_mask=mask))
 
     def pool(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Pooled output ``(B, d)`` after the final norm; images have no padding to mask."""
@@ -112,8 +111,7 @@ class TimmViTEncoder(Encoder):
     def _finish(self, block: Any, stream: Tensor, read: Tensor) -> Tensor:
         """Output of a block for a stream, after its attention ``read (B, n, d)``."""
         stream = stream + block.ls1(read)
-        outputs: Tensor = stream + block.ls2(block.mlp(block.norm2(stream)))
-        return outputs
+        return cast(Tensor, stream + block.ls2(block.mlp(block.norm2(stream))))
 
     def can_trim_last_layer(self, index: int) -> bool:
         """Whether only the class token is pooled and the layer is a plain block."""

@@ -7,6 +7,7 @@ Shape legend: B batch, n prompts, d width, F fusion layers, C classes.
 """
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,8 +55,7 @@ class FusionSide(nn.Module):
         """
         prompts = torch.cat([self.query_context[step], self.query[step]])
         _, outputs = tower.acquire(step, state, prompts.expand(state.tokens.shape[0], -1, -1))
-        mapped: Tensor = self.maps[step](outputs[:, self.query_context.shape[1] :])
-        return mapped
+        return cast(Tensor, self.maps[step](outputs[:, self.query_context.shape[1] :]))
 
     def fuse(self, step: int, tower: JointTower, state: JointState, heard: Tensor) -> JointState:
         """The fusion stage ``Layer([U; context; heard])``, with ``heard`` from the other modality.
