@@ -123,8 +123,7 @@ def usable_rows(
             f"{rows.source} (row numbers count from 0): {note}.{first} Correct the cells or "
             "image_root, drop the rows, or set on_bad_sample to skip or absent."
         )
-    unusable = empty if policy == "absent" else pc.or_(hit, empty)
-    return table.filter(pc.invert(unusable)), note
+    return table.filter(pc.invert(empty if policy == "absent" else pc.or_(hit, empty))), note
 
 
 def _named(table: pa.Table, mask: Any, words: str) -> list[str]:

@@ -108,8 +108,7 @@ def image_states(paths: Sequence[str], root: Path) -> dict[str, str | None]:
 
     parts = [paths[start : start + _CHUNK] for start in range(0, len(paths), _CHUNK)]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = chain.from_iterable(pool.map(states, parts))
-        return dict(zip(paths, found, strict=True))
+        return dict(zip(paths, chain.from_iterable(pool.map(states, parts)), strict=True))
 
 
 def _image_state(path: str) -> str | None:

@@ -46,8 +46,7 @@ def store_features(runs: Sequence[Run]) -> None:
         data.prepare_data()
         data.setup("fit")
         data.setup("test")
-        folder = pending[0].folder.with_name("features")
-        storing = Run("features", 0, (), folder, shown=True)
+        storing = Run("features", 0, (), pending[0].folder.with_name("features"), shown=True)
         in_new_process(storing, partial(_store, pending))
 
 

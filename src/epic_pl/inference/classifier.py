@@ -263,8 +263,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             DataError: as in :meth:`__call__`.
         """
         batches = self._batches(items, "Encoding", **loading)
-        parts = [self._no_features, *map(self._features, batches)]
-        image, text = zip(*parts, strict=True)
+        image, text = zip(self._no_features, *map(self._features, batches), strict=True)
         return {"image": np.concatenate(image), "text": np.concatenate(text)}
 
     def feature_table(self, batch: Batch | None) -> pa.Table:

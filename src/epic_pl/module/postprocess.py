@@ -272,8 +272,7 @@ def error_by_chance(confidence: Tensor, draws: int = 500) -> tuple[float, float,
     errors = []
     for _ in range(draws):
         right = (torch.rand(len(bins), generator=generator) < confidence).double()
-        gaps = bins.bincount(confidence - right, minlength=BINS)
-        errors.append(gaps.abs().sum() / len(bins))
+        errors.append(bins.bincount(confidence - right, minlength=BINS).abs().sum() / len(bins))
     error = torch.stack(errors)
     low, high = error.quantile(torch.tensor([0.05, 0.95], dtype=torch.double)).tolist()
     return float(error.mean()), low, high

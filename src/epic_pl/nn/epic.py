@@ -125,10 +125,9 @@ class EPICModel(DualEncoder):
         if not self.from_tokens:
             return None
         tokens = image.tokens, text.tokens, text.mask
-        compared: Exchange = self.image_encoder.checkpointed_by_rows(
-            self._compare, *tokens, *present
+        return cast(
+            Exchange, self.image_encoder.checkpointed_by_rows(self._compare, *tokens, *present)
         )
-        return compared
 
     def _compare(
         self, image: Tensor, text: Tensor, mask: Tensor, *present: Tensor | None

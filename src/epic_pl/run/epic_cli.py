@@ -237,8 +237,7 @@ class EPICCLI(LightningCLI):
             parser.add_lightning_class_args(kind, section)
         parser.set_defaults(_DEFAULTS)
         link, model = parser.link_arguments, "model.init_args"
-        frequencies = f"{model}.class_frequencies"
-        link("data", frequencies, self._class_frequencies, "instantiate")
+        link("data", f"{model}.class_frequencies", self._class_frequencies, "instantiate")
         # in this order, so that missing rows are told before an encoder's files are read
         for name in ("num_classes", "task", "class_names", "preprocessing"):
             link(f"data.{name}", f"{model}.{name}", apply_on="instantiate")

@@ -46,8 +46,7 @@ def _flat(content: Any, name: str) -> Iterator[tuple[str, Any]]:
         for key, value in content.items():
             yield from _flat(value, f"{name}.{key}")
     else:
-        parts = [part for part in name.split(".") if part not in _OF_CLASSES]
-        yield ".".join(parts), content
+        yield ".".join(part for part in name.split(".") if part not in _OF_CLASSES), content
 
 
 class UnknownOptionError(ArgumentError):

@@ -90,10 +90,9 @@ def resolve_configs(args: Sequence[str]) -> list[str]:
         ConfigError: if there is no such file, or it is not YAML.
     """
     parts = (arg.split("=", 1) if arg.startswith(("--config=", "-c=")) else [arg] for arg in args)
-    words = [*chain.from_iterable(parts)]
     return [
         _find_readable(word) if before in ("--config", "-c") else word
-        for before, word in pairwise(["", *words])
+        for before, word in pairwise(["", *chain.from_iterable(parts)])
     ]
 
 

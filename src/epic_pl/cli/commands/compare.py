@@ -50,8 +50,7 @@ def compare(
     from epic_pl.experiments.runs import execute
     from epic_pl.experiments.training import store_features, train_and_test
 
-    known = read_variants(find_packaged("variants", variants)) if variants else []
-    chosen = choose(methods, known)
+    chosen = choose(methods, read_variants(find_packaged("variants", variants)) if variants else [])
     chosen = add_alone(chosen, alone) if alone else chosen
     output = output or Path("runs/compare") / first_config(fit_options)
     runs = plan(chosen, seeds, fit_options, output, splits)

@@ -190,8 +190,7 @@ def _token_lengths(
     """Number of tokens of each text before truncation, with special tokens; null if absent."""
     texts = pc.unique(column).drop_null()
     lengths: list[int] = []
-    starts = range(0, len(texts), _TEXTS_AT_ONCE)
-    for start in progress.track(starts, description="texts"):
+    for start in progress.track(range(0, len(texts), _TEXTS_AT_ONCE), description="texts"):
         part = data.processor.shortened(texts[start : start + _TEXTS_AT_ONCE].to_pylist())
         part = [data.processor.text.prompt + text for text in part]
         ids = data.processor.encode(part, truncation=False, verbose=False)["input_ids"]

@@ -122,8 +122,7 @@ def _options(
     options: dict[str, Any] = read_yaml(packaged_file("", "table.yaml"))
     rows, val_size = table.num_rows, 0.1 if table.num_rows >= 200 else 0.2
     size, resize, of_images = _fit_images(table, guess, folder)
-    encoder = options["model"]["encoders"]["text"]["name"]
-    tokens, of_texts = _fit_texts(table, guess, encoder)
+    tokens, of_texts = _fit_texts(table, guess, options["model"]["encoders"]["text"]["name"])
     metric = "val/map" if guess.multilabel else "val/accuracy"
     epochs = int(np.clip(30_000 / rows, 4, 45))  # similar numbers of steps for all tables
     options["model"]["encoders"]["image_size"] = size

@@ -157,5 +157,4 @@ class TableDataModule(ImageTextDataModule):
         # rows are ordered by split, so that a split is a slice of the memory map, without a copy
         start = pc.index(rows.table["split"], split).as_py()
         count = pc.sum(pc.equal(rows.table["split"], split)).as_py() or 0
-        table = rows.table.slice(max(start, 0), count).drop_columns(["split"])
-        return replace(rows, table=table)
+        return replace(rows, table=rows.table.slice(max(start, 0), count).drop_columns(["split"]))

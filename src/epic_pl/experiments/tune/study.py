@@ -49,8 +49,7 @@ def best_options(search: Search, trials: int) -> dict[str, Any] | None:
             while (done := sum(map(_counts, study.get_trials(deepcopy=False)))) < trials:
                 study.sampler = optuna.samplers.TPESampler(seed=(seed * 1_000_003 + done) % 2**32)
                 # if no trial has ever succeeded, the config is at fault
-                trained = study.get_trials(deepcopy=False, states=_TRAINED)
-                catch = (Exception,) if trained else ()
+                catch = (Exception,) if study.get_trials(False, _TRAINED) else ()
                 try:
                     study.optimize(lambda trial: run_trial(trial, search), 1, catch=catch)
                 finally:

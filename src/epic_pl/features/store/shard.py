@@ -42,8 +42,7 @@ def digests_of(hashes: Iterable[str]) -> Digests:
 
 def shard_name(digests: Digests) -> str:
     """The name of a file with these items: processes that plan the same shard write one file."""
-    items = hashlib.blake2b(digests.tobytes(), digest_size=8).hexdigest()
-    return f"shard-{items}.safetensors"
+    return f"shard-{hashlib.blake2b(digests.tobytes(), digest_size=8).hexdigest()}.safetensors"
 
 
 def write_shard(path: Path, spec: StoreSpec, digests: Digests, batches: Sequence[Tensors]) -> None:

@@ -70,8 +70,7 @@ class _ImageEncoder(Base64Encoder):
 
     @classmethod
     def decode(cls, data: bytes) -> bytes:
-        content = data.rpartition(b";base64,")[2].translate(None, b" \t\r\n")
-        return b64decode(content, validate=True)
+        return b64decode(data.rpartition(b";base64,")[2].translate(None, b" \t\r\n"), validate=True)
 
 
 class ClassifyRequest(BaseModel):

@@ -168,8 +168,7 @@ def _hf_encoder(
     dtype = torch.bfloat16 if running.get("held") else torch.float32
     model = _hf_model(model_class, source, config, dtype)
     model = getattr(model, f"{modality}_model", model)
-    takes = {"vision": "pixel_values", "text": "input_ids"}[modality]
-    if model.main_input_name != takes:
+    if model.main_input_name != {"vision": "pixel_values", "text": "input_ids"}[modality]:
         kind = f"{source.name!r} is of type {config.model_type!r}, which is no {modality} encoder"
         raise EncoderError(f"{kind}. {_SUPPORTED}")
     if modality == "text":

@@ -209,8 +209,7 @@ class TransformersEncoder(Encoder):
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values of layer ``index`` for a stream that reads the memory."""
-        end = self._end(mask, memory.length(), stream)
-        return self._heads(index, stream, stream.shape[1], end)
+        return self._heads(index, stream, stream.shape[1], self._end(mask, memory.length(), stream))
 
     def read_layer(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None

@@ -71,8 +71,7 @@ class PenaltySweep(Choice):
     def __init__(self, num_features: int, num_classes: int, penalties: Sequence[float]) -> None:
         super().__init__(default=len(penalties) // 2)
         self.penalties = tuple(penalties)
-        layers = [nn.Linear(num_features, num_classes) for _ in penalties]
-        self.layers: Any = nn.ModuleList(layers)
+        self.layers: Any = nn.ModuleList(nn.Linear(num_features, num_classes) for _ in penalties)
 
     @torch.no_grad()
     def start_at(self, prior: Tensor) -> None:

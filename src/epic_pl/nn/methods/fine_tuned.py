@@ -133,8 +133,7 @@ def _used_parameters(tower: Tower[Any]) -> set[str]:
     example = tower.encoder.example(1, 2, torch.Generator().manual_seed(0))
     names, parameters = zip(*model.named_parameters(), strict=True)
     model.requires_grad_(True)
-    state = tower.extract(example.to(parameters[0].device), None)
-    output = tower.pool(state).output
+    output = tower.pool(tower.extract(example.to(parameters[0].device), None)).output
     gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
     model.requires_grad_(False)
     return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
