@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ def rng_state() -> dict[str, Any]:
     Of several GPUs only the current one is included, since a rank uses only its own.
     """
     version, keys, gauss = random.getstate()
-    numpy_state: Any = np.random.get_state(legacy=True)  # noqa: NPY002 the global generator is meant
-    name, words, position, has_gauss, cached = numpy_state
+    # the global generator is meant
+    name, words, *rest = cast(Any, np.random.get_state())  # noqa: NPY002
     return {
         "python": [version, list(keys), gauss],
-        "numpy": [name, words.tolist(), position, has_gauss, cached],
+        "numpy": [name, words.tolist(), *rest],
         "torch": torch.get_rng_state(),
         "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
@@ -36,9 +36,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
     """Restore random generators from the output of :func:`rng_state`."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
-    name, words, position, has_gauss, cached = state["numpy"]
-    numpy_words = np.array(words, dtype=np.uint32)
-    np.random.set_state((name, numpy_words, position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state(tuple(state["numpy"]))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][0].cpu())
