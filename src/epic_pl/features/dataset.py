@@ -42,8 +42,7 @@ class StoredItems:
         """Fields of items, with the batch axis first; zeros where the key is None."""
         places = np.array([-1 if key is None else self._places[key] for key in keys], np.int64)
         # a loader's worker sends tensors, so memory-mapped lists are for the main process only
-        in_place = self._in_place if get_worker_info() is None else ()
-        return self._store.gather(places, in_place)
+        return self._store.gather(places, self._in_place if get_worker_info() is None else ())
 
 
 @dataclass(eq=False)

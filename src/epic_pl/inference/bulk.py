@@ -39,8 +39,7 @@ def read_source(
         DataError: if the table, or a row of it, cannot be used.
     """
     frame: Any = table
-    index = getattr(frame, "index", None)
-    if id is None and getattr(index, "is_unique", False):  # of pandas
+    if id is None and getattr(getattr(frame, "index", None), "is_unique", False):  # of pandas
         table, id = frame.assign(__id__=frame.index.map(str)), "__id__"
     way_out = "Give the cells of a column one type, as by df[NAME].astype('string')."
     with raised_as(DataError, "The table cannot be read", way_out, pa.ArrowException):

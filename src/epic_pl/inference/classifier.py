@@ -366,9 +366,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             chosen = assign_labels(scores, self._model.thresholds)
             shown = len(self.class_names)
         orders = np.argsort(-scores, axis=1, kind="stable")[:, :shown]
-        names = self.class_names
         return [
-            [{"label": names[at], "score": float(row[at])} for at in order if take[at]]
+            [{"label": self.class_names[at], "score": float(row[at])} for at in order if take[at]]
             for row, take, order in zip(scores, chosen, orders, strict=True)
         ]
 

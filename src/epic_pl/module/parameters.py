@@ -44,8 +44,7 @@ def count_parameters(model: DualEncoder) -> dict[str, tuple[int, int]]:
 
 def trainable_share(model: DualEncoder) -> float:
     """Number of trained parameters, head included, divided by that of pretrained ones."""
-    encoders = (model.image_encoder, model.text_encoder)
-    pretrained = sum(encoder.num_parameters for encoder in encoders)
+    pretrained = model.image_encoder.num_parameters + model.text_encoder.num_parameters
     return sum(p.numel() for p in model.parameters() if p.requires_grad) / pretrained
 
 

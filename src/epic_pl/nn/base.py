@@ -238,8 +238,7 @@ class DualEncoder(nn.Module, ABC):
     def presence(self, batch: Batch) -> Presence:
         """Masks of the present modalities after modality dropout; both None if all are present."""
         probability = self.modality_dropout if self.training else 0.0
-        given = "image_present" in batch or "text_present" in batch
-        if not given and probability == 0:
+        if probability == 0 and "image_present" not in batch and "text_present" not in batch:
             return Pair(None, None)
         mask = batch["attention_mask"]
         complete = torch.ones(mask.shape[0], dtype=torch.bool, device=mask.device)

@@ -257,8 +257,7 @@ class EPICCLI(LightningCLI):
             theirs = saved.get("task"), saved.get("class_names")
             check_classes(theirs, (data.task, data.class_names), self.config["ckpt_path"])
         loss = self.config["model"]["init_args"]["loss"]
-        weighted = "balanced" in vars(loss["init_args"]).values()
-        if self.command != "fit" and not weighted:
+        if self.command != "fit" and "balanced" not in vars(loss["init_args"]).values():
             return None
         # a checkpoint's frequencies take precedence; its training data may not be available
         return saved.get("class_frequencies") or data.class_frequencies

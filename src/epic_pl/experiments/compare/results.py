@@ -148,10 +148,9 @@ def _majority(runs: Sequence[Predictions]) -> list[Predictions]:
 
     Multilabel: all labels that at least half of the samples have.
     """
-    by_split = {tuple(run.ids): run for run in runs}
     return [
         run._replace(scores=np.tile(run.truth.mean(axis=0), (len(run.ids), 1)))  # (N, C)
-        for run in by_split.values()
+        for run in {tuple(run.ids): run for run in runs}.values()
     ]
 
 

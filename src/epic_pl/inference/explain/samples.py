@@ -143,8 +143,7 @@ def _answer(evaluator: Evaluator, logits: Tensor) -> tuple[list[str], float | No
     """Prediction and probability of logits ``(1, C)``, as in :class:`Explanation`."""
     logits = logits.float().cpu()
     predicted, probabilities = evaluator.predict(logits)[0], evaluator.probabilities(logits)[0]
-    multilabel = evaluator.task == "multilabel"
-    confidence = probabilities[predicted.bool() if multilabel else predicted]
+    confidence = probabilities[predicted.bool() if evaluator.task == "multilabel" else predicted]
     return evaluator.names(predicted), float(confidence.min()) if confidence.numel() else None
 
 
