@@ -138,8 +138,7 @@ class ImageChecks:
     def add(self, problems: Mapping[str, str | None]) -> None:
         """Store decoded images under the keys that they had before decoding."""
         facts = {**self.read(), **problems}
-        columns = [list(facts), list(facts.values())]
-        _write_arrow(self.path, pa.table(columns, schema=_IMAGES), {})
+        _write_arrow(self.path, pa.table([[*facts], [*facts.values()]], schema=_IMAGES), {})
 
     def unreadable(self, states: Mapping[str, str], read: Callable[[str], Any]) -> dict[str, str]:
         """Paths of images for which ``read`` raises a DataError, with the problem.
@@ -173,8 +172,7 @@ def _cache_path(name: str, sources: Sequence[Path], options: Mapping[str, Any]) 
     with ThreadPoolExecutor(_THREADS) as pool:
         states = list(pool.map(_state, sources))
     key = json.dumps([_VERSION, states, dict(options)], sort_keys=True)
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    return cache_dir() / "rows" / f"{name}-{digest}.arrow"
+    return cache_dir() / "rows" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.arrow"
 
 
 def _state(path: Path) -> list[Any]:

@@ -76,8 +76,7 @@ def build_image_transform(
     elif p.resize == "pad":  # centre the image on a square of the mean colour
         resampling = Image.Resampling[p.interpolation.upper()]
         colour = tuple(round(255 * mean) for mean in p.mean)
-        square = (p.resized, p.resized)
-        resize = partial(ImageOps.pad, size=square, method=resampling, color=colour)
+        resize = partial(ImageOps.pad, size=(p.resized, p.resized), method=resampling, color=colour)
     steps = [resize, v2.CenterCrop(p.size)]
     if not train or augment == "none":
         return ImageTransform(steps, p, random=False)

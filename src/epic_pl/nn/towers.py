@@ -369,8 +369,7 @@ def _fields(state: FrozenState) -> dict[str, Tensor]:
     fields: dict[str, Tensor] = {}
     if state.memories:
         parts = torch.stack([part for layer in state.memories for part in cast(Any, layer)])
-        layers = parts.view(-1, 2, *parts.shape[1:])  # (K, 2, B, h, N, d / h)
-        fields[MEMORY] = layers.movedim(2, 0)
+        fields[MEMORY] = parts.view(-1, 2, *parts.shape[1:]).movedim(2, 0)  # (B, K, 2, h, N, d / h)
     if isinstance(state.tokens, Tensor):
         fields[TOKENS] = state.tokens
     return fields | state.pooled._asdict()

@@ -124,8 +124,7 @@ def _encoder_lines(name: str, side: Modality, size: int | None, counts: list[int
         pair = Pair(*(copy.deepcopy(encoder, {**weights}) for _ in range(2)))
         stored = []
         try:
-            model = kind().build(pair, num_classes=2)
-            tower = getattr(model, f"{side}_tower")
+            tower = getattr(kind().build(pair, num_classes=2), f"{side}_tower")
             for level in tower.levels:
                 with torch.no_grad():
                     given = tower.features(inputs, None, level).items()

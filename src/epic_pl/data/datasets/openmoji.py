@@ -207,8 +207,7 @@ class EntailmentPairs(ImageTextDataset):
         rng = np.random.default_rng((self.seed, self.epoch, index))
         row["label"] = int(rng.integers(2))
         if not row["label"]:
-            other = _other_row(self._columns["text"], index, rng)
-            row["text"] = super().row(other)["text"]
+            row["text"] = super().row(_other_row(self._columns["text"], index, rng))["text"]
         return row
 
 

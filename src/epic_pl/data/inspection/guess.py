@@ -231,8 +231,7 @@ def _images(table: pa.Table, folder: Path, named: str | None) -> tuple[str | Non
                 f"files in {' or '.join(map(str, roots[:_SHOWN]))}. Name their folder, as in "
                 f"`epic-pl data init ... --image 'photos/2024/{{{name}}}'`, move it there{none}"
             )
-    by_name = (name for name in called if {*_words(name)} <= {*_NAMES["image"]})
-    if name := next(by_name, ""):
+    if name := next((name for name in called if {*_words(name)} <= {*_NAMES["image"]}), ""):
         return name, folder
     files = (file for root in roots for file in root.iterdir())
     if found := next((file for file in files if file.suffix.lower() in IMAGE_SUFFIXES), None):

@@ -102,8 +102,7 @@ class TableDataModule(ImageTextDataModule):
         self.image_root = None if image_root is None else Path(image_root).resolve()
         self.options = RowOptions(**{each.name: given[each.name] for each in fields(RowOptions)})
         self._rows = self._all_rows()
-        labels = self._rows.table["label"]
-        if label_separator and pc.max(pc.list_value_length(labels)).as_py() == 1:
+        if label_separator and pc.max(pc.list_value_length(self._rows.table["label"])).as_py() == 1:
             problem = f"No row has several labels: is label_separator {label_separator!r} right?"
             rank_zero_warn(problem)
         labelled_predict = pc.any(pc.equal(self._rows.table["split"], "predict")).as_py()

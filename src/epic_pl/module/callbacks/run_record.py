@@ -45,10 +45,9 @@ class RunRecord(SaveConfigCallback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add ``result``, also if a run was resumed after its last step."""
         if trainer.is_global_zero:
-            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self._content["result"] = {
                 "step": trainer.global_step,
-                "metrics": metrics,
+                "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
                 "weights": weights_digest(pl_module),
             }
             write_json(self._path, self._content)
