@@ -65,9 +65,7 @@ class CheckpointInfo(TypedDict):
 
 def frozen_keys(module: nn.Module) -> set[str]:
     """Keys of the encoders' frozen tensors in ``module.state_dict()``."""
-    prefixes = tuple(
-        f"{name}." for name, child in module.named_modules() if isinstance(child, Encoder)
-    )
+    prefixes = tuple(f"{name}." for name, m in module.named_modules() if isinstance(m, Encoder))
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
     return {key for key in module.state_dict() if key.startswith(prefixes)} - trained
 

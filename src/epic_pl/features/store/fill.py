@@ -133,11 +133,7 @@ def fill_stores(
         CacheError: if too little disk is free, a store cannot be written, or a number is not finite
             after conversion.
     """
-    todo = [
-        (request, request.missing(root, shard_bytes))
-        for request in requests
-        if not request.open(root)
-    ]
+    todo = [(each, each.missing(root, shard_bytes)) for each in requests if not each.open(root)]
     _require_disk(root, todo, progress)
     barrier()
     for request, missing in todo:

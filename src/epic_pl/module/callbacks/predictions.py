@@ -92,7 +92,7 @@ class PredictionWriter(Callback):
         self, trainer: L.Trainer, module: EPICModule, data: ImageTextDataModule, rows: Rows
     ) -> tuple[BulkPass, pa.Table]:
         """Open the parts that this process has to write; its weights are loaded."""
-        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
+        caches = (c for c in cast(Any, trainer).callbacks if isinstance(c, FeatureCache))
         self._bulk = BulkPass(
             self._path(trainer),
             rows,
@@ -104,11 +104,7 @@ class PredictionWriter(Callback):
             preprocessing=data.preprocessing,
             alone=data.alone,
             precision=trainer.precision,
-            caches=[
-                (c.level_for(module, data), c.dtype)
-                for c in callbacks
-                if isinstance(c, FeatureCache)
-            ],
+            caches=[(cache.level_for(module, data), cache.dtype) for cache in caches],
         )
         none = np.zeros((0, module.num_classes), np.float32)
         return self._bulk, self._table(module, sample_columns(None), none)
