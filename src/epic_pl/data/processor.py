@@ -448,15 +448,14 @@ def as_rgb(image: Any, min_size: int | None = None, max_pixels: int = MAX_PIXELS
         return read_image(Path(image), min_size, max_pixels)
     if isinstance(image, bytes | bytearray | memoryview):
         return read_image(bytes(image), min_size, max_pixels)
-    try:
-        if isinstance(image, Image.Image):
-            return upright_rgb(image.copy())
-        return upright_rgb(_from_pixels(np.asarray(image)))
-    except (ValueError, TypeError, OSError) as error:
-        raise DataError(
-            f"This image cannot be used: {error}. Give a path, a file's bytes, a PIL image, or "
-            "pixels of shape (H, W), (H, W, 3) or (H, W, 4) as uint8, or (H, W) as uint16."
-        ) from error
+    way_out = (
+        "Give a path, a file's bytes, a PIL image, or pixels of shape (H, W), (H, W, 3) or "
+        "(H, W, 4) as uint8, or (H, W) as uint16."
+    )
+    errors = (ValueError, TypeError, OSError)
+    with raised_as(DataError, "This image cannot be used", way_out, *errors):
+        is_image = isinstance(image, Image.Image)
+        return upright_rgb(image.copy() if is_image else _from_pixels(np.asarray(image)))
 
 
 def _from_pixels(pixels: npt.NDArray[Any]) -> Image.Image:

@@ -74,7 +74,7 @@ def read_model(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} describes a model of {library!r:.40}, not of epic_pl: give another folder."
         )
-    try:
+    with raised_as(CheckpointError, f"{weights} cannot be read", "", OSError, SafetensorError):
         require_regular(weights)
         written = weights.read_bytes()
         if content.get(_HASH) != hashlib.sha256(written).hexdigest():
@@ -82,8 +82,6 @@ def read_model(folder: Path) -> dict[str, Any]:
                 f"{weights} is not what {path} describes ({_HASH} differs). Save or fetch it again."
             )
         state = load(written)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{weights} cannot be read: {error}.") from error
     options, info = content.get("options"), content.get(CHECKPOINT_KEY)
     found = {"hyper_parameters": options, "state_dict": state, CHECKPOINT_KEY: info}
     check_content(found, str(path))

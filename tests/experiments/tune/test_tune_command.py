@@ -224,7 +224,7 @@ def test_a_study_of_others_is_refused_and_sets_no_option(change, searched, tmp_p
     else:
         with contextlib.closing(sqlite3.connect(file)) as database:
             database.executescript(change)
-    with pytest.raises(ConfigError, match="give --output another folder"):
+    with pytest.raises(ConfigError, match=r"[Gg]ive --output another folder"):
         best_options(search, 4)
 
 

@@ -20,7 +20,7 @@ from epic_pl.experiments.tune.report import MESSAGE, draw_history, write_results
 from epic_pl.experiments.tune.search import Search, suggest, values_of
 from epic_pl.module.callbacks.checkpoints import require_logged
 from epic_pl.run.epic_cli import as_options, parse, quiet_lightning
-from epic_pl.utils.errors import ConfigError, first_line
+from epic_pl.utils.errors import ConfigError, raised_as
 from epic_pl.utils.files import write_bytes
 from epic_pl.utils.html_page import png
 
@@ -82,7 +82,8 @@ def open_study(search: Search) -> optuna.Study:
     epochs = search.parsed["trainer"]["max_epochs"] or 0
     file = search.output.resolve() / "study.db"
     direction = optuna.study.StudyDirection[f"{search.mode}imize".upper()]
-    try:
+    # a damaged file may cause any error
+    with raised_as(ConfigError, str(file), "Give --output another folder."):
         # pass a connection, since brackets and % in a folder's name would be special in an address
         storage = optuna.storages.RDBStorage(
             "sqlite:///study.db",
@@ -99,8 +100,6 @@ def open_study(search: Search) -> optuna.Study:
         fits = key == search.key and study.direction == direction
         for trial in study.trials:  # refuse unknown options, which could name a class
             fits &= trial.distributions.items() <= search.space.items()
-    except Exception as error:  # a damaged file may cause any error
-        raise ConfigError(f"{file}: {first_line(error)}; give --output another folder.") from error
     if not fits:
         other = f"{search.output} has a search of other options, another space or table"
         raise ConfigError(f"{other}: give --output another folder, or remove that one.")

@@ -39,7 +39,7 @@ from epic_pl.utils.assets.encoders import (
     require_hub,
 )
 from epic_pl.utils.assets.sentence_files import SentenceFiles, read_sentence_files
-from epic_pl.utils.errors import EncoderError, first_line, raised_as
+from epic_pl.utils.errors import EncoderError, raised_as
 from epic_pl.utils.untrusted import integers
 
 _SUPPORTED = (
@@ -243,11 +243,9 @@ def _hf_config(source: _Source) -> Any:
         return _KNOWN_CONFIGS[location]()
     with reading_encoder(name, "config.json"):
         require_hub(location)
-        try:
-            load: Any = AutoConfig.from_pretrained
+        load: Any = AutoConfig.from_pretrained
+        with raised_as(EncoderError, f"{name}/config.json", _SUPPORTED, ValueError):
             config = load(location, **loading_options(location, revision))
-        except ValueError as error:
-            raise EncoderError(f"{name}/config.json: {first_line(error)}. {_SUPPORTED}") from error
         towers = (getattr(config, name, None) for name in config.sub_configs)
         if any(getattr(part, "quantization_config", None) for part in (config, *towers)):
             raise EncoderError(f"{name}/config.json: its weights are quantised, take others")

@@ -15,7 +15,7 @@ from epic_pl.nn.heads import HeadConfig
 from epic_pl.nn.methods.no_prompts import NoPrompts, NoPromptsModel
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import Tower, TrainedTower
-from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.errors import ConfigError, raised_as
 from epic_pl.utils.validate import check_positive
 
 
@@ -59,10 +59,9 @@ class LoRAModel(FineTunedModel):
 
     def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
         """Add the matrices A and B to every linear layer that the pooled output depends on."""
-        try:
+        way_out = "Mend it by pip install peft."
+        with raised_as(ConfigError, "LoRA cannot import peft", way_out, ImportError):
             import peft
-        except ImportError as error:
-            raise ConfigError(f"LoRA cannot import peft ({error}): pip install peft.") from error
         linear = [
             name
             for name, module in model.named_modules()
