@@ -54,10 +54,10 @@ fuzz: $(INSTALLED)test ## feed damaged files and requests to every reader for 30
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)
 
 test: $(INSTALLED)test ## run the tests but for the slow ones, a worker for each core
-	@$(BIN)/pytest --numprocesses auto --dist loadfile -m "not slow" $(ARGS)
+	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
 
 test-slow: $(INSTALLED)test ## run the slow tests
-	@$(BIN)/pytest --numprocesses auto --dist loadfile -m slow $(ARGS)
+	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
 lint: $(INSTALLED)lint ## check style, formatting, types and import rules
 	$(BIN)/ruff check --quiet

@@ -401,7 +401,7 @@ def configs(folder: Path) -> tuple[Any, Case]:
 
     from epic_pl.experiments.compare.plan import read_variants
     from epic_pl.experiments.tune.search import read_space
-    from epic_pl.module.checkpoint_io import check_options
+    from epic_pl.module.checkpoint_io import refuse_classes
     from epic_pl.module.config import EncodersConfig, OptimConfig, as_config
     from epic_pl.module.losses import CrossEntropy
     from epic_pl.nn.epic import EPIC
@@ -415,7 +415,7 @@ def configs(folder: Path) -> tuple[Any, Case]:
     }
 
     def read_model(path: str) -> None:
-        check_options(Path(path).read_text("latin-1"), "x.ckpt")
+        refuse_classes(Path(path).read_text("latin-1"), "x.ckpt")
         content = read_yaml(path)
         for name, (config, _) in sections.items():
             if isinstance(content, dict) and name in content:
