@@ -825,7 +825,8 @@ def test_a_tracking_service_is_added_to_the_logs_of_the_run(
     if overlay == "wandb.yaml":
         import wandb
 
-        wandb.teardown()  # it writes in a process of its own, which may do so after a run's end
+        wandb.finish()  # waits until its own process has written the run
+        wandb.teardown()
     written = {"wandb.yaml": "runs/wandb/offline-run-*/*.wandb", "mlflow.yaml": "**/val/accuracy"}
     (file,) = workdir.glob(written[overlay])
     assert file.stat().st_size > 0
