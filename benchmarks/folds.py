@@ -80,7 +80,15 @@ def options_of(task: str, fold: int, arguments: argparse.Namespace) -> list[str]
 
 def judge(groups: dict[tuple[str, str], list[Run]]) -> list[dict[str, Any]]:
     """Do all runs; a row for each task and method, in percent."""
-    runs = [run for group in groups.values() for run in group]
+    finish([run for group in groups.values() for run in group])
+    return [
+        {"task": task, "method": method, **scores([run.result or {} for run in group])}
+        for (task, method), group in groups.items()
+    ]
+
+
+def finish(runs: Sequence[Run]) -> None:
+    """Do the runs that are not finished; the program ends if one has no result."""
     try:
         execute(runs, train_and_test)
     except KeyboardInterrupt:
@@ -88,10 +96,6 @@ def judge(groups: dict[tuple[str, str], list[Run]]) -> list[dict[str, Any]]:
         raise SystemExit(128 + signal.SIGINT) from None
     if any(run.result is None for run in runs):
         raise SystemExit("Not all runs have finished: the lines above say why.")
-    return [
-        {"task": task, "method": method, **scores([run.result or {} for run in group])}
-        for (task, method), group in groups.items()
-    ]
 
 
 def scores(results: Sequence[dict[str, Any]]) -> dict[str, list[float]]:
