@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import torch
+from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, Timer
 
 from epic_pl.data.dataset import ImageTextDataset
@@ -102,9 +103,12 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
         if cache_level != "off":  # store features before training is timed
             feature_cache(trainer).build_stores(trainer, module, data)
         storing_s = 0.0 if cache_level == "off" else time.monotonic() - start
+        start = time.process_time()
         cli.execute()
-        fitted = {  # of a resumed fit, storing, rate and memory since it was resumed
+        fitted = {  # of a resumed fit, storing, processor, rate and memory since it was resumed
             "storing_s": storing_s,
+            "processor_s": time.process_time() - start,
+            "validation": _scores(trainer, "val/"),
             "checkpoint": cli.kept,
             "epochs": trainer.current_epoch,
             "seconds": timer.time_elapsed(),
@@ -116,16 +120,11 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
     kept = fitted["checkpoint"] or None
     trainer.test(module, datamodule=data, ckpt_path=kept, weights_only=True, verbose=False)
     _write_predictions(module, folder / "predictions.parquet")
-    metrics = {
-        name.removeprefix("test/"): float(value)
-        for name, value in trainer.callback_metrics.items()
-        if name.startswith("test/")
-    }
     device, thresholds = trainer.strategy.root_device, module.postprocessor.thresholds
     return {
         **fitted,
         "task": module.task,
-        "metrics": metrics,
+        "metrics": _scores(trainer, "test/"),
         "thresholds": None if thresholds is None else thresholds.tolist(),
         "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
         "encoder_share": trainable_share(module.model),
@@ -134,6 +133,12 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
         "device": _device_name(device),
         "torch": torch.__version__,
     }
+
+
+def _scores(trainer: Trainer, prefix: str) -> dict[str, float]:
+    """The metrics that a trainer logged last of one split."""
+    logged = trainer.callback_metrics.items()
+    return {name.removeprefix(prefix): float(v) for name, v in logged if name.startswith(prefix)}
 
 
 def _fitted(folder: Path) -> dict[str, Any] | None:
