@@ -2,9 +2,10 @@
 
 All strategies train on the same rows with the same parts of the head. A budget is a multiple of
 what EPIC takes with the config's schedule; a run trains as many whole epochs as fit, at least one,
-and its cosine schedule ends with them. Three learning rates of each strategy are compared on
-validation rows, in runs that take as long as EPIC. Seconds are of one thread. They count the
-storing of features: what reads stored features is charged what storing took for EPIC.
+and its cosine schedule ends with them. What takes less than EPIC has the config's schedule. Three
+learning rates of each strategy are compared on validation rows, in runs that take as long as EPIC.
+Seconds are of one thread. They count the storing of features: what reads stored features is charged
+what storing took for EPIC.
 
     python benchmarks/fine_tuning.py                                      # days on two cores
     python benchmarks/fine_tuning.py --tasks one_word,FOLDER --folds 0 --choose-on one_word
@@ -63,7 +64,7 @@ class Strategy(NamedTuple):
     rates: tuple[float, ...]
     options: tuple[str, ...] = ()
     own: bool = False
-    """Whether it also has the config's number of epochs, since they take less than EPIC's."""
+    """Whether it trains for the config's number of epochs alone: it takes less than EPIC."""
 
 
 _OF_PROMPTS = _PROMPTS, (1e-3, 3e-4, 3e-3)
@@ -189,7 +190,8 @@ def measure(arguments: argparse.Namespace, options: Sequence[str]) -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         finish(pool, [place.storing() for place in firsts.values()], store)
         finish(pool, [place.run(EPIC, place.epochs) for place in firsts.values()])
-        finish(pool, [place.pilot(name) for place in firsts.values() for name in names])
+        tried = [name for name in names if not STRATEGIES[name].own]
+        finish(pool, [place.pilot(name) for place in firsts.values() for name in tried])
         searched = [(chooser or task, name) for task in places for name in names]
         searches = {
             (task, name): [
@@ -207,7 +209,6 @@ def measure(arguments: argparse.Namespace, options: Sequence[str]) -> None:
                 rate = rates[scores.index(max(scores))]
                 first = firsts[task]
                 numbers = [affordable(first, name, budget) for budget in budgets]
-                numbers += [first.epochs] * STRATEGIES[name].own
                 for epochs in sorted(set(numbers)):
                     runs += [place.run(name, epochs, rate, seed) for place in places[task]]
         finish(pool, runs)
@@ -246,7 +247,7 @@ def validation(result: Row) -> float:
 
 def affordable(place: Place, name: str, budget: float) -> int:
     """The number of epochs that a strategy makes of a budget, at least 1."""
-    if (name, budget) == (EPIC, 1):
+    if STRATEGIES[name].own or (name, budget) == (EPIC, 1):
         return place.epochs
     needed = place.pilot(name), place.storing(), place.run(EPIC, place.epochs)
     pilot, storing, epic = map(result_of, needed)
