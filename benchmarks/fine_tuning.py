@@ -67,6 +67,8 @@ class Strategy(NamedTuple):
     """Whether it trains for the config's number of epochs alone: it takes less than EPIC."""
 
 
+_LAST = "controls.last_layers.LastLayers"
+_ON_LAST = "controls.last_layers.EPICOnLastLayers"
 _OF_PROMPTS = _PROMPTS, (1e-3, 3e-4, 3e-3)
 _OF_HEAD = _HEAD, (1.5e-3, 5e-4, 5e-3)
 _JOINT = ("prompt_attention=joint", "interaction_layers=4")
@@ -84,12 +86,32 @@ STRATEGIES = {
     "LateFusionMLP": Strategy("LateFusionMLP", *_OF_HEAD, own=True),
     "text_alone": Strategy("LateFusionMLP", *_OF_HEAD, ("--data.alone=text",), True),
     "image_alone": Strategy("LateFusionMLP", *_OF_HEAD, ("--data.alone=image",), True),
-    "LastLayers": Strategy("controls.last_layers.LastLayers", _ENCODER, (1e-4, 3e-5, 3e-4), _MIXED),
+    "LastLayers": Strategy(_LAST, _ENCODER, (1e-4, 3e-5, 3e-4), _MIXED),
     "PMF": Strategy("PMF", _PROMPTS, (3e-3, 1e-3, 1e-2), _MIXED),
     "MaPLe": Strategy("MaPLe", _PROMPTS, (3e-3, 1e-3, 1e-2), _MIXED),
     "LoRA": Strategy("LoRA", _ENCODER, (5e-4, 1.5e-4, 1.5e-3), _MIXED),
     "FullFineTuning": Strategy("FullFineTuning", _ENCODER, (2e-5, 6e-6, 6e-5), _MIXED),
 }
+
+
+# tried in order to find what EPIC lacks: each at one learning rate
+_VECTORS = ("--model.method.vectors=true", *_MIXED)
+ABLATIONS = {
+    "EPIC_4_layers": Strategy("EPIC", _PROMPTS, (1e-3,), ("--model.method.interaction_layers=4",)),
+    "EPIC_joint_2": Strategy(
+        "EPIC", _PROMPTS, (1e-3,), ("--model.method.prompt_attention=joint", *_MIXED)
+    ),
+    "LastLayers_1": Strategy(
+        _LAST, _ENCODER, (1e-4,), ("--model.method.interaction_layers=1", *_MIXED)
+    ),
+    "LastLayers_4": Strategy(
+        _LAST, _ENCODER, (1e-4,), ("--model.method.interaction_layers=4", *_MIXED)
+    ),
+    "LastLayers_vectors": Strategy(_LAST, _ENCODER, (1e-3,), _VECTORS),
+    "EPIC_on_last_layers": Strategy(_ON_LAST, _ENCODER, (1e-4,), _MIXED),
+    "EPIC_on_vectors": Strategy(_ON_LAST, _ENCODER, (1e-3,), _VECTORS),
+}
+EVERY = STRATEGIES | ABLATIONS
 
 
 Row = dict[str, Any]
@@ -118,8 +140,8 @@ class Place:
 
     def run(self, name: str, epochs: int, rate: float = 0.0, seed: int = 0) -> Run:
         """A run of a strategy, at its usual rate if none is given."""
-        rate = rate or STRATEGIES[name].rates[0]
-        options = (f"--trainer.max_epochs={epochs}", f"--{STRATEGIES[name].rate}={rate}")
+        rate = rate or EVERY[name].rates[0]
+        options = (f"--trainer.max_epochs={epochs}", f"--{EVERY[name].rate}={rate}")
         return self._run(name, f"{epochs}-{rate:g}-{seed}", *options, f"--seed_everything={seed}")
 
     def pilot(self, name: str) -> Run:
@@ -133,7 +155,7 @@ class Place:
         return self._run(EPIC, "storing")
 
     def _run(self, name: str, kind: str, *own: str) -> Run:
-        strategy = STRATEGIES[name]
+        strategy = EVERY[name]
         method = f"--model.method={strategy.method}"
         options = (*self.shared, method, *strategy.options, *own)
         folder = self.folder / f"{name}-{kind}"
@@ -190,13 +212,13 @@ def measure(arguments: argparse.Namespace, options: Sequence[str]) -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         finish(pool, [place.storing() for place in firsts.values()], store)
         finish(pool, [place.run(EPIC, place.epochs) for place in firsts.values()])
-        tried = [name for name in names if not STRATEGIES[name].own]
+        tried = [name for name in names if not EVERY[name].own]
         finish(pool, [place.pilot(name) for place in firsts.values() for name in tried])
         searched = [(chooser or task, name) for task in places for name in names]
         searches = {
             (task, name): [
                 firsts[task].run(name, affordable(firsts[task], name, 1.0), rate)
-                for rate in STRATEGIES[name].rates
+                for rate in EVERY[name].rates
             ]
             for task, name in searched
         }
@@ -204,7 +226,7 @@ def measure(arguments: argparse.Namespace, options: Sequence[str]) -> None:
         runs = []
         for seed in range(arguments.seeds):
             for task, name in ((task, name) for task in places for name in names):
-                rates, search = STRATEGIES[name].rates, searches[chooser or task, name]
+                rates, search = EVERY[name].rates, searches[chooser or task, name]
                 scores = [validation(result_of(run)) for run in search]
                 rate = rates[scores.index(max(scores))]
                 first = firsts[task]
@@ -247,7 +269,7 @@ def validation(result: Row) -> float:
 
 def affordable(place: Place, name: str, budget: float) -> int:
     """The number of epochs that a strategy makes of a budget, at least 1."""
-    if STRATEGIES[name].own or (name, budget) == (EPIC, 1):
+    if EVERY[name].own or (name, budget) == (EPIC, 1):
         return place.epochs
     needed = place.pilot(name), place.storing(), place.run(EPIC, place.epochs)
     pilot, storing, epic = map(result_of, needed)
@@ -295,7 +317,7 @@ def finished(folder: Path) -> list[Row]:
             "task": task.name,
             "strategy": result["name"],
             "epochs": result["epochs"],
-            "rate": float(options[STRATEGIES[result["name"]].rate]),
+            "rate": float(options[EVERY[result["name"]].rate]),
             "fold": path.parents[1].name,
             "seed": int(options["seed_everything"]),
             "metric": metric,
@@ -362,7 +384,7 @@ def summary(rows: Sequence[Row]) -> list[Row]:
 def grouped(rows: Sequence[Row], task: str) -> dict[tuple[str, int], list[Row]]:
     """The runs of a task by strategy and epochs, in the order of the strategies."""
     curves: dict[tuple[str, int], list[Row]] = {}
-    order = list(STRATEGIES)
+    order = list(EVERY)
     for row in sorted(rows, key=lambda row: (order.index(row["strategy"]), row["epochs"])):
         if row["task"] == task:
             curves.setdefault((row["strategy"], row["epochs"]), []).append(row)

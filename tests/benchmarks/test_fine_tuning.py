@@ -10,7 +10,7 @@ import pytest
 
 import fine_tuning
 from epic_pl.experiments import runs
-from fine_tuning import EPIC, STRATEGIES
+from fine_tuning import EPIC, EVERY, STRATEGIES
 
 
 def _write(folder: Path, name: str, options=(), right: str = "", **result) -> None:
@@ -85,10 +85,10 @@ def test_a_budget_is_spent_in_whole_epochs(level, budget, epochs, tmp_path):
 def test_each_strategy_trains_and_the_curves_are_drawn(on_openmoji, monkeypatch, tmp_path, capfd):
     monkeypatch.setattr(fine_tuning, "in_new_process", runs.in_new_process)
     monkeypatch.setattr(fine_tuning, "PILOT_STEPS", 3)
-    for name, strategy in [*STRATEGIES.items()]:  # tiny encoders have three layers
+    for name, strategy in STRATEGIES.items():  # tiny encoders have three layers
         options = tuple(option.replace("layers=4", "layers=2") for option in strategy.options)
         fewer = strategy._replace(rates=strategy.rates[:1], options=options)
-        monkeypatch.setitem(STRATEGIES, name, fewer)
+        monkeypatch.setitem(EVERY, name, fewer)
     figure = tmp_path / "figure.svg"
     arguments = ["--tasks", "openmoji", "--folds", "0", "--seeds", "1", "--budgets", "1"]
     arguments += ["--jobs", "1", "--figure", str(figure), "--json", *on_openmoji]

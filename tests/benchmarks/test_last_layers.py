@@ -4,12 +4,18 @@ import pytest
 import torch
 
 import tiny_runs
-from controls.last_layers import LastLayers
+from controls.last_layers import EPICOnLastLayers, LastLayers
+
+METHODS = [
+    LastLayers(interaction_layers=1),
+    LastLayers(interaction_layers=1, vectors=True),
+    EPICOnLastLayers(interaction_layers=1, prompt_attention="read_only", hub_width=8),
+]
 
 
-@pytest.fixture
-def module(make):
-    return make(method=LastLayers(interaction_layers=1))
+@pytest.fixture(params=METHODS, ids=lambda method: f"{type(method).__name__}-{method.vectors}")
+def module(make, request):
+    return make(method=request.param)
 
 
 def _layers(module, tower):
@@ -29,6 +35,8 @@ def test_the_last_layers_and_the_norm_after_them_are_trained(module):
     )
     assert 0 < thawed < count / 2
     assert not any("embed" in name for name in (*image[0], *text[0]))
+    matrices = any(name.endswith("fc1.weight") for name in image[0])
+    assert matrices is not module.method.vectors
 
 
 def test_a_step_from_stored_tokens_is_one_from_pixels(module):
