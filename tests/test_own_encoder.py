@@ -9,6 +9,7 @@ from transformers import AutoTokenizer, MPNetConfig, MPNetModel
 import tiny_runs
 from epic_pl import Classifier
 from epic_pl.cli.main import main
+from epic_pl.nn.towers import ReadOnlyTower
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "own_encoder"
 MASK = torch.tensor([[True] * 6, [True] * 4 + [False] * 2])
@@ -47,12 +48,19 @@ def test_its_layers_equal_the_librarys(encoder):
 def test_prompts_read_as_tokens_without_a_bias(encoder):
     """A layer with a bias of zero, on tokens and prompts as one sequence."""
     torch.manual_seed(0)
-    tokens, prompts = torch.randn(2, 6, 16), torch.randn(2, 3, 16)
-    read = encoder.read_layer(1, prompts, encoder.memory(1, tokens), MASK)
+    ids, prompts, tower = (
+        torch.randint(5, 20, (2, 6)),
+        torch.randn(2, 3, 16),
+        ReadOnlyTower(encoder, [1]),
+    )
+    tokens = tower.entering(ids, MASK)
     hidden = torch.where(torch.cat([MASK, MASK.new_ones(2, 3)], 1), 0.0, -torch.inf)
     layer = encoder.model.encoder.layer[1]
     expected = layer(torch.cat([tokens, prompts], 1), hidden[:, None, None])[0][:, 6:]
-    torch.testing.assert_close(read, expected)
+    for training in (True, False):  # an answer must not run them with the tokens, at a place
+        with torch.set_grad_enabled(training):
+            _, read = tower.acquire(0, tower.extract(ids, MASK), prompts)
+        torch.testing.assert_close(read, expected)
 
 
 def test_a_run_with_it_predicts_after_loading(folder, tmp_path, tiny_vit_dir, monkeypatch):

@@ -7,6 +7,7 @@ from tiny_models import (
     cached,
     every_encoder,
     image_encoder,
+    logits,
     make,
     text_encoder,
 )
@@ -22,26 +23,47 @@ def made():
 
 
 @every_encoder
+@pytest.mark.parametrize("one_pass", [False, True])
 @torch.no_grad()
-def test_frozen_stream_is_the_encoders_own_whatever_the_prompts(encoders):
+def test_frozen_stream_is_the_encoders_own_whatever_the_prompts(encoders, one_pass):
     model, whole = build(encoders), batch([5, 2, 4])
     mask = whole["attention_mask"].bool()
     for tower, inputs, seen in (
         (model.image_tower, whole["pixel_values"], None),
         (model.text_tower, whole["input_ids"], mask),
     ):
-        encoder, state = tower.encoder, tower.extract(inputs, seen)
+        encoder, memories = tower.encoder, []
+        with torch.set_grad_enabled(not one_pass):
+            state = tower.extract(inputs, seen)
         for step in range(2):
             prompts = torch.randn(3, 2, encoder.width, dtype=torch.float64)
+            memories.append(tower.memory(step, state)[0])
             state, _ = tower.acquire(step, state, prompts)
         tokens = encoder.embed(inputs)  # of the encoder alone, no tower
         for layer in range(3):
             if layer in tower.layers:
                 expected = encoder.memory(layer, tokens)
-                memory = state.memories[tower.layers.index(layer)]
-                assert all(torch.equal(*each) for each in zip(memory, expected, strict=True))
+                memory = memories[tower.layers.index(layer)]
+                torch.testing.assert_close(memory, expected, rtol=0, atol=1e-12 * one_pass)
             tokens = encoder.run_layers(layer, layer + 1, tokens, seen)
-        assert torch.equal(tower.pool(state).output, encoder.pool(tokens, seen))
+        own = encoder.pool(tokens, seen)
+        torch.testing.assert_close(tower.pool(state).output, own, rtol=0, atol=1e-12 * one_pass)
+
+
+def test_an_answer_runs_each_layer_once_on_tokens_and_prompts_together(monkeypatch):
+    model, whole = build(interaction_layers=[[0, 1], [1, 2]]), made()
+    expected, lengths = model(whole).logits, {}
+    for encoder in (model.image_encoder, model.text_encoder):
+        for apart in ("read_layer", "memory"):
+            monkeypatch.setattr(encoder, apart, lambda *_: pytest.fail("a layer ran twice"))
+        run, ran = encoder._layer, lengths.setdefault(encoder, [])
+        encoder._layer = lambda index, joint, *rest, run=run, ran=ran: (
+            ran.append(joint.shape[1]),
+            run(index, joint, *rest),
+        )[1]
+    torch.testing.assert_close(logits(model, whole), expected, rtol=0, atol=1e-12)
+    # four patches and a class token, or five words; two prompts in the interaction layers
+    assert [*lengths.values()] == [[7, 7, 5], [5, 7, 7]]
 
 
 @every_encoder

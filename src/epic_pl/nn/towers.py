@@ -59,6 +59,8 @@ class Tower(nn.Module, ABC, Generic[State]):
     """Whether the encoder's layers run with gradient, and in the precision of what is trained."""
     takes_prompts = False
     """Whether prompts enter the encoder's layers."""
+    shares_states = False
+    """Whether several models continue from each state."""
 
     def __init__(self, encoder: Encoder, layers: Sequence[int], keeps_tokens: bool = False) -> None:
         super().__init__()
@@ -164,8 +166,9 @@ class Tower(nn.Module, ABC, Generic[State]):
 class JointState(NamedTuple):
     """Tokens ``(B, N, d)`` that enter the next layer, and the mask of visible ones.
 
-    ``boundary (B, d)`` are the boundary features. After the last layer ``first (B, 1, d)`` is the
-    pooled token, or None if all tokens are pooled.
+    A layer with prompts runs once, on tokens and prompts together. ``boundary (B, d)`` are the
+    boundary features. After the last layer ``first (B, 1, d)`` is the pooled token, or None if all
+    tokens are pooled.
     """
 
     tokens: Tensor
@@ -173,6 +176,10 @@ class JointState(NamedTuple):
     next_layer: int
     boundary: Tensor
     first: Tensor | None = None
+
+    def before(self, encoder: Encoder, layer: int) -> Tensor:
+        """Tokens ``(B, N, d)`` that enter a later layer; those before it run without prompts."""
+        return encoder.run_layers(self.next_layer, layer, self.tokens, self.mask)
 
 
 class JointTower(Tower[JointState]):
@@ -193,7 +200,7 @@ class JointTower(Tower[JointState]):
         # a text of two tokens would keep one, and an exported graph treats size 1 as a constant
         trims = self.trims_last_layer and not torch.compiler.is_exporting()
         with self.autocast(prompts=True):
-            tokens = self._before(layer, state)
+            tokens = state.before(self.encoder, layer)
             state = state._replace(next_layer=layer + 1)
             if trims and last and self.encoder.can_trim_last_layer(layer):
                 outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
@@ -205,10 +212,7 @@ class JointTower(Tower[JointState]):
         """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
         layer = self.layers[step]
         with self.autocast(prompts=True):
-            return self.encoder.memory(layer, self._before(layer, state)), state.mask
-
-    def _before(self, layer: int, state: JointState) -> Tensor:
-        return self.encoder.run_layers(state.next_layer, layer, state.tokens, state.mask)
+            return self.encoder.memory(layer, state.before(self.encoder, layer)), state.mask
 
     def pool(self, state: JointState) -> Pooled:
         """Run the remaining layers, then the encoder's own pooling."""
@@ -216,7 +220,7 @@ class JointTower(Tower[JointState]):
             if state.first is not None:
                 output = self.encoder.pooled(state.first)
             else:
-                tokens = self._before(self.encoder.num_layers, state)
+                tokens = state.before(self.encoder, self.encoder.num_layers)
                 output = self.encoder.pooled(tokens, state.mask)
         return Pooled(self.cast(output), state.boundary)
 
@@ -235,7 +239,7 @@ class FrozenState(NamedTuple):
     memories: list[Memory]
 
 
-class FrozenTower(Tower[FrozenState]):
+class FrozenTower(Tower[FrozenState | JointState]):
     """A frozen encoder whose tokens depend on the sample alone, so all its outputs can be stored.
 
     It gives pooled features and the tokens that enter the first layer; subclasses add prompts.
@@ -279,37 +283,69 @@ class FrozenTower(Tower[FrozenState]):
     def restore(self, features: Features, mask: Tensor | None) -> FrozenState:
         """The state from stored features; only level "tokens" still runs frozen layers."""
         if OUTPUT not in features:
-            return super().restore(features, mask)
+            return self.start(features[TOKENS].to(self.dtype), mask)
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
         memories = []
         if self.reads_memory:
             memories = [_layer(features[MEMORY], k) for k in range(len(self.layers))]
         return FrozenState(pooled, mask, features.get(CELLS, features.get(TOKENS)), memories)
 
-    def pool(self, state: FrozenState) -> Pooled:
+    def pool(self, state: FrozenState | JointState) -> Pooled:
         """The frozen encoder's pooled features."""
-        return state.pooled
+        if isinstance(state, FrozenState):
+            return state.pooled
+        with self.autocast():
+            tokens = state.before(self.encoder, self.encoder.num_layers)
+            output = self.encoder.pooled(tokens, state.mask)
+        return Pooled(self.cast(output), state.boundary)
 
 
 class ReadOnlyTower(FrozenTower):
     """Prompts ``P`` read the tokens ``U``: queries are from ``P``, keys and values from ``[U; P]``.
 
-    The N tokens attend only to each other, so no gradient passes through them.
+    The N tokens attend only to each other, so no gradient passes through them. In training, prompts
+    run through a layer by themselves and read its keys and values. An answer needs no gradient:
+    each layer runs once, on tokens and prompts together, with the prompts hidden from the tokens.
     """
 
     reads_memory = True
     takes_prompts = True
 
-    def acquire(self, step: int, state: FrozenState, prompts: Tensor) -> tuple[FrozenState, Tensor]:
+    def extract(self, inputs: Tensor, mask: Tensor | None) -> FrozenState | JointState:
+        """The state before step 1; without gradients the interaction layers did not run yet.
+
+        Arguments are those of :meth:`Tower.extract`.
+        """
+        tokens = self.entering(inputs, mask)
+        # prompts that read merged patches, and those of several models, need a pass of their own
+        apart = self.encoder.merge(tokens) is not tokens or self.shares_states
+        if torch.is_grad_enabled() or apart or not self.encoder.hides_prompts:
+            return self.start(tokens, mask)
+        with self.autocast():
+            boundary = self.cast(self.encoder.mean(tokens, mask))
+        return JointState(tokens, mask, self.layers[0], boundary)
+
+    def acquire(
+        self, step: int, state: FrozenState | JointState, prompts: Tensor
+    ) -> tuple[FrozenState | JointState, Tensor]:
         """Run the prompts ``P (B, n, d)`` through the step's layer."""
         layer = self.layers[step]
-        arguments = layer, prompts, state.memories[step], state.mask
-        with self.autocast(prompts=True):
-            return state, self.encoder.checkpointed(self.encoder.read_layer, *arguments)
+        if isinstance(state, FrozenState):
+            arguments = layer, prompts, state.memories[step], state.mask
+            with self.autocast(prompts=True):
+                return state, self.encoder.checkpointed(self.encoder.read_layer, *arguments)
+        with self.autocast():  # the encoder's precision, or its pooled output would change
+            tokens = state.before(self.encoder, layer)
+            tokens, read = self.encoder.run_layer(layer, tokens, state.mask, prompts, hidden=True)
+        return state._replace(tokens=tokens, next_layer=layer + 1), self.cast(read)
 
-    def memory(self, step: int, state: FrozenState) -> tuple[Memory, Tensor | None]:
+    def memory(self, step: int, state: FrozenState | JointState) -> tuple[Memory, Tensor | None]:
         """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
-        return state.memories[step], state.mask
+        if isinstance(state, FrozenState):
+            return state.memories[step], state.mask
+        layer = self.layers[step]
+        with self.autocast():
+            return self.encoder.memory(layer, state.before(self.encoder, layer)), state.mask
 
 
 class TrainedTower(FrozenTower):

@@ -190,15 +190,20 @@ def test_members_draw_their_own_randomness(dropout):
     assert not torch.allclose(first, second)
 
 
-def test_the_frozen_encoders_run_once_for_all_members():
+@pytest.mark.parametrize("training", [True, False])
+def test_the_frozen_encoders_run_once_for_all_members(training):
     _, model = build([SMALL, Parts()], modality_dropout=0.5)  # each member loses other modalities
     runs = []
     for encoder in (model.image_encoder, model.text_encoder):
-        run = encoder.embed
-        encoder.embed = lambda given, *more, run=run: runs.append(given) or run(given, *more)
-    model.train()(batch([4, 2]))
-    assert len(runs) == 2
-    assert not any(torch._C._functorch.is_batchedtensor(given) for given in runs)
+        for name in ("embed", "_layer"):
+            run = getattr(encoder, name)
+            note = lambda *given, run=run: runs.append(given) or run(*given)  # noqa: E731
+            setattr(encoder, name, note)
+    with torch.set_grad_enabled(training):
+        model.train(training)(batch([4, 2]))
+    assert len(runs) == 2 * (1 + 3)
+    inputs = [part for given in runs for part in given if isinstance(part, torch.Tensor)]
+    assert not any(torch._C._functorch.is_batchedtensor(part) for part in inputs)
 
 
 def test_rates_and_decay_are_those_of_the_single_models():

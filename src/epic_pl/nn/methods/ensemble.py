@@ -180,4 +180,5 @@ def _common(towers: Sequence[Tower[Any]]) -> Tower[Any]:
                 "the same interaction_layers, and EPIC read_only prompts beside other methods."
             )
     common.keeps_tokens = any(tower.keeps_tokens for tower in towers)
+    common.shares_states = True
     return common
