@@ -314,6 +314,16 @@ def test_accumulated_gradients_are_those_of_one_large_batch(make, tmp_path, monk
         torch.testing.assert_close(value, ends[1][name], msg=name)
 
 
+def test_a_step_frees_its_gradients_before_the_next_forward_pass(make, tmp_path):
+    module, held = make(), []
+    module.model.register_forward_pre_hook(
+        lambda model, _: held.append(any(p.grad is not None for p in model.parameters()))
+    )
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1, accumulate_grad_batches=2)
+    trainer.fit(module, tiny_runs.loader(tiny_runs.samples(16)))
+    assert held == [False, True, False, True]  # those of the first half are needed
+
+
 @pytest.mark.parametrize("method", ["EPIC", "LateFusionMLP"])
 def test_a_missing_modality_that_training_never_lacked_is_harmless_and_told_once(
     method, make, tmp_path

@@ -316,6 +316,11 @@ class EPICModule(CheckpointedModule):
         schedule = LambdaLR(optimizer, self._lr_factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Take a step and free its gradients, which Lightning keeps in the next forward pass."""
+        super().optimizer_step(*arguments, **options)
+        self.zero_grad()
+
     def _lr_factor(self, step: int) -> float:
         return warmup_cosine(step, self._total_steps, self.optim.warmup)
 
