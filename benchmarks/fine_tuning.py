@@ -44,10 +44,10 @@ from epic_pl.experiments.options import ONE_DEVICE, feature_cache, use_stored_fe
 from epic_pl.experiments.runs import Run, in_new_process
 from epic_pl.experiments.training import train_and_test
 from epic_pl.run.epic_cli import build_data, parse
-from epic_pl.utils.files import try_read_json
+from epic_pl.utils.files import try_read_json, write_json
 from folds import options_of
 
-EPIC = "EPIC"
+EPIC, RATES = "EPIC", "rates.json"
 LONGEST = 4  # times the config's epochs
 PILOT_STEPS = 12
 _PROMPTS, _HEAD, _ENCODER = "model.optim.prompt_lr", "model.optim.lr", "model.method.encoder_lr"
@@ -223,16 +223,17 @@ def measure(arguments: argparse.Namespace, options: Sequence[str]) -> None:
             for task, name in searched
         }
         finish(pool, [run for search in searches.values() for run in search])
-        runs = []
-        for seed in range(arguments.seeds):
-            for task, name in ((task, name) for task in places for name in names):
-                rates, search = EVERY[name].rates, searches[chooser or task, name]
-                scores = [validation(result_of(run)) for run in search]
-                rate = rates[scores.index(max(scores))]
+        runs, chosen = [], read_rates(arguments.folder)
+        for task, name in ((task, name) for task in places for name in names):
+            scores = [validation(result_of(run)) for run in searches[chooser or task, name]]
+            rate = EVERY[name].rates[scores.index(max(scores))]
+            chosen.setdefault(Path(task).name, {})[name] = rate
+            for seed in range(arguments.seeds):
                 first = firsts[task]
                 numbers = [affordable(first, name, budget) for budget in budgets]
                 for epochs in sorted(set(numbers)):
                     runs += [place.run(name, epochs, rate, seed) for place in places[task]]
+        write_json(arguments.folder / RATES, chosen)
         finish(pool, runs)
 
 
@@ -300,9 +301,14 @@ def train(options: Sequence[str], folder: Path) -> Row:
 # ------------------------------------------------------------------------------ results
 
 
+def read_rates(folder: Path) -> dict[str, dict[str, float]]:
+    """The learning rate of each strategy on each task that validation rows have chosen so far."""
+    return try_read_json(folder / RATES) or {}
+
+
 def finished(folder: Path) -> list[Row]:
     """A row for each finished run at the rate that validation chose; seconds include storing."""
-    rows: list[Row] = []
+    rows, chosen = [], read_rates(folder)
     for path in sorted(folder.glob("*/fold*/*/result.json")):
         if path.parent.name.endswith(("-pilot", "-storing")):
             continue
@@ -329,15 +335,7 @@ def finished(folder: Path) -> list[Row]:
             "folder": str(path.parent),
         }
         rows.append(row)
-    return [row for row in rows if row["rate"] == chosen_rate(row["strategy"], row["task"], rows)]
-
-
-def chosen_rate(strategy: str, task: str, rows: Sequence[Row]) -> float:
-    """The rate of most runs, of which the search has one at each rate; of ties the best."""
-    own = [row for row in rows if (row["strategy"], row["task"]) == (strategy, task)]
-    rates = [row["rate"] for row in own]
-    best = max(own, key=lambda row: (rates.count(row["rate"]), row["validation"]))
-    return float(best["rate"])
+    return [row for row in rows if row["rate"] == chosen.get(row["task"], {}).get(row["strategy"])]
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
@@ -417,50 +415,44 @@ def mean(rows: Sequence[Row], name: str) -> float:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Scores against seconds, a panel for each task; legible on light and on dark pages."""
     tasks = list(dict.fromkeys(row["task"] for row in rows))
+    columns = 2 if len(tasks) in (2, 4) else min(len(tasks), 3)
+    lines = -(-len(tasks) // columns)
     grey, colours = "#808080", colormaps["tab10"].colors  # type: ignore[attr-defined]
-    style = {"svg.fonttype": "none", "svg.hashsalt": "", "font.size": 9, "text.color": grey}
-    style |= dict.fromkeys(
-        ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), grey
-    )
+    parts = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "",
+        "font.size": 9,
+        **dict.fromkeys(parts, grey),
+    }
     with rc_context(style):
-        figure = Figure(
-            figsize=(3.3 * min(len(tasks), 3), 3.0 * -(-len(tasks) // 3)), layout="constrained"
-        )
-        panels = figure.subplots(-(-len(tasks) // 3), min(len(tasks), 3), squeeze=False).flat
-        handles = {}
+        figure = Figure(figsize=(4 * columns, 2.6 * lines + 0.8), layout="constrained")
+        panels, shown = figure.subplots(lines, columns, squeeze=False).flat, {}
         for task, panel in zip(tasks, panels, strict=False):
             curves = grouped(rows, task)
-            for number, name in enumerate(STRATEGIES):
-                points = [
-                    (mean(group, "seconds"), mean(group, "score"))
-                    for key, group in curves.items()
-                    if key[0] == name
-                ]
-                if not points:
-                    continue
-                line = {
-                    "color": colours[number % 10],
-                    "marker": "oD"[number // 10],
-                    "markersize": 4,
-                }
-                line |= {"linewidth": 2.5} if name == EPIC else {"linewidth": 1}
-                (handles[name],) = panel.plot(*zip(*sorted(points), strict=True), **line)
-            metric = {"map": "mean average precision"}.get(rows[0]["metric"], "accuracy")
-            panel.set(
-                title=task.replace("_", " "),
-                xscale="log",
-                xlabel="processor seconds",
-                ylabel=metric,
-            )
+            alone = [mean(group, "score") for key, group in curves.items() if "alone" in key[0]]
+            style = {"color": grey, "linestyle": "--", "linewidth": 1}
+            for score in sorted(alone)[-1:]:
+                shown["better modality alone"] = panel.axhline(score, **style)
+            names = [name for name in STRATEGIES if "alone" not in name]
+            for name, colour in zip(names, colours, strict=False):
+                groups = [group for key, group in curves.items() if key[0] == name]
+                points = sorted((mean(each, "seconds"), mean(each, "score")) for each in groups)
+                if points:
+                    style = {"color": colour, "marker": "o", "markersize": 5}
+                    style["linewidth"] = 2.5 if name == EPIC else 1
+                    (shown[name],) = panel.plot(*zip(*points, strict=True), **style)
+            (metric,) = {each["metric"] for group in curves.values() for each in group}
+            metric = {"map": "mean average precision"}.get(metric, metric)
+            panel.set(title=task.replace("_", " "), xscale="log", xlabel="processor seconds")
+            panel.set(ylabel=metric)
             panel.spines[["top", "right"]].set_visible(False)
-            panel.patch.set_alpha(0)
         for panel in panels:
             panel.set_visible(False)
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=6, frameon=False)
+        figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(
-            path, transparent=True, metadata={"Date": None} if path.suffix == ".svg" else None
-        )
+        dated = {"Date": None} if path.suffix == ".svg" else None  # the same rows, the same file
+        figure.savefig(path, transparent=True, metadata=dated)
 
 
 if __name__ == "__main__":

@@ -40,9 +40,11 @@ def test_differences_are_from_epic_as_it_is_and_rates_are_those_of_validation(tm
     rows = 60
     _trained(fold, EPIC, 10, 1e-3, "r" * 40 + "w" * 20, 0.6, 20.0, "layers")
     _trained(fold, EPIC, 30, 1e-3, "r" * 40 + "w" * 20, 0.6, 60.0, "layers")
-    _trained(fold, EPIC, 10, 3e-3, "r" * rows, 0.5, 20.0, "layers")  # validation is worse
+    _trained(fold, EPIC, 10, 3e-3, "r" * rows, 0.5, 20.0, "layers")  # not chosen
     _trained(fold, "LoRA", 1, 5e-4, "r" * 58 + "w" * 2, 0.7, 25.0)
     _trained(fold, "LoRA", 1, 1.5e-4, "w" * rows, 0.2, 25.0)
+    chosen = {"table": {EPIC: 1e-3, "LoRA": 5e-4}}
+    (tmp_path / fine_tuning.RATES).write_text(json.dumps(chosen))
     found = fine_tuning.finished(tmp_path)
     lines = fine_tuning.summary(found)
     assert [(line["strategy"], line["epochs"]) for line in lines] == [
@@ -102,5 +104,7 @@ def test_each_strategy_trains_and_the_curves_are_drawn(on_openmoji, monkeypatch,
     trained = {row["strategy"]: row["trained"] for row in rows}
     assert trained["FullFineTuning"] > trained["LastLayers"] > trained["LateFusionMLP"]
     assert ">LoRA<" in figure.read_text()
+    runs_of = {path.parent.name for path in tmp_path.glob("runs/fine_tuning/*/fold0/*/result.json")}
+    assert {f"{row['strategy']}-{row['epochs']}-{row['rate']:g}-0" for row in rows} < runs_of
     monkeypatch.setattr(fine_tuning, "train", None)  # nothing is repeated
     assert fine_tuning.main() == 0
