@@ -9,11 +9,13 @@
 docs/results.md has the results with these OPTIONS: `--model.method Parts
 --model.method.interaction_layers [[10,0]] --model.loss.matched_classes [entailment]`; EPIC has
 `--model.method.interaction_layers [[10,0],[11,5]] --model.method.num_prompts 8`, the text alone
-`--model.method LateFusionMLP --data.alone text`. FOLDER has table.csv, with the columns image,
-statement, label and split; captions.txt has the columns image (a file name) and caption. Without test rows
-those of val are the test split. A tenth of the training images is for validation, in both tables,
-and no caption of these is read. In the first table each caption is entailed by its image and, as
-another row, contradicted by an image that is drawn; the statements are there, too.
+`--model.method LateFusionMLP --data.alone text`.
+
+FOLDER has table.csv, with the columns image, statement, label and split; captions.txt has the
+columns image (a file name) and caption. Without test rows those of val are the test split. A tenth
+of the training images is for validation, in both tables, and no caption of these is read. In the
+first table each caption is entailed by its image and, as another row, contradicted by an image that
+is drawn; the statements are there, too.
 """
 
 import argparse
