@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from common import build_parser, show
 from epic_pl.experiments.compare.statistics import (
@@ -50,6 +51,7 @@ from folds import options_of
 EPIC, RATES = "EPIC", "rates.json"
 LONGEST = 4  # times the config's epochs
 PILOT_STEPS = 12
+DRAWS = 1000
 _PROMPTS, _HEAD, _ENCODER = "model.optim.prompt_lr", "model.optim.lr", "model.method.encoder_lr"
 _EQUAL_HEAD = ("boundary=true", "similarity=true", "network=wide")
 # layers that run with a gradient are faster so, where the processor multiplies bfloat16
@@ -185,7 +187,8 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Interrupted: the same command continues with what is left.", file=sys.stderr)
         return 128 + signal.SIGINT
-    rows = finished(arguments.folder)
+    asked = [Path(task).name for task in arguments.tasks.split(",")]
+    rows = [row for row in finished(arguments.folder) if row["task"] in asked]
     if arguments.figure:
         draw(rows, arguments.figure)
     show(rows if arguments.json else summary(rows), arguments.json)
@@ -399,7 +402,7 @@ def difference(group: Sequence[Row], epic: Sequence[Row]) -> dict[str, float]:
 @cache
 def _drawn(folder: str, metric: str) -> Floats:
     run = Predictions.read(Path(folder) / "predictions.parquet")
-    (found,) = bootstrap([run], (metric,), list(dict.fromkeys(run.groups)))
+    (found,) = bootstrap([run], (metric,), list(dict.fromkeys(run.groups)), DRAWS)
     return found[metric]
 
 
@@ -439,13 +442,16 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 groups = [group for key, group in curves.items() if key[0] == name]
                 points = sorted((mean(each, "seconds"), mean(each, "score")) for each in groups)
                 if points:
-                    style = {"color": colour, "marker": "o", "markersize": 5}
-                    style["linewidth"] = 2.5 if name == EPIC else 1
+                    style = {"color": colour, "marker": "o", "linewidth": 1, "markersize": 5}
+                    style |= {"linewidth": 2.5, "markersize": 9} if name == EPIC else {}
                     (shown[name],) = panel.plot(*zip(*points, strict=True), **style)
             (metric,) = {each["metric"] for group in curves.values() for each in group}
             metric = {"map": "mean average precision"}.get(metric, metric)
             panel.set(title=task.replace("_", " "), xscale="log", xlabel="processor seconds")
             panel.set(ylabel=metric)
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_locator(NullLocator())
             panel.spines[["top", "right"]].set_visible(False)
         for panel in panels:
             panel.set_visible(False)
