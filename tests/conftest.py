@@ -4,8 +4,10 @@ import gc
 import os
 import random
 import socket
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -186,3 +188,13 @@ def started():
         assert not thread.is_alive()
 
     return started
+
+
+@pytest.fixture
+def offline_wandb(monkeypatch) -> Iterator[None]:
+    """wandb writes files only; its run ends with the test, or the next test would go on with it."""
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish()
+        sys.modules["wandb"].teardown()  # or the next run would be in the folder of this test

