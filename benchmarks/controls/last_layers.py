@@ -4,19 +4,17 @@
 those that it trains runs in a step. `EPICOnLastLayers` is EPIC whose prompts read trained layers.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC, EPICModel
 from epic_pl.nn.heads import HeadConfig
-from epic_pl.nn.methods.no_prompts import NoPrompts, NoPromptsModel
+from epic_pl.nn.methods.fine_tuned import FineTunedModel, FullFineTuning, used_parameters
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import FrozenTower, ReadOnlyTower
-from epic_pl.utils.validate import check_positive
 
 
 class LastLayersTower(FrozenTower):
@@ -26,50 +24,29 @@ class LastLayersTower(FrozenTower):
     not_stored_because = "It trains the last layers, so their outputs change with every step."
     trains_encoder = True
 
+    @torch.no_grad()
+    def entering(self, inputs: Tensor, mask: Tensor | None, layer: int | None = None) -> Tensor:
+        """The frozen tokens ``(B, N, d)``, so that no earlier layer counts as used."""
+        return super().entering(inputs, mask, layer)
 
-class LastLayersReadTower(ReadOnlyTower):
+
+class LastLayersReadTower(LastLayersTower, ReadOnlyTower):
     """The same, for prompts that read the layers."""
 
-    levels = ("tokens",)
-    not_stored_because = LastLayersTower.not_stored_because
-    trains_encoder = True
+
+def thaw(model: nn.Module, used: set[str], vectors: bool) -> None:
+    """Train the parameters ``used``, or of these norms and biases alone (``vectors``)."""
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in used and not (vectors and parameter.ndim > 1))
 
 
-@torch.enable_grad()
-def thaw(towers: Sequence[Any], vectors: bool) -> None:
-    """Train what the pooled output depends on after the tokens that enter the first layer.
-
-    Args:
-        towers: of both encoders.
-        vectors: train norms and biases alone.
-    """
-    for tower in towers:
-        model = tower.encoder.thaw()
-        parameters = list(model.parameters())
-        example = tower.encoder.example(1, 2, torch.Generator().manual_seed(0))
-        tokens = tower.entering(example, None)
-        model.requires_grad_(True)
-        output = tower.pool(tower.start(tokens, None)).output
-        gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            used = gradient is not None and not (vectors and parameter.ndim > 1)
-            parameter.requires_grad_(used)
-
-
-class LastLayersModel(NoPromptsModel):
-    """The classification head on encoders whose last layers are trained.
-
-    Arguments are those of :class:`NoPromptsModel`; the layers are thawed here.
-    """
+class LastLayersModel(FineTunedModel):
+    """The classification head on encoders whose last layers are trained."""
 
     tower = LastLayersTower
 
-    def __init__(
-        self, encoders: Pair[Encoder], num_classes: int, method: "LastLayers", head: HeadConfig
-    ) -> None:
-        super().__init__(encoders, num_classes, method, head)
-        self.encoder_lr = method.encoder_lr
-        thaw(self.towers, method.vectors)
+    def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
+        thaw(model, used, self.method.vectors)
 
 
 class EPICOnLastLayersModel(EPICModel):
@@ -88,11 +65,13 @@ class EPICOnLastLayersModel(EPICModel):
             LastLayersReadTower(tower.encoder, tower.layers, tower.keeps_tokens)
             for tower in self.towers
         )
-        thaw(self.towers, method.vectors)
+        for tower in self.towers:
+            used = used_parameters(tower)
+            thaw(tower.encoder.thaw(), used, method.vectors)
 
 
 @dataclass(frozen=True)
-class LastLayers(NoPrompts):
+class LastLayers(FullFineTuning):
     """The last layers of both encoders, with the head.
 
     Attributes:
@@ -103,13 +82,9 @@ class LastLayers(NoPrompts):
     """
 
     model = LastLayersModel
-    space = "prompts.yaml"
 
     encoder_lr: float = 1e-4
     vectors: bool = False
-
-    def __post_init__(self) -> None:
-        check_positive(self, "encoder_lr")
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ class FineTunedModel(NoPromptsModel):
         self.encoder_lr = method.encoder_lr
         for tower in self.towers:
             # parameters that are not used get no gradient, and DDP would wait for it
-            used = _used_parameters(tower)
+            used = used_parameters(tower)
             self._make_trainable(tower.encoder.thaw(), used)
 
     def _make_trainable(self, model: nn.Module, used: set[str]) -> None:
@@ -123,7 +123,7 @@ class LoRA(FullFineTuning):
 
 
 @torch.enable_grad()
-def _used_parameters(tower: Tower[Any]) -> set[str]:
+def used_parameters(tower: Tower[Any]) -> set[str]:
     """Names of the parameters of the library's module that the pooled output depends on.
 
     A backward pass finds them, since a fixed list would depend on the libraries' versions.
