@@ -140,11 +140,12 @@ class Place:
         data.setup("fit")
         self.rows = len(data.dataset("train"))
 
-    def run(self, name: str, epochs: int, rate: float = 0.0, seed: int = 0) -> Run:
+    def run(self, name: str, epochs: int, rate: float | None = None, seed: int = 0) -> Run:
         """A run of a strategy, at its usual rate if none is given."""
-        rate = rate or EVERY[name].rates[0]
-        options = (f"--trainer.max_epochs={epochs}", f"--{EVERY[name].rate}={rate}")
-        return self._run(name, f"{epochs}-{rate:g}-{seed}", *options, f"--seed_everything={seed}")
+        rate = EVERY[name].rates[0] if rate is None else rate
+        own = (f"--trainer.max_epochs={epochs}", f"--{EVERY[name].rate}={rate}")
+        own = (*own, f"--seed_everything={seed}")
+        return self._run(name, f"{epochs}-{rate:g}-{seed}", *own, seed=seed)
 
     def pilot(self, name: str) -> Run:
         """A few steps of a strategy, which tell how long an epoch takes."""
@@ -156,7 +157,7 @@ class Place:
         """The storing of EPIC's features."""
         return self._run(EPIC, "storing")
 
-    def _run(self, name: str, kind: str, *own: str) -> Run:
+    def _run(self, name: str, kind: str, *own: str, seed: int = 0) -> Run:
         strategy = EVERY[name]
         method = f"--model.method={strategy.method}"
         options = (*self.shared, method, *strategy.options, *own)
@@ -164,7 +165,7 @@ class Place:
         result = try_read_json(folder / "result.json")
         if result and result["options"] != [*options]:
             raise SystemExit(f"{folder} is of a run with other options: give another --folder.")
-        return Run(name, 0, options, folder, result)
+        return Run(name, seed, options, folder, result)
 
 
 def main() -> int:
@@ -228,8 +229,7 @@ def measure(arguments: argparse.Namespace, options: Sequence[str]) -> None:
         finish(pool, [run for search in searches.values() for run in search])
         runs, chosen = [], read_rates(arguments.folder)
         for task, name in ((task, name) for task in places for name in names):
-            scores = [validation(result_of(run)) for run in searches[chooser or task, name]]
-            rate = EVERY[name].rates[scores.index(max(scores))]
+            rate = best_rate(name, [result_of(run) for run in searches[chooser or task, name]])
             chosen.setdefault(Path(task).name, {})[name] = rate
             for seed in range(arguments.seeds):
                 first = firsts[task]
@@ -269,6 +269,12 @@ def result_of(run: Run) -> Row:
 
 def validation(result: Row) -> float:
     return float(result["validation"][TESTED[result["task"]][0]])
+
+
+def best_rate(name: str, results: Sequence[Row]) -> float:
+    """That of the learning rates of a strategy whose run has the best validation score."""
+    scores = [validation(result) for result in results]
+    return EVERY[name].rates[scores.index(max(scores))]
 
 
 def affordable(place: Place, name: str, budget: float) -> int:
@@ -372,13 +378,14 @@ def summary(rows: Sequence[Row]) -> list[Row]:
                 "trained": f"{group[0]['trained'] / 1000:,.0f} k",
                 "metric": group[0]["metric"],
                 "score": f"{np.mean(scores):.1f}{spread}",
+                "over EPIC": "",
+                "p": "",
             }
             if test := tests.get(key):
                 low, middle, high = (100 * test[name] for name in ("low", "difference", "high"))
-                shown = f"{middle:+.1f} ({low:+.1f} to {high:+.1f})", f"{corrected[key]:.3f}"
-            lines.append(
-                line | dict(zip(("over EPIC", "p"), shown if test else ("", ""), strict=True))
-            )
+                line["over EPIC"] = f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
+                line["p"] = f"{corrected[key]:.3f}"
+            lines.append(line)
     return lines
 
 

@@ -78,9 +78,15 @@ def test_a_budget_is_spent_in_whole_epochs(level, budget, epochs, tmp_path):
     _write(own.folder, EPIC, own.options, processor_s=10.0)
     assert fine_tuning.affordable(place, "LoRA", budget) == epochs
     assert fine_tuning.affordable(place, EPIC, 1) == 9
+    assert place.run("LoRA", 2, seed=1).seed == 1
     place.shared = ("--data.batch_size_per_device=8",)
     with pytest.raises(SystemExit, match="LoRA-pilot is of a run with other options"):
         place.pilot("LoRA")
+
+
+def test_the_rate_is_that_of_the_best_validation_score():
+    scores = [{"task": "multiclass", "validation": {"accuracy": x}} for x in (0.5, 0.7, 0.6)]
+    assert fine_tuning.best_rate("LoRA", scores) == STRATEGIES["LoRA"].rates[1]
 
 
 @pytest.mark.slow

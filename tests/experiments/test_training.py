@@ -119,6 +119,8 @@ def test_a_run_has_result_and_predictions_and_caches_what_it_can(
     assert result["trainable"] > 0
     assert {"seconds", "samples_per_s", "peak_memory_mb"} <= set(result)
     assert result["latency_ms"] > 0
+    assert result["processor_s"] > 0
+    assert 0 <= result["validation"][TESTED[task][0]] <= 1
     path = tmp_path / method / "predictions.parquet"
     table = pq.read_table(path)
     assert table["sample_id"].to_pylist() == [f"test{number}" for number in range(7)]
