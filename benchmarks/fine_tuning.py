@@ -143,9 +143,9 @@ class Place:
     def run(self, name: str, epochs: int, rate: float | None = None, seed: int = 0) -> Run:
         """A run of a strategy, at its usual rate if none is given."""
         rate = EVERY[name].rates[0] if rate is None else rate
-        own = (f"--trainer.max_epochs={epochs}", f"--{EVERY[name].rate}={rate}")
-        own = (*own, f"--seed_everything={seed}")
-        return self._run(name, f"{epochs}-{rate:g}-{seed}", *own, seed=seed)
+        own = f"--trainer.max_epochs={epochs}", f"--{EVERY[name].rate}={rate}"
+        options = *own, f"--seed_everything={seed}"
+        return self._run(name, f"{epochs}-{rate:g}-{seed}", *options, seed=seed)
 
     def pilot(self, name: str) -> Run:
         """A few steps of a strategy, which tell how long an epoch takes."""
