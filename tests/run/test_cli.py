@@ -185,7 +185,7 @@ def test_a_checkpoint_holds_options_and_data_facts_as_plain_types(best, tiny_vit
     assert info["preprocessing"]["image_encoder"] == str(tiny_vit_dir)
     # every section is whole, defaults included
     assert options["method"]["init_args"]["hub_width"] == 6
-    assert options["method"]["init_args"]["num_prompts"] == 4
+    assert options["method"]["init_args"]["num_prompts"] == 2
     assert options["encoders"]["text"]["pooling"] == "auto"
     assert set(options) == set(inspect.signature(EPICModule).parameters) - {"warm_start"}
 

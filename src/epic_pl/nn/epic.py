@@ -192,7 +192,7 @@ class EPIC(Method):
 
     model = EPICModel
 
-    num_prompts: int = 4
+    num_prompts: int = 2
     interaction_layers: int | list[list[int]] = 2
     prompt_attention: PromptAttention = "read_only"
     hub: Hub = "bottleneck"

@@ -38,12 +38,12 @@ def test_an_explanation_is_that_of_the_model_that_predicts(trained):
         assert len(explanation.steps) == 2
         both = sample["image"] is not None and sample["text"] is not None
         shapes = [scores.shape for scores in explanation.similarities]
-        assert shapes == ([(16, 4), (4, 4)] if both else [])  # nothing was exchanged
+        assert shapes == ([(16, 2), (2, 2)] if both else [])  # nothing was exchanged
         for scores in explanation.similarities:
             assert scores.sum(dim=1).tolist() == pytest.approx([1] * len(scores), abs=1e-5)
     whole, without_image, without_text, evil = explanations
     assert whole.words == ["a", "blue", "square", ",", "number", "0"]  # no special tokens
-    assert whole.steps[-1].patches.shape == (4, 4, 4)
+    assert whole.steps[-1].patches.shape == (2, 4, 4)
     shares = whole.steps[-1].words.sum(dim=1)
     assert ((shares > 0) & (shares < 1)).all()
     assert without_image.image is None
