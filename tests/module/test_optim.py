@@ -14,7 +14,7 @@ from epic_pl.module.config import OptimConfig
 from epic_pl.module.losses import ClassificationLoss, CrossEntropy, prior_logits
 from epic_pl.module.optim import build_optimizer, parameter_groups, warmup_cosine
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Pooled
-from epic_pl.nn.pair import Pair
+from epic_pl.nn.pair import Pair, Presence
 
 CONFIG = OptimConfig(lr=1e-2, prompt_lr=1e-3, weight_decay=0.05)
 
@@ -83,7 +83,7 @@ class _OnFeatures(nn.Module):
 
     def forward(self, features):
         pooled = Pair(*(Pooled(part, part) for part in features.chunk(2, dim=1)))
-        return self.head(pooled, None, Pair(None, None))[0]
+        return self.head(pooled, None, Presence())[0]
 
 
 @pytest.mark.slow

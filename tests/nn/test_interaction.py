@@ -5,7 +5,7 @@ import slow_epic
 import torch
 from tiny_models import scramble
 
-from epic_pl.nn import BottleneckHub, Pair, ParameterFreeHub
+from epic_pl.nn import BottleneckHub, Pair, ParameterFreeHub, Presence
 from epic_pl.nn.interaction import (
     PatchDropout,
     ScaledCosine,
@@ -16,7 +16,7 @@ from epic_pl.nn.interaction import (
 from epic_pl.utils.errors import ConfigError
 
 IMAGE, TEXT, WIDTH = 6, 4, 3
-ALL = Pair(None, None)
+ALL = Presence()
 HUBS = {
     "bottleneck": lambda: BottleneckHub(Pair(IMAGE, TEXT), WIDTH),
     "parameter-free": lambda: ParameterFreeHub(Pair(IMAGE, TEXT)),

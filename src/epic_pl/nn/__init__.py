@@ -4,7 +4,7 @@ from epic_pl.nn.base import DualEncoder, Method
 from epic_pl.nn.epic import EPIC, EPICModel
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
 from epic_pl.nn.interaction import BottleneckHub, ParameterFreeHub
-from epic_pl.nn.pair import Pair
+from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import TemporalPrompts
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "Output",
     "Pair",
     "ParameterFreeHub",
+    "Presence",
     "TemporalPrompts",
 ]

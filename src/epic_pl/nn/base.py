@@ -236,16 +236,18 @@ class DualEncoder(nn.Module, ABC):
         return Pair(image, text)
 
     def presence(self, batch: Batch) -> Presence:
-        """Masks of the present modalities after modality dropout; both None if all are present."""
+        """What samples have after modality dropout."""
         probability = self.modality_dropout if self.training else 0.0
+        columns = batch.get("columns")
         if probability == 0 and "image_present" not in batch and "text_present" not in batch:
-            return Pair(None, None)
+            return Presence(columns=columns)
         mask = batch["attention_mask"]
         complete = torch.ones(mask.shape[0], dtype=torch.bool, device=mask.device)
-        present = Pair(
-            batch.get("image_present", complete).bool(), batch.get("text_present", complete).bool()
-        )
-        return drop_modalities(present, probability) if probability > 0 else Pair(*present)
+        image = batch.get("image_present", complete).bool()
+        text = batch.get("text_present", complete).bool()
+        if probability > 0:
+            return drop_modalities(image, text, columns, probability)
+        return Presence(image, text, columns)
 
     def classify(
         self,

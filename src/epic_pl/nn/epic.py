@@ -124,17 +124,15 @@ class EPICModel(DualEncoder):
         """
         if not self.from_tokens:
             return None
-        tokens = image.tokens, text.tokens, text.mask
-        return cast(
-            Exchange, self.image_encoder.checkpointed_by_rows(self._compare, *tokens, *present)
-        )
+        given = image.tokens, text.tokens, text.mask, present.image, present.text
+        return cast(Exchange, self.image_encoder.checkpointed_by_rows(self._compare, *given))
 
     def _compare(
         self, image: Tensor, text: Tensor, mask: Tensor, *present: Tensor | None
     ) -> Exchange:
         patches = self.image_tower.content_tokens(image)
         parts = self.prompts.parts(self.text_tower.content_tokens(text), mask)
-        return cast(Exchange, self.hub(0).exchange_parts(Pair(patches, parts), Pair(*present)))
+        return cast(Exchange, self.hub(0).exchange_parts(Pair(patches, parts), Presence(*present)))
 
     def acquire(
         self, step: int, image: Any, text: Any, prompts: Pair[Tensor]

@@ -159,7 +159,7 @@ class BottleneckHub(InteractionHub):
     Example:
         >>> hub = BottleneckHub(widths=Pair(384, 256), hub_width=64)
         >>> prompts = Pair(torch.randn(4, 2, 384), torch.randn(4, 2, 256))
-        >>> exchange = hub(prompts, present=Pair(None, None))
+        >>> exchange = hub(prompts, present=Presence())
         >>> exchange.prompts.text.shape, exchange.similarities.shape
         (torch.Size([4, 2, 256]), torch.Size([4, 2, 2]))
     """

@@ -1,4 +1,7 @@
-"""Pairs of values of two modalities, and presence masks. Shape legend: B batch."""
+"""Pairs of values of two modalities, and what samples have of them.
+
+Shape legend: B batch, F features of a table's columns.
+"""
 
 from typing import Generic, NamedTuple, TypeVar
 
@@ -20,33 +23,54 @@ class Pair(NamedTuple, Generic[T]):
     text: T
 
 
-Presence = Pair[Tensor | None]
-"""Masks ``(B,)`` bool, False where a modality is missing; None if all samples have both."""
+class Presence(NamedTuple):
+    """What the samples of a batch have.
+
+    Masks ``image`` and ``text (B,)`` bool are False where the modality is missing; None if all
+    samples have it. ``columns (B, F)`` are the features of a table's columns, zeros where a sample
+    has none; None without columns.
+
+    Example:
+        >>> Presence(text=torch.tensor([True, False])).image is None
+        True
+    """
+
+    image: Tensor | None = None
+    text: Tensor | None = None
+    columns: Tensor | None = None
 
 
-def drop_modalities(present: Pair[Tensor], probability: float) -> Presence:
+def drop_modalities(
+    image: Tensor, text: Tensor, columns: Tensor | None, probability: float
+) -> Presence:
     """Drop one modality of some samples, for training.
 
-    Each complete sample loses one modality with ``probability``, image or text equally likely.
-    Unimodal samples are unchanged, so that every sample keeps a modality.
+    Each complete sample loses image or text with ``probability``, both equally likely. Unimodal
+    samples are unchanged, so that every sample keeps a modality. Columns are dropped apart from
+    them, with the same probability.
 
     Args:
-        present: masks ``(B,)`` bool of the samples with each modality.
+        image: mask ``(B,)`` bool of the samples with an image.
+        text: mask ``(B,)`` bool of the samples with a text.
+        columns: features ``(B, F)`` of the columns, or None.
         probability: probability between 0 and 1 that a complete sample loses a modality.
 
     Returns:
-        The new masks ``(B,)``.
+        The new masks ``(B,)`` and columns.
     """
-    uniform = torch.rand(present.image.shape, device=present.image.device)
-    both = present.image & present.text
+    uniform = torch.rand(image.shape, device=image.device)
+    both = image & text
     drop_image = both & (uniform < probability / 2)
     drop_text = both & (uniform >= probability / 2) & (uniform < probability)
-    return Pair(present.image & ~drop_image, present.text & ~drop_text)
+    if columns is not None:
+        kept = torch.rand(image.shape, device=image.device) >= probability
+        columns = where_present(columns, kept)
+    return Presence(image & ~drop_image, text & ~drop_text, columns)
 
 
 def both_present(present: Presence) -> Tensor | None:
     """Mask ``(B,)`` of the samples with both modalities; None if all samples have both."""
-    image, text = present
+    image, text, _ = present
     if image is None or text is None:
         return text if image is None else image
     return image & text

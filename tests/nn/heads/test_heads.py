@@ -8,14 +8,15 @@ from epic_pl.nn.heads import Pooled
 from epic_pl.nn.heads.choice import PenaltySweep
 from epic_pl.nn.heads.classification import ModalityExperts, SimilarityHead
 from epic_pl.nn.heads.features import Standardization
+from epic_pl.nn.pair import Presence
 from epic_pl.utils.errors import ConfigError
 
 WIDTHS = Pair(6, 4)
-NONE = Pair(None, None)
+NONE = Presence()
 
 
-def masks(image, text) -> Pair:
-    return Pair(torch.tensor(image, dtype=torch.bool), torch.tensor(text, dtype=torch.bool))
+def masks(image, text) -> Presence:
+    return Presence(torch.tensor(image, dtype=torch.bool), torch.tensor(text, dtype=torch.bool))
 
 
 # standardisation ------------------------------------------------------------------------------
@@ -114,7 +115,7 @@ def test_statistics_of_the_head_are_of_modalities_that_are_present():
     prompts = Pair(*(torch.randn(4, 2, w) for w in WIDTHS))
     head(given, prompts, present)
     for part, pooled, own, rows in zip(
-        (head.image, head.text), given, prompts, present, strict=True
+        (head.image, head.text), given, prompts, present[:2], strict=True
     ):
         torch.testing.assert_close(part.standardize_encoder.mean, pooled.output[rows].mean(dim=0))
         torch.testing.assert_close(part.standardize_prompts.mean, own[both].mean(dim=(0, 1)))
@@ -123,14 +124,15 @@ def test_statistics_of_the_head_are_of_modalities_that_are_present():
 # experts --------------------------------------------------------------------------------------
 
 
-def test_experts_join_as_a_product_until_they_are_not_used():
-    """Where modalities are independent given the class, the product is Bayes' rule."""
+@pytest.mark.parametrize("names", [("image", "text"), ("image", "text", "columns")])
+def test_experts_join_as_a_product_until_they_are_not_used(names):
+    """Where sources are independent given the class, the product is Bayes' rule."""
     experts = ModalityExperts(Pair(2, 2), 3)
-    of_image, of_text = (torch.randn(4, 3).softmax(dim=1) for _ in range(2))
+    made = {name: torch.randn(4, 3).softmax(dim=1) for name in names}
     prior, joint = torch.tensor([0.5, 0.3, 0.2]), torch.zeros(4, 3)
     experts.prior.copy_(prior.log())
-    candidates = experts.candidates(joint, Pair(of_image.log(), of_text.log()))
-    product = of_image * of_text / prior
+    candidates = experts.candidates(joint, {name: of.log() for name, of in made.items()})
+    product = prior * torch.stack([of / prior for of in made.values()]).prod(dim=0)
     expected = product / product.sum(dim=1, keepdim=True)
     torch.testing.assert_close((2 * experts.answer(candidates)).softmax(dim=1), expected)
     experts.chosen.fill_(1)
@@ -156,12 +158,46 @@ def test_an_expert_starts_at_the_prior_and_stays_there_for_a_missing_modality():
     experts.start_at(prior)
     features, joint = Pair(torch.randn(2, 2), torch.randn(2, 2)), torch.randn(2, 3)
     made = experts(features, NONE)
-    assert torch.equal(made.image, prior.repeat(2, 1))
+    assert torch.equal(made["image"], prior.repeat(2, 1))
     torch.testing.assert_close(experts.candidates(joint, made)[:, 0], (joint + prior) / 2)
     torch.nn.init.ones_(experts.image.weight)
     made = experts(features, masks([1, 0], [1, 1]))
-    assert not torch.equal(made.image[0], prior)
-    assert torch.equal(made.image[1], prior)
+    assert not torch.equal(made["image"][0], prior)
+    assert torch.equal(made["image"][1], prior)
+
+
+def test_the_expert_of_columns_sees_them_alone_and_gives_the_prior_without_any():
+    experts, prior = (
+        ModalityExperts(Pair(2, 2), 3, columns=4).eval(),
+        torch.tensor([1.0, 0.0, -1.0]),
+    )
+    experts.start_at(prior)
+    torch.nn.init.normal_(experts.columns[-1].weight)
+    columns = torch.rand(3, 4)
+    columns[1] = 0
+    first, second = (
+        experts(Pair(torch.randn(3, 2), torch.randn(3, 2)), NONE, [columns])["columns"]
+        for _ in range(2)
+    )
+    assert torch.equal(first, second)
+    assert torch.equal(first[1], prior)
+    assert not torch.isclose(first[[0, 2]], prior).any()
+
+
+def test_a_batch_without_columns_is_one_whose_columns_are_empty():
+    head = ClassificationHead(WIDTHS, 3, HeadConfig(columns=5)).eval()
+    for part in head.modules():
+        if isinstance(part, nn.Linear):
+            nn.init.normal_(part.weight)
+    pooled = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    empty = head(pooled, None, Presence(columns=torch.zeros(4, 5)))
+    assert torch.equal(head(pooled, None, NONE).logits, empty.logits)
+    given = head(pooled, None, Presence(columns=torch.rand(4, 5)))
+    assert [*given.trained] == ["joint", "image", "text", "columns"]
+    for name in ("joint", "columns"):
+        assert not torch.isclose(given.trained[name], empty.trained[name]).any()
+    for name in ("image", "text"):
+        assert torch.equal(given.trained[name], empty.trained[name])
 
 
 def test_each_classifier_gets_a_loss_of_its_own_logits():

@@ -1,12 +1,13 @@
 """The classification head of all methods, and its optional parts.
 
 Shape legend: B batch, C classes, n prompts, d encoder width, D features of a modality, r width of
-the similarity's common space, P patches, n_t parts of the text.
+the similarity's common space, P patches, n_t parts of the text, F features of a table's columns.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from functools import reduce
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from epic_pl.nn.heads.choice import Choice, PenaltySweep
 from epic_pl.nn.heads.features import ModalityFeatures, Pooled, Standardization
 from epic_pl.nn.interaction import Compared, ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
-from epic_pl.utils.validate import check_choices, check_probabilities
+from epic_pl.utils.validate import check_at_least, check_choices, check_probabilities
 
 # factor of torch's initial weights; at 1, logits of rare labels would vary by half a unit
 _INITIAL_SCALE = 0.1
@@ -28,6 +29,7 @@ _WEIGHT_STD = 0.1
 # few, to avoid overfitting
 _SQUEEZED = 16
 _HIDDEN = 128
+_COLUMNS_HIDDEN = 64
 _HIDDEN_DROPOUT = 0.3
 
 Network = Literal["none", "wide", "squeezed"]
@@ -45,20 +47,24 @@ class HeadConfig:
             (:class:`ModalityExperts`); "squeezed" is the network alone,
             on features projected to few dimensions, for labels that say how image and text match.
         dropout: dropout rate of the features.
+        columns: number F of the features of a table's columns, which the data tells; see
+            :class:`~epic_pl.data.cells.ColumnPreprocessing`.
 
     Example:
         >>> HeadConfig(similarity=False, network="none")
-        HeadConfig(boundary=True, similarity=False, network='none', dropout=0.1)
+        HeadConfig(boundary=True, similarity=False, network='none', dropout=0.1, columns=0)
     """
 
     boundary: bool = True
     similarity: bool = True
     network: Network = "wide"
     dropout: float = 0.1
+    columns: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
         check_probabilities(self, "dropout")
+        check_at_least(0, columns=self.columns)
 
 
 class Output(NamedTuple):
@@ -82,7 +88,9 @@ class Output(NamedTuple):
 
 
 class ClassificationHead(nn.Module):
-    """``logits = Linear(Dropout([h_v; h_t]))`` with the optional parts of the config.
+    """``logits = Linear(Dropout([h_v; h_t; c]))`` with the optional parts of the config.
+
+    ``c`` are the features of a table's columns, if it has any.
 
     Args:
         widths: d_v and d_t.
@@ -95,7 +103,7 @@ class ClassificationHead(nn.Module):
     Example:
         >>> head = ClassificationHead(Pair(384, 256), num_classes=3, config=HeadConfig())
         >>> image, text = (Pooled(torch.randn(4, d), torch.randn(4, d)) for d in (384, 256))
-        >>> output = head(Pair(image, text), prompts=None, present=Pair(None, None))
+        >>> output = head(Pair(image, text), prompts=None, present=Presence())
         >>> output.logits.shape, list(output.trained)
         (torch.Size([4, 3]), ['joint', 'image', 'text'])
     """
@@ -115,7 +123,8 @@ class ClassificationHead(nn.Module):
             ModalityFeatures(width, config.boundary, prompts) for width in widths
         )
         features = Pair(self.image.width, self.text.width)
-        self.num_features = sum(features)
+        self.columns = config.columns
+        self.num_features = sum(features) + config.columns
         self.dropout = nn.Dropout(config.dropout)
         self.classifier: nn.Module
         if penalties:
@@ -123,10 +132,13 @@ class ClassificationHead(nn.Module):
         elif config.network == "none":
             self.classifier = nn.Linear(self.num_features, num_classes)
         else:
-            self.classifier = NetworkHead(features, num_part_features, num_classes, config.network)
+            sizes = num_part_features, config.columns, num_classes
+            self.classifier = NetworkHead(features, *sizes, config.network)
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
         alone = Pair(self.image.encoder_width, self.text.encoder_width)
-        self.experts = ModalityExperts(alone, num_classes) if config.network == "wide" else None
+        self.experts = None
+        if config.network == "wide":
+            self.experts = ModalityExperts(alone, num_classes, config.columns)
 
     @property
     def choice(self) -> Choice | None:
@@ -171,14 +183,16 @@ class ClassificationHead(nn.Module):
             self.text(pooled.text, prompts and prompts.text, present.text, both),
         )
         dropped = Pair(self.dropout(features.image), self.dropout(features.text))
+        columns = self._columns(features.image, present)
+        joined = torch.cat([*dropped, *columns], dim=-1)
         if isinstance(self.classifier, PenaltySweep):
-            swept = self.classifier(torch.cat(dropped, dim=-1))
+            swept = self.classifier(joined)
             answer, trained = self.classifier.answer(swept), self.classifier.named(swept)
             return Output(answer, pooled, None, trained, swept, self.classifier.penalty())
         if isinstance(self.classifier, NetworkHead):
-            logits: Tensor = self.classifier(dropped, part_features, present)
+            logits: Tensor = self.classifier(dropped, part_features, columns, present)
         else:
-            logits = self.classifier(torch.cat(dropped, dim=-1))
+            logits = self.classifier(joined)
         compared = None
         if self.similarity is not None:
             projected = self.similarity.project(features, present)
@@ -189,11 +203,19 @@ class ClassificationHead(nn.Module):
         alone = Pair(
             dropped.image[:, : self.image.encoder_width], dropped.text[:, : self.text.encoder_width]
         )
-        experts = self.experts(alone, present)
+        experts = self.experts(alone, present, columns)
         candidates = self.experts.candidates(logits, experts)
-        trained = {"joint": logits, **experts._asdict()}
+        trained = {"joint": logits, **experts}
         answer = self.experts.answer(candidates)
         return Output(answer, pooled, compared, trained, candidates)
+
+    def _columns(self, like: Tensor, present: Presence) -> list[Tensor]:
+        """The features ``(B, F)`` of the columns, zeros if the batch has none; none if F is 0."""
+        if not self.columns:
+            return []
+        if present.columns is None:
+            return [like.new_zeros(len(like), self.columns)]
+        return [present.columns.to(like.dtype)]
 
 
 class SimilarityHead(nn.Module):
@@ -242,22 +264,28 @@ class GEGLU(nn.Module):
 
 
 class NetworkHead(nn.Module):
-    """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s]))))`` with features s of the first exchange.
+    """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s; c]))))`` with features s of the first exchange.
 
     ``s`` comes from :func:`~epic_pl.nn.interaction.where_parts_fit` or another
     :class:`~epic_pl.nn.methods.parts.Reader`. The parts have a fixed order, so s shows how two
     objects are placed. "squeezed" first projects each modality to 16 dimensions, so that the
-    network depends mostly on ``s``.
+    network depends mostly on ``s``. ``c`` are the features of a table's columns.
 
     Args:
         widths: D_v and D_t.
         num_part_features: length of s; 0 if the method has no exchange.
+        columns: length F of c.
         num_classes: number of classes C.
         network: "wide" or "squeezed".
     """
 
     def __init__(
-        self, widths: Pair[int], num_part_features: int, num_classes: int, network: Network
+        self,
+        widths: Pair[int],
+        num_part_features: int,
+        columns: int,
+        num_classes: int,
+        network: Network,
     ) -> None:
         super().__init__()
         if network == "squeezed":
@@ -266,24 +294,29 @@ class NetworkHead(nn.Module):
             )
             widths = Pair(_SQUEEZED, _SQUEEZED)
         self.squeezed = network == "squeezed"
-        self.linear = None if self.squeezed else nn.Linear(sum(widths), num_classes)
+        self.linear = None if self.squeezed else nn.Linear(sum(widths) + columns, num_classes)
         if self.linear is not None:
             nn.init.zeros_(self.linear.weight)
             nn.init.zeros_(self.linear.bias)
         self.standardize = Standardization(num_part_features) if num_part_features else None
         self.network = nn.Sequential(
-            nn.Linear(sum(widths) + num_part_features, 2 * _HIDDEN),
+            nn.Linear(sum(widths) + num_part_features + columns, 2 * _HIDDEN),
             GEGLU(),
             nn.Dropout(_HIDDEN_DROPOUT),
             nn.Linear(_HIDDEN, num_classes),
         )
 
     def forward(
-        self, features: Pair[Tensor], part_features: Tensor | None, present: Presence
+        self,
+        features: Pair[Tensor],
+        part_features: Tensor | None,
+        columns: Sequence[Tensor],
+        present: Presence,
     ) -> Tensor:
         """Logits ``(B, C)`` from features ``(B, D_v)`` and ``(B, D_t)`` and part features ``s``.
 
-        ``s (B, num_part_features)`` must be zero for unimodal samples.
+        ``s (B, num_part_features)`` must be zero for unimodal samples. ``columns`` has c
+        ``(B, F)``, or nothing.
         """
         seen = list(features)
         if self.squeezed:
@@ -291,61 +324,91 @@ class NetworkHead(nn.Module):
         if self.standardize is not None and part_features is not None:
             both = both_present(present)
             seen.append(where_present(self.standardize(part_features, both), both))
-        logits: Tensor = self.network(torch.cat(seen, dim=1))
-        return logits if self.linear is None else logits + self.linear(torch.cat(features, dim=1))
+        logits: Tensor = self.network(torch.cat([*seen, *columns], dim=1))
+        if self.linear is None:
+            return logits
+        added: Tensor = self.linear(torch.cat([*features, *columns], dim=1))
+        return logits + added
 
 
 class ModalityExperts(Choice):
-    """A linear classifier of each modality, and how its logits join those of both modalities.
+    """A classifier of each modality and of the columns, and how their logits join those of all.
 
     A network that also sees the weaker modality overfits to it: on SNLI-VE it is less accurate than
     on the text alone. Each expert is trained by a loss of its own, so it does not depend on the
     other modality. Where labels say whether both match, experts can only overfit: then validation
-    rows are more likely without them, the second candidate.
+    rows are more likely without them, the second candidate. Image and text have linear ones, a
+    table's columns a network, since a price may be high or low in several ways.
 
     Args:
         widths: D of the image and of the text.
         num_classes: number of classes C.
+        columns: number F of the columns' features.
     """
 
     prior: Tensor
 
-    def __init__(self, widths: Pair[int], num_classes: int) -> None:
+    def __init__(self, widths: Pair[int], num_classes: int, columns: int = 0) -> None:
         super().__init__()
         self.image, self.text = (nn.Linear(width, num_classes) for width in widths)
+        self.columns = None
+        if columns:
+            self.columns = nn.Sequential(
+                nn.Linear(columns, 2 * _COLUMNS_HIDDEN),
+                GEGLU(),
+                nn.Dropout(_HIDDEN_DROPOUT),
+                nn.Linear(_COLUMNS_HIDDEN, num_classes),
+            )
         self.register_buffer("prior", torch.zeros(num_classes))
+
+    @property
+    def _last(self) -> list[Any]:
+        """The last layer of each expert."""
+        return [self.image, self.text, *([] if self.columns is None else [self.columns[-1]])]
 
     @torch.no_grad()
     def start_at(self, prior: Tensor) -> None:
-        """Let both experts give the logits ``prior (C,)`` until they are trained."""
+        """Let all experts give the logits ``prior (C,)`` until they are trained."""
         self.prior.copy_(prior)
-        for expert in (self.image, self.text):
-            expert.weight.zero_()
-            expert.bias.copy_(prior)
+        for layer in self._last:
+            layer.weight.zero_()
+            layer.bias.copy_(prior)
 
     @torch.no_grad()
     def move_to(self, prior: Tensor) -> None:
         """Change the prior to ``prior (C,)``; what the experts tell beyond the prior stays."""
-        for expert in (self.image, self.text):
-            expert.bias.add_(prior.to(self.prior) - self.prior)
+        for layer in self._last:
+            layer.bias.add_(prior.to(self.prior) - self.prior)
         self.prior.copy_(prior)
 
-    def forward(self, features: Pair[Tensor], present: Presence) -> Pair[Tensor]:
-        """Logits ``(B, C)`` of both on ``features (B, D)``; the prior for a missing modality."""
+    def forward(
+        self, features: Pair[Tensor], present: Presence, columns: Sequence[Tensor] = ()
+    ) -> dict[str, Tensor]:
+        """Logits ``(B, C)`` of each by name, the prior for a missing modality.
+
+        They are of ``features (B, D)``, and of ``columns (B, F)``, if there are any.
+        """
 
         def logits(expert: nn.Module, given: Tensor, mask: Tensor | None) -> Tensor:
             made: Tensor = expert(given)
             return made if mask is None else torch.where(mask[:, None], made, self.prior)
 
-        image = logits(self.image, features.image, present.image)
-        return Pair(image, logits(self.text, features.text, present.text))
+        made = {
+            "image": logits(self.image, features.image, present.image),
+            "text": logits(self.text, features.text, present.text),
+        }
+        if self.columns is not None:
+            (cells,) = columns
+            made["columns"] = logits(self.columns, cells, (cells != 0).any(dim=1))
+        return made
 
-    def candidates(self, joint: Tensor, experts: Pair[Tensor]) -> Tensor:
+    def candidates(self, joint: Tensor, experts: Mapping[str, Tensor]) -> Tensor:
         """Logits ``(B, 2, C)`` with and without the experts.
 
         With them it is the mean of the joint logits and of the experts' product. If image and text
         are independent given the class, then ``p(c | image, text)`` is proportional to
-        ``p(c | image) p(c | text) / p(c)``.
+        ``p(c | image) p(c | text) / p(c)``; with columns there is one factor more.
         """
-        averaged = (joint + experts.image + experts.text - self.prior) / 2
+        product: Tensor = reduce(torch.add, experts.values(), joint)
+        averaged = (product - (len(experts) - 1) * self.prior) / 2
         return torch.stack([averaged, joint], dim=1)
