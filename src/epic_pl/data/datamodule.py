@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
 from epic_pl.data.bulk import BulkPass, whole_batch
+from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.data.clean_text import clean_text
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.images import BadSamplePolicy, usable_rows
@@ -37,7 +38,7 @@ from epic_pl.data.processor import Processor
 from epic_pl.data.rows import Rows, check_labels, class_counts
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.utils.errors import CheckpointError, DataError, counted
-from epic_pl.utils.types import Batch, Modality, Task
+from epic_pl.utils.types import Batch, Source, Task
 from epic_pl.utils.validate import check_at_least, check_word
 
 Split = Literal["train", "val", "test", "predict"]
@@ -84,9 +85,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
         seed: seed of shuffling, augmentation and drawn pairs; None is the run's seed
             (``seed_everything``), or 0. A resumed run keeps the seed that it started with.
         augment: augmentation, see :func:`~epic_pl.data.transforms.build_image_transform`.
-        alone: the only modality that the model gets, ``image`` or ``text``, to measure what the
-            other one adds; rows and splits stay the same. None gives it both. A model trained with
-            one has not learned the other.
+        alone: all that the model gets, ``image``, ``text`` or ``columns``, to measure what the
+            others add; rows and splits stay the same. None gives it all. A model trained with one
+            has not learned the others.
         on_bad_sample: what to do about a missing or corrupt image: ``error``, ``skip`` (leave the
             row out and count it) or ``absent`` (use the row without the image). Missing files are
             found at the start. With ``skip`` and ``absent`` corrupt files are, too: every image is
@@ -132,7 +133,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int | None = None,
         augment: str = "none",
-        alone: Modality | None = None,
+        alone: Source | None = None,
         on_bad_sample: BadSamplePolicy = "error",
     ) -> None:
         super().__init__()
@@ -144,7 +145,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         check_word(AUGMENTATIONS, augment=augment)
         check_word(("auto", *get_args(Resize)), resize=resize)
         if alone is not None:
-            check_word(get_args(Modality), alone=alone)
+            check_word(get_args(Source), alone=alone)
         check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
@@ -233,14 +234,29 @@ class ImageTextDataModule(LightningDataModule, ABC):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The preprocessing options that a checkpoint stores, as plain types."""
-        text = asdict(self.processor.text)
+        text, columns = asdict(self.processor.text), self.column_preprocessing
         source = {} if self.text_origin is None else {"source": self.text_origin}
         return {
             "image": self.image_preprocessing.to_dict(),
             "text": text | source,
             "image_encoder": self.image_encoder,
             "text_encoder": self.text_encoder,
+            **({"columns": asdict(columns)} if columns.names else {}),
         }
+
+    @cached_property
+    def column_preprocessing(self) -> ColumnPreprocessing:
+        """What training rows tell of the numbers, dates and categories that the model reads.
+
+        A subclass whose rows have ``cells`` gives :func:`~epic_pl.data.rows.learn_columns` of them.
+        """
+        return ColumnPreprocessing()
+
+    def read_columns_as(self, columns: ColumnPreprocessing) -> None:
+        """Read columns as a model does that was trained, perhaps on other rows."""
+        self.column_preprocessing = columns
+        if "processor" in self.__dict__:
+            self.processor.columns = columns
 
     @cached_property
     def processor(self) -> Processor:
@@ -251,6 +267,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
             load_tokenizer(self.text_encoder, self.text_encoder_revision),
             self.task,
             self.num_classes,
+            self.column_preprocessing,
         )
 
     def prepare_data(self) -> None:

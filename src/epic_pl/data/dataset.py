@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,9 @@ from torch.utils.data import Dataset
 from epic_pl.data.images import read_image
 from epic_pl.data.rows import rows_digest
 from epic_pl.utils.errors import DataError
-from epic_pl.utils.types import Modality, Row, Sample
+from epic_pl.utils.types import Modality, Row, Sample, Source
+
+_FIELDS: dict[str, Source] = {"image": "image", "text": "text", "cells": "columns"}
 
 
 @contextmanager
@@ -48,8 +50,8 @@ class ImageTextDataset(Dataset[Sample]):
         seed: seed of the transform's random numbers.
     """
 
-    alone: Modality | None = None
-    """The only modality that samples have; None keeps both."""
+    alone: Source | None = None
+    """The only modality that samples have, or the columns; None keeps all."""
 
     draws_labels = False
     """Whether texts and labels are drawn anew every epoch, out of the rows of :attr:`table`."""
@@ -98,12 +100,13 @@ class ImageTextDataset(Dataset[Sample]):
         row = {name: column[index].as_py() for name, column in self._columns.items()}
         row["image_path"] = row["image"]  # which names the row's image even if the text is alone
         if self.alone is not None:
-            row["image" if self.alone == "text" else "text"] = None
+            for name in _FIELDS.keys() & row.keys():
+                row[name] = row[name] if _FIELDS[name] == self.alone else None
         return cast(Row, row)
 
     def distinct(self) -> tuple[list[str], list[str]]:
         """The distinct image paths and the distinct texts in use, in the order of the rows."""
-        used = ("image", "text") if self.alone is None else (self.alone,)
+        used = [name for name in get_args(Modality) if self.alone in (None, name)]
         found = {name: self._columns[name].unique().drop_null().to_pylist() for name in used}
         return found.get("image", []), found.get("text", [])
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, Self
 import timm
 from timm.data import DEFAULT_CROP_PCT, OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
 from epic_pl.utils.assets.encoders import (
     encoder_file,
@@ -122,10 +123,11 @@ class TextPreprocessing:
 
 
 class Preprocessing(NamedTuple):
-    """Preprocessing options of both modalities of a trained model."""
+    """Preprocessing options of both modalities and of the columns of a trained model."""
 
     image: ImagePreprocessing
     text: TextPreprocessing
+    columns: ColumnPreprocessing
 
     @classmethod
     def from_dict(cls, values: Any) -> Self:
@@ -136,7 +138,8 @@ class Preprocessing(NamedTuple):
         """
         try:
             image = ImagePreprocessing.from_dict(values["image"])
-            return cls(image, TextPreprocessing(**_known(TextPreprocessing, values["text"])))
+            text = TextPreprocessing(**_known(TextPreprocessing, values["text"]))
+            return cls(image, text, column_preprocessing(values))
         except (ConfigError, LookupError, TypeError, AttributeError) as error:
             raise ConfigError(
                 "This model does not say how its inputs are prepared (preprocessing: "
@@ -151,6 +154,23 @@ class Preprocessing(NamedTuple):
             return cls.from_dict(values)
         except ConfigError:
             return None
+
+
+def column_preprocessing(values: Any) -> ColumnPreprocessing:
+    """The entry ``columns`` of the preprocessing of a checkpoint or export; empty without one.
+
+    Raises:
+        ConfigError: if it is damaged.
+    """
+    known = values.get("columns") if isinstance(values, Mapping) else None
+    if known is None:
+        return ColumnPreprocessing()
+    columns = ColumnPreprocessing(**known)
+    check_types(columns)
+    for name, knots in columns.numbers.items():
+        if not knots or not all(map(math.isfinite, knots)) or sorted({*knots}) != knots:
+            raise ConfigError(f"columns.numbers.{name} is {knots!r:.60}, not increasing numbers.")
+    return columns
 
 
 def _known(kind: type[Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.data.clean_text import clean_text as cleaned
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.decoding import MAX_PIXELS, upright_rgb
@@ -66,7 +67,10 @@ _HALF = re.compile("[\ud800-\udfff]")  # surrogates, which tokenizers refuse
 
 
 class Item(TypedDict, total=False):
-    """One sample to classify; a modality that is None or not given is missing."""
+    """One sample to classify; a modality that is None or not given is missing.
+
+    For a model that reads columns, it has each of them by name, with None for an unknown value.
+    """
 
     image: ImageInput | None
     text: str | None
@@ -103,6 +107,7 @@ class Processor:
             :func:`~epic_pl.data.preprocessing.load_tokenizer`.
         task: ``multiclass`` or ``multilabel``.
         num_classes: number of classes C; needed for labels of a multilabel task.
+        columns: preprocessing of numbers, dates and categories.
 
     Attributes:
         max_text_tokens: maximum number of tokens of a text; longer texts are cut.
@@ -131,11 +136,12 @@ class Processor:
         tokenizer: Any,
         task: Task = "multiclass",
         num_classes: int | None = None,
+        columns: ColumnPreprocessing = ColumnPreprocessing(),  # noqa: B008 frozen
     ) -> None:
         check_word(get_args(Task), task=task)
         self.image, self.text, self.tokenizer = image, text, tokenizer
         self._name = getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
-        self.task, self.num_classes = task, num_classes
+        self.task, self.num_classes, self.columns = task, num_classes, columns
         self.max_text_tokens = min(text.max_tokens, tokenizer.model_max_length)
         # a tokenizer without special tokens makes none of an empty text, but a batch needs one
         self._blank = "" if self.encode("")["input_ids"] else tokenizer.pad_token
@@ -152,10 +158,10 @@ class Processor:
             CheckpointError: if it was trained with another tokenizer.
             AssetError: if the text encoder's tokenizer cannot be loaded.
         """
-        image, text = Preprocessing.from_dict(module.hparams.get("preprocessing"))
+        image, text, columns = Preprocessing.from_dict(module.hparams.get("preprocessing"))
         encoder = module.checkpoint_info()["text_encoder"]
         tokenizer = load_tokenizer(encoder["name"], encoder["revision"])
-        return cls(image, text, tokenizer, module.task, len(module.class_names))
+        return cls(image, text, tokenizer, module.task, len(module.class_names), columns)
 
     @classmethod
     def from_encoders(
@@ -199,7 +205,8 @@ class Processor:
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Plain types for the argument ``preprocessing`` of EPICModule, which checkpoints store."""
-        return {"image": self.image.to_dict(), "text": asdict(self.text)}
+        made = {"image": self.image.to_dict(), "text": asdict(self.text)}
+        return made | ({"columns": asdict(self.columns)} if self.columns.names else {})
 
     def __call__(
         self,
@@ -241,7 +248,7 @@ class Processor:
 
     def _named(self, item: LabelledItem, number: int) -> Sample:
         name = f"Item {item.get('sample_id', number) if isinstance(item, Mapping) else number}"
-        check_item(item, name, "label", "sample_id")
+        check_item(item, name, self.columns.names, "label", "sample_id")
         try:
             sample = self.prepare(item)
         except DataError as error:
@@ -286,7 +293,16 @@ class Processor:
             pixels = self.transform(as_rgb(image, self.transform.min_size, max_pixels))
         if text is not None and self.text.clean:
             text = cleaned(text)
-        return {"sample_id": "item", "image": pixels, "text": text, "label": None}
+        sample: Sample = {"sample_id": "item", "image": pixels, "text": text, "label": None}
+        if self.columns.names:
+            self.check_cells(item)
+            sample["cells"] = {name: item.get(name) for name in self.columns.names}
+        return sample
+
+    def check_cells(self, item: Mapping[str, Any]) -> None:
+        """Raise DataError if the value of a column that the model reads cannot be read."""
+        with raised_as(DataError, "A value cannot be read", "", ValueError):
+            self.columns.parsed(item)
 
     def dataset(self, table: pa.Table, image_root: Path) -> ImageTextDataset:
         """A dataset of a :func:`~epic_pl.data.rows.sample_table`, for use with :meth:`collate`."""
@@ -317,9 +333,12 @@ class Processor:
             batch["image_present"], batch["text_present"] = image_present, text_present
         if all(row["label"] is not None for row in rows):
             batch["labels"] = self._labels(rows)
+        if self.columns.names:
+            cells = [row.get("cells") or {} for row in rows]
+            batch["columns"] = torch.from_numpy(self.columns.encode(cells))
         for name, first in rows[0].get("columns", {}).items():
-            cells = [row["columns"][name] for row in rows]
-            cast(Any, batch)[name] = torch.tensor(cells) if isinstance(first, float) else cells
+            values = [row["columns"][name] for row in rows]
+            cast(Any, batch)[name] = torch.tensor(values) if isinstance(first, float) else values
         return batch
 
     def encode(self, texts: str | Sequence[str], **options: Any) -> Any:
@@ -403,25 +422,30 @@ class Processor:
         return labels
 
 
-def check_item(item: Any, name: str, *more: str) -> None:
+def check_item(item: Any, name: str, columns: Sequence[str], *more: str) -> None:
     """Check an item, which messages call ``name``, without reading a file.
 
     Args:
         item: the item, with image and text.
         name: what messages call the item, such as ``Item 3``.
-        *more: keys that it may have beside ``image`` and ``text``.
+        columns: the columns that the model reads, all of which it must have.
+        *more: keys that it may have beside these.
 
     Raises:
-        DataError: if it is no mapping, has another key, or has neither image nor text.
+        DataError: if it is no mapping, lacks a column, has another key, or has neither image nor
+            text.
     """
     if not isinstance(item, Mapping):
         raise DataError(
             f"{name} is a {type(item).__name__}: give dictionaries such as "
             '{"image": "dish.jpg", "text": "Ramen"}.'
         )
-    if unknown := sorted(set(item) - {"image", "text", *more}):
-        known = ", ".join(["image", "text", *more])
+    if unknown := sorted(set(item) - {"image", "text", *columns, *more}):
+        known = ", ".join(["image", "text", *columns, *more])
         raise DataError(f"{name} has the key {unknown[0]!r}; known are {known}.")
+    if absent := [column for column in columns if column not in item]:
+        problem = f"{name} lacks {', '.join(absent)}, which the model reads"
+        raise DataError(f"{problem}: give None if a value is not known.")
     image, text = item.get("image"), item.get("text")
     if image is None and text is None:
         raise DataError(f"{name} has neither image nor text: give one of them.")

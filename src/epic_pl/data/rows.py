@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.utils.errors import DataError, raised_as
 from epic_pl.utils.types import Task
 
@@ -67,6 +68,7 @@ def sample_table(
     labels: Sequence[Any],
     multilabel: bool = False,
     columns: pa.StructArray | None = None,
+    cells: pa.StructArray | None = None,
 ) -> pa.Table:
     """Build and check a table of samples.
 
@@ -77,6 +79,8 @@ def sample_table(
         labels: class indices, or lists of them if ``multilabel``; None for an unknown label.
         multilabel: whether labels are lists.
         columns: structs of floats and strings, whose fields become keys of the batch.
+        cells: structs of numbers (float64), dates (date32, with their format as metadata) and
+            categories (strings) that the model reads.
 
     Raises:
         DataError: if columns differ in length, have a wrong type, or ids are repeated.
@@ -89,7 +93,24 @@ def sample_table(
     refuse_rows(pc.is_null(ids), "There is no sample id in", "Fill it in.")
     codes = ids.dictionary_encode().indices.to_numpy()
     refuse_rows(np.bincount(codes)[codes] > 1, "Sample ids are not unique:", "Change them.", ids)
-    return table if columns is None else table.append_column("columns", columns)
+    for name, structs in (("columns", columns), ("cells", cells)):
+        if structs is not None:
+            table = table.append_column(name, structs)
+    return table
+
+
+def learn_columns(cells: pa.ChunkedArray) -> ColumnPreprocessing:
+    """What the ``cells`` of training rows, see :func:`sample_table`, tell of their columns."""
+    known: dict[str, dict[str, Any]] = {"numbers": {}, "dates": {}, "categories": {}}
+    for at, column in enumerate(cells.type):
+        values = pc.struct_field(cells, at).to_pylist()
+        if pa.types.is_floating(column.type):
+            known["numbers"][column.name] = values
+        elif pa.types.is_date(column.type):
+            known["dates"][column.name] = column.metadata[b"format"].decode(), values
+        else:
+            known["categories"][column.name] = values
+    return ColumnPreprocessing.fit(**known)
 
 
 def rows_digest(table: pa.Table) -> str:

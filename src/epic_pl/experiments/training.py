@@ -16,7 +16,6 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback, Timer
 
 from epic_pl.data.dataset import ImageTextDataset
-from epic_pl.data.processor import Item
 from epic_pl.experiments.options import feature_cache, use_stored_features
 from epic_pl.experiments.runs import Run, in_new_process
 from epic_pl.inference.classifier import Classifier
@@ -176,10 +175,12 @@ def _latency_ms(module: EPICModule, dataset: ImageTextDataset, device: torch.dev
     image = None if row["image"] is None else dataset.image_root / row["image"]
     text = "" if image is None and row["text"] is None else row["text"]  # all lack the modality
     classifier = Classifier(module, device)
+    item: Any = {"image": image, "text": text, **dict.fromkeys(classifier.columns)}
+    item |= row.get("cells") or {}
     milliseconds: list[float] = []
     for _ in range(_WARMUP_CALLS + _TIMED_CALLS):
         start = time.perf_counter()
-        classifier([Item(image=image, text=text)])
+        classifier([item])
         milliseconds.append(1000 * (time.perf_counter() - start))
     return statistics.median(milliseconds[_WARMUP_CALLS:])
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from epic_pl.data.bulk import BulkPass
+from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.images import BadSamplePolicy, usable_rows
 from epic_pl.data.processor import Processor
@@ -30,10 +31,11 @@ def read_source(
     text: str | list[str] | None = None,
     id: str | None = None,
     image_root: str | Path | None = None,
+    columns: ColumnPreprocessing = ColumnPreprocessing(),  # noqa: B008 frozen
 ) -> Rows:
     """Read the rows of a table or a folder of images, without checking them.
 
-    Arguments are as in :meth:`~epic_pl.Classifier.predict_table`.
+    Arguments are as in :meth:`~epic_pl.Classifier.predict_table`, and the model's ``columns``.
 
     Raises:
         DataError: if the table, or a row of it, cannot be used.
@@ -51,7 +53,7 @@ def read_source(
     options = RowOptions()  # options of a folder
     try:
         if not (isinstance(source, Path) and is_image_folder(source)):
-            options = RowOptions(image_column=image, text_columns=text, id_column=id)
+            options = RowOptions(image, text, id_column=id, **columns.options)
         return read_unlabelled(source, Path(image_root).resolve(), options)
     except EpicError as error:  # its message names arguments of TableDataModule
         said = re.sub(r"(?<!['\w])(image|text|id)_columns?\b", r"\1", str(error))

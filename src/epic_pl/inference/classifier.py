@@ -319,7 +319,8 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
                 are classified, named by their paths in it. A text is a ``.txt`` file beside its
                 image, and the columns are not used.
             image: column of image paths (or of images), or a template.
-            text: column of texts, several columns, or a template.
+            text: column of texts, several columns, or a template. Columns that the model reads
+                beside them have the names that they had in training.
             id: column of unique names; None is the row's number, from 0, or pandas' unique index.
             image_root: folder of relative image paths; None is the table's folder, or the working
                 folder for a table in memory.
@@ -337,7 +338,7 @@ class Classifier(ItemClassifier[Floats, list[Label]]):
             ConfigError: ``on_bad_sample`` is none of the three.
             DataError: the table, or a row of it, cannot be used.
         """
-        rows = read_source(table, image, text, id, image_root)
+        rows = read_source(table, image, text, id, image_root, self.processor.columns)
         dataset = checked_dataset(rows, on_bad_sample, self.processor)
         full, tables = 0, [self.prediction_table(None, top_k)]
         for batch in load_batches(dataset, self.processor.collate, "Classifying", **loading):

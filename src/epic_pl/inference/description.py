@@ -14,7 +14,7 @@ from epic_pl.utils.validate import check_classes, check_types, check_word
 
 DESCRIPTION, TOKENIZER = "model.json", "tokenizer"
 INPUTS = ("pixel_values", "input_ids", "attention_mask", "image_present", "text_present")
-"""Inputs of an exported model, in this order."""
+"""Inputs of an exported model, in this order; ``columns`` follow if it reads any."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,18 @@ class Description:
         check_classes(count, self.task, self.class_names)
         try:
             height, width = self.inputs["pixel_values"]["shape"][2:]
-            sound = self.inputs == model_inputs(height, width) and min(height, width) > 0
+            columns = self.inputs.get("columns", {"shape": (0,)})["shape"][-1]
+            sound = self.inputs == model_inputs(height, width, columns) and min(height, width) > 0
         except (LookupError, TypeError, ValueError):
             sound = False
         if not sound:
             raise ConfigError(f"inputs is {self.inputs!r:.60}, but describes {', '.join(INPUTS)}.")
         if self.preprocessing is not None:
-            image = Preprocessing.from_dict(self.preprocessing).image
+            image, _, known = Preprocessing.from_dict(self.preprocessing)
+            if len(known.features) != columns:
+                raise ConfigError(
+                    f"preprocessing.columns has {len(known.features)} features, not {columns}."
+                )
             for name in image.to_dict():
                 if name not in self.preprocessing["image"]:
                     raise ConfigError(f"preprocessing.image has no {name}.")
@@ -100,9 +105,15 @@ class Description:
             raise CheckpointError(f"{path}: {said}. Export the model again.") from error
 
 
-def model_inputs(height: int, width: int) -> dict[str, Any]:
-    """Shape and type of each input of a model for images of this size in pixels."""
+def model_inputs(height: int, width: int, columns: int = 0) -> dict[str, Any]:
+    """Shape and type of each input of a model.
+
+    It is for images of this size in pixels, and ``columns`` features of a table's columns.
+    """
     shapes = (["B", 3, height, width], ["B", "S"], ["B", "S"], ["B"], ["B"])
     types = ("float32", "int64", "int64", "bool", "bool")
-    inputs = zip(INPUTS, shapes, types, strict=True)
-    return {name: {"shape": shape, "dtype": dtype} for name, shape, dtype in inputs}
+    inputs: dict[str, Any] = {
+        name: {"shape": shape, "dtype": dtype}
+        for name, shape, dtype in zip(INPUTS, shapes, types, strict=True)
+    }
+    return inputs | ({"columns": {"shape": ["B", columns], "dtype": "float32"}} if columns else {})

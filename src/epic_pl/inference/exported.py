@@ -41,7 +41,8 @@ def load_program(path: Path) -> Program:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(*inputs: Tensor) -> Tensor:
-        given = {name: tensor.numpy() for name, tensor in zip(INPUTS, inputs, strict=True)}
+        names = (*INPUTS, "columns")[: len(inputs)]
+        given = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
         return torch.from_numpy(session.run(None, given)[0])
 
     return run
@@ -50,7 +51,8 @@ def load_program(path: Path) -> Program:
 def run_batch(program: Program, batch: Batch) -> Tensor:
     """Probabilities ``(B, C)`` of a batch on the CPU."""
     complete = torch.ones(len(batch["attention_mask"]), dtype=torch.bool)
-    return program(*(batch.get(name, complete) for name in INPUTS))
+    columns = [batch["columns"]] if "columns" in batch else []
+    return program(*(batch.get(name, complete) for name in INPUTS), *columns)
 
 
 class ExportedModel:
@@ -77,6 +79,8 @@ class ExportedModel:
         token = torch.ones(1, 2, dtype=torch.long)
         pixels = torch.zeros(1, *about.inputs["pixel_values"]["shape"][1:])
         batch = Batch(pixel_values=pixels, input_ids=token, attention_mask=token)
+        if "columns" in about.inputs:
+            batch["columns"] = torch.zeros(1, about.inputs["columns"]["shape"][1])
         shape = self.probabilities(batch).shape
         if shape != (1, len(self.class_names)):
             raise CheckpointError(
@@ -96,9 +100,9 @@ class ExportedModel:
 
     def processor(self) -> Processor:
         """The processor that makes batches as in training."""
-        image, text = Preprocessing.from_dict(self._preprocessing)
+        image, text, columns = Preprocessing.from_dict(self._preprocessing)
         tokenizer = load_tokenizer(str(self.folder / TOKENIZER))
-        return Processor(image, text, tokenizer, self.task, len(self.class_names))
+        return Processor(image, text, tokenizer, self.task, len(self.class_names), columns)
 
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:

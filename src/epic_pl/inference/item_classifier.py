@@ -43,6 +43,11 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
 
     processor: Processor
 
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that the model reads beside image and text."""
+        return self.processor.columns.names
+
     @overload
     def __call__(
         self,
@@ -51,6 +56,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         image: ImageInput | None = None,
         text: str | None = None,
         top_k: int | None = None,
+        **columns: Any,
     ) -> Answer: ...
 
     @overload
@@ -65,20 +71,22 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         image: ImageInput | None = None,
         text: str | None = None,
         top_k: int | None = None,
-        **loading: Unpack[Loading],
+        **more: Any,
     ) -> Answer | list[Answer]:
         """Classify one item or a list of items; labels have the highest score first.
 
         Args:
-            items: dictionaries with ``image``, ``text`` or both; None for one item.
+            items: dictionaries with ``image``, ``text`` or both, and the columns that the model
+                reads; None for one item.
             *unnamed: not allowed, since image and text must be named.
             image: image of a single item; see :data:`~epic_pl.data.processor.ImageInput`.
             text: text of a single item.
             top_k: number of labels; None is five, or in multilabel tasks all labels that reach
                 their thresholds, which were tuned on validation.
-            **loading: ``batch_size``, the number of items in a batch (32); ``num_workers``, the
+            **more: ``batch_size``, the number of items in a batch (32); ``num_workers``, the
                 number of processes that read images (0: this process does); and ``progress``,
-                whether to show a progress bar (None: for several batches).
+                whether to show a progress bar (None: for several batches). Of a single item also
+                the columns that the model reads, such as ``price=9.9``.
 
         Raises:
             DataError: if an item has neither modality, an image cannot be read, or a type is wrong.
@@ -88,11 +96,13 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         check_at_least(1, top_k=top_k)
         if unnamed:
             raise ConfigError("For one item write clf(image=..., text=...), with these names.")
-        if unknown := ", ".join(sorted(loading.keys() - Loading.__annotations__.keys())):
-            known = ", ".join(["image, text, top_k", *Loading.__annotations__])
+        loading: Any = {name: more.pop(name) for name in Loading.__annotations__ if name in more}
+        names = () if items is not None else self.columns
+        if unknown := ", ".join(sorted(more.keys() - {*names})):
+            known = ", ".join(["image, text, top_k", *Loading.__annotations__, *names])
             raise TypeError(f"clf(...) has no {unknown}; it has {known}.")
         if items is None:
-            one = Item(image=image, text=text)
+            one: Any = {"image": image, "text": text, **more}
             return self.labels(self.probabilities([one], **loading), top_k)[0]
         if image is not None or text is not None:
             raise ConfigError("Give a list of items, or image and text of one, not both.")
@@ -116,7 +126,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         Raises:
             DataError: as in :meth:`__call__`.
         """
-        check_item(item, "The item")
+        check_item(item, "The item", self.columns)
         return self.processor.prepare(item, max_pixels)
 
     def sample_probabilities(self, samples: Sequence[Sample]) -> Scores:
@@ -138,7 +148,7 @@ class ItemClassifier(ABC, Generic[Scores, Answer]):
         if isinstance(items, Mapping | str | os.PathLike):
             raise DataError("For one item write clf(image=..., text=...), or put it into a list.")
         for number, item in enumerate(items):
-            check_item(item, f"Item {number}")
+            check_item(item, f"Item {number}", self.columns)
         numbered = [{**item, "sample_id": str(row)} for row, item in enumerate(items)]
         return load_batches(numbered, self.processor, title, **loading)
 

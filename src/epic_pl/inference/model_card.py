@@ -9,6 +9,7 @@ from typing import Any
 import timm
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from epic_pl.data.preprocessing import column_preprocessing
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.postprocess import ENOUGH_ROWS
@@ -68,6 +69,7 @@ def write_card(
         dataset=dataset,
         method=module.method_name,
         classes=[_plain(name) for name in module.class_names],
+        columns=column_preprocessing(module.hparams["preprocessing"]).names,
         trained=sum(p.numel() for p in module.parameters() if p.requires_grad),
         encoders=encoders,
         metrics=metrics,

@@ -137,6 +137,7 @@ def _settings(classifier: Classifier, tasks: str) -> dict[str, Any]:
     settings = {f"preprocessing.image.{key}": value for key, value in image.to_dict().items()}
     settings |= {
         "image_size of the image encoder": module.model.image_encoder.required_size,
+        "preprocessing.columns": classifier.processor.columns,
         **{f"preprocessing.text.{key}": value for key, value in asdict(text).items()},
         "preprocessing.text.max_tokens": classifier.processor.max_text_tokens,
         "tokenizer": tokenizer_digest(classifier.processor.tokenizer),

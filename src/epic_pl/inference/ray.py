@@ -17,7 +17,8 @@ class Predictor:
     """An actor that loads the model and reads the table once."""
 
     def __init__(self, load: dict[str, Any], source: dict[str, Any], **options: Any) -> None:
-        self.classifier, self.rows = Classifier.load(**load), read_source(**source)
+        self.classifier = Classifier.load(**load)
+        self.rows = read_source(**source, columns=self.classifier.processor.columns)
         self.make = partial(self.classifier.prediction_table, top_k=options["top_k"])
         self.options = options
 

@@ -6,6 +6,8 @@ loading. A checkpoint stores their identity, so that it cannot be loaded with ot
 
 import hashlib
 import json
+import re
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any, Self, TypedDict, cast, get_type_hints
 
@@ -15,7 +17,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from epic_pl.data.preprocessing import Preprocessing, check_tokenizer
+from epic_pl.data.preprocessing import (
+    Preprocessing,
+    check_tokenizer,
+    column_preprocessing,
+)
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.module.postprocess import check_calibration
@@ -38,6 +44,10 @@ _DATA_OPTIONS = {
     ("text", "prompt"): "text_prompt",
 }
 _TOO_LARGE = 1e15  # no weight or statistic of features is near; products of it are not finite
+# weights whose last inputs are the features of the columns
+_READS_COLUMNS = re.compile(
+    r"\.head\.(classifier(\.linear|\.network\.0|\.layers\.\d+)?|experts\.columns\.0)\.weight$"
+)
 # what has a row for each class
 _OF_CLASSES = ("model.head.", "model.members.", "loss.", "postprocessor.")
 _TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
@@ -183,6 +193,37 @@ def with_new_classes(
     return widened
 
 
+def with_new_columns(
+    adapter: dict[str, Tensor],
+    here: dict[str, Tensor],
+    saved: Sequence[tuple[str, str]],
+    features: Sequence[tuple[str, str]],
+) -> dict[str, Tensor]:
+    """Trained weights for other columns: known features by name, zeros for new ones.
+
+    Args:
+        adapter: trained weights for the columns' features ``saved``.
+        here: weights of a new model for ``features``, whose expert is taken if there was none.
+        saved: features of the checkpoint, as ``ColumnPreprocessing.features`` names them.
+        features: features of the new model.
+    """
+    known = [index for index, name in enumerate(saved) if name in features]
+    places = [features.index(saved[index]) for index in known]
+    changed = (
+        {key: own for key, own in here.items() if ".experts.columns." in key} if features else {}
+    )
+    changed |= adapter
+    for key in filter(_READS_COLUMNS.search, adapter):
+        others = adapter[key].shape[-1] - len(saved)
+        wide = adapter[key].new_zeros(*adapter[key].shape[:-1], others + len(features))
+        wide[..., :others] = adapter[key][..., :others]
+        wide[..., [others + place for place in places]] = adapter[key][
+            ..., [others + index for index in known]
+        ]
+        changed[key] = wide
+    return changed
+
+
 def check_preprocessing(saved: Any, here: Any) -> None:
     """Refuse data that is preprocessed in another way than the checkpoint's training data.
 
@@ -200,6 +241,13 @@ def check_preprocessing(saved: Any, here: Any) -> None:
                 "out, or train anew, perhaps from the checkpoint's weights with model.warm_start."
             )
     if (own := Preprocessing.find(saved)) and (other := Preprocessing.find(here)):
+        if own.columns != other.columns:
+            names = [", ".join(each.columns.names) or "none" for each in (own, other)]
+            raise CheckpointError(
+                f"The checkpoint reads other columns ({names[0]}) than this data ({names[1]}), or "
+                "knows other quantiles or values of them: name the same columns, or train anew, "
+                "perhaps from its weights with model.warm_start."
+            )
         name = here.get("text_encoder", "the data")
         check_tokenizer(own.text.tokenizer, other.text.tokenizer, name)
 
@@ -401,6 +449,10 @@ class CheckpointedModule(L.LightningModule):
         check_encoder("image", info["image_encoder"], here["image_encoder"])
         check_encoder("text", info["text_encoder"], here["text_encoder"])
         adapter, saved, names = checkpoint["state_dict"], info["class_names"], here["class_names"]
+        if new_training:
+            read = [column_preprocessing(each["preprocessing"]).features for each in (info, here)]
+            if read[0] != read[1]:
+                adapter = with_new_columns(adapter, self.state_dict(), *read)
         if new_training and saved and names and set(saved) < set(names):
             adapter = with_new_classes(adapter, self.state_dict(), saved, names)
             new = [name for name in names if name not in saved]

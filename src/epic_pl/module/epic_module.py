@@ -4,6 +4,7 @@ Shape legend: B batch, C classes.
 """
 
 import math
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
+from epic_pl.data import ImageTextDataModule
+from epic_pl.data.preprocessing import column_preprocessing
 from epic_pl.module.checkpoint import CheckpointedModule
 from epic_pl.module.companions import (
     AbsenceWarning,
@@ -111,6 +114,7 @@ class EPICModule(CheckpointedModule):
         method, loss = as_choice(Method, method, EPIC), as_choice(Loss, loss, CrossEntropy)
         encoders, head = as_config(EncodersConfig, encoders), as_config(HeadConfig, head)
         optim = as_config(OptimConfig, optim)
+        head = replace(head, columns=column_preprocessing(preprocessing).width or head.columns)
         options = {k: plain(v) for k, v in locals().items() if k not in ("self", "__class__")}
         super().__init__()
         self.save_hyperparameters({k: v for k, v in options.items() if k != "warm_start"})
@@ -379,6 +383,10 @@ class EPICModule(CheckpointedModule):
         """
         super().setup(stage)
         self.outputs.clear()
+        columns = column_preprocessing(self.hparams["preprocessing"])
+        data = getattr(self.trainer, "datamodule", None)
+        if columns.names and isinstance(data, ImageTextDataModule):
+            data.read_columns_as(columns)
         device = self.trainer.strategy.root_device
         self.check_device(device)
         if self.hparams["compile"]:

@@ -79,7 +79,7 @@ class ParameterTable(ModelSummary):
 
 def encoder_lines(module: Any) -> Iterator[str]:
     """A line for each encoder of a module: what it is, and how its inputs are prepared."""
-    given = Preprocessing.find(module.hparams.get("preprocessing")) or (None, None)
+    given = Preprocessing.find(module.hparams.get("preprocessing")) or (None, None, None)
     yield encoder_line(module.encoders.image, module.model.image_encoder, given[0])
     yield encoder_line(module.encoders.text, module.model.text_encoder, given[1])
 

@@ -127,20 +127,26 @@ def draw_missing(complete: Tensor, rate: float, draw: int) -> tuple[Tensor, Tens
 
 
 def absence_table(
-    evaluator: Evaluator, outputs: SplitOutputs, image_only: Tensor, text_only: Tensor
+    evaluator: Evaluator,
+    outputs: SplitOutputs,
+    image_only: Tensor,
+    text_only: Tensor,
+    columns: bool = False,
 ) -> Table:
     """Scores with both modalities, with one alone, and with one missing in a share of samples.
 
     ``image_only`` and ``text_only`` are logits ``(N, C)`` with that modality alone, if a sample has
-    it. A sample's logits do not depend on other samples, so these suffice for every mixture.
+    it, and with the ``columns`` if the model reads any. A sample's logits do not depend on other
+    samples, so these suffice for every mixture.
     """
     logits, labels = outputs.logits, outputs.labels
     image, text = outputs.image_present, outputs.text_present
     table: Table = []
+    beside = "and columns" if columns else "only"
     for condition, given, rows in (
         ("unchanged", logits, torch.ones_like(image)),
-        ("image only", image_only, image),
-        ("text only", text_only, text),
+        (f"image {beside}", image_only, image),
+        (f"text {beside}", text_only, text),
     ):
         scores = evaluator.scores(given[rows], labels[rows])
         table.append({"condition": condition, "samples": int(rows.sum()), **scores})

@@ -24,6 +24,7 @@ from epic_pl.module.evaluator import Evaluator, finite, require_data
 from epic_pl.module.outputs import presence_masks
 from epic_pl.module.postprocess import ENOUGH_ROWS
 from epic_pl.nn.heads import Output
+from epic_pl.report.columns import column_report
 from epic_pl.report.figures import MAX_CLASSES, confusion_counts, draw_figures
 from epic_pl.report.scores import coverage_table, headline, label, ranking_interval
 from epic_pl.report.tables import (
@@ -115,11 +116,13 @@ class ReportWriter(Callback):
             "mistakes": mistakes,
         }
         unlearned = rarely_missing(pl_module, data)
+        if pl_module.model.stacks[0].head.columns:
+            content["columns"] = column_report(trainer, pl_module, data, evaluator, outputs)
         if self.absence:
             alone = _single_modality(trainer, pl_module)
-            content["absence"] = absence_table(evaluator, outputs, *alone)
+            content["absence"] = absence_table(evaluator, outputs, *alone, "columns" in content)
             both = outputs.image_present & outputs.text_present
-            if both.any() and not unlearned:
+            if both.any() and not unlearned and "columns" not in content:
                 labels = outputs.labels[both]
                 content["alone"] = {
                     name: headline(evaluator, outputs._replace(logits=own[both], labels=labels))

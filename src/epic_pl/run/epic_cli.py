@@ -28,6 +28,7 @@ from lightning.pytorch.utilities import (
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.data import ImageTextDataModule
+from epic_pl.data.preprocessing import column_preprocessing
 from epic_pl.module import EPICModule, Loss, Method
 from epic_pl.module.callbacks import (
     BestCheckpoint,
@@ -239,8 +240,9 @@ class EPICCLI(LightningCLI):
         link, model = parser.link_arguments, "model.init_args"
         link("data", f"{model}.class_frequencies", self._class_frequencies, "instantiate")
         # in this order, so that missing rows are told before an encoder's files are read
-        for name in ("num_classes", "task", "class_names", "preprocessing"):
+        for name in ("num_classes", "task", "class_names"):
             link(f"data.{name}", f"{model}.{name}", apply_on="instantiate")
+        link("data", f"{model}.preprocessing", self._preprocessing, "instantiate")
         encoders, data = f"{model}.encoders", "data.init_args"
         for side in ("image", "text"):
             link(f"{encoders}.{side}.name", f"{data}.{side}_encoder")
@@ -261,6 +263,12 @@ class EPICCLI(LightningCLI):
             return None
         # a checkpoint's frequencies take precedence; its training data may not be available
         return saved.get("class_frequencies") or data.class_frequencies
+
+    def _preprocessing(self, data: ImageTextDataModule) -> dict[str, Any]:
+        """The data's preprocessing, with the columns as a checkpoint knows them."""
+        if saved := self._saved_options:
+            data.read_columns_as(column_preprocessing(saved.get("preprocessing")))
+        return data.preprocessing
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse, and refuse an unusable checkpoint before anything is built."""

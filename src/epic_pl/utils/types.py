@@ -16,6 +16,9 @@ Task = Literal["multiclass", "multilabel"]
 Modality = Literal["image", "text"]
 """One of the two modalities of a sample."""
 
+Source = Literal["image", "text", "columns"]
+"""What a model may read of a sample: a modality, or the columns of its table."""
+
 Features = dict[str, Any]
 """What a feature cache stored of a modality: a tensor for each field, batch first
 (:data:`epic_pl.nn.towers.TOKEN_AXES`). On the CPU, large fields with tokens may be lists of B
@@ -27,6 +30,7 @@ class _Cells(TypedDict):
     text: str | None
     label: int | list[int] | None
     columns: NotRequired[dict[str, Any]]
+    cells: NotRequired[dict[str, Any] | None]
 
 
 class Sample(_Cells):
@@ -35,7 +39,8 @@ class Sample(_Cells):
     ``image`` is a transformed image ``(3, H, W)`` float32, or None if it is missing; ``text`` is a
     string, or None if it is missing; ``label`` is a class index, a list of class indices
     (multilabel), or None if unknown. ``image_path`` names the image, see :class:`Batch`.
-    ``columns`` are further keys of the batch: numbers, or strings that may be None.
+    ``columns`` are further keys of the batch: numbers, or strings that may be None. ``cells`` are
+    numbers, dates and categories by column, of which a batch has the features; None if empty.
     """
 
     image: Tensor | None
@@ -60,6 +65,8 @@ class Batch(TypedDict):
     * ``image_features`` and ``text_features``: instead of the two above, stored features of the
       frozen encoders (:meth:`epic_pl.nn.towers.Tower.features`).
     * ``attention_mask (B, S)`` int64 or bool: 1 on real tokens, 0 on padding.
+    * ``columns (B, F)`` float: features of a table's numbers, dates and categories, zeros where a
+      sample has none; only for a model that reads them.
     * ``image_present (B,)`` and ``text_present (B,)`` bool: optional; without, all are present.
     * ``labels``: ``(B,)`` int64 class indices, or ``(B, C)`` float 0/1 for multilabel; absent when
       predicting.
@@ -77,6 +84,7 @@ class Batch(TypedDict):
     input_ids: NotRequired[Tensor]
     image_features: NotRequired[Features]
     text_features: NotRequired[Features]
+    columns: NotRequired[Tensor]
     image_present: NotRequired[Tensor]
     text_present: NotRequired[Tensor]
     labels: NotRequired[Tensor]

@@ -21,7 +21,15 @@ from epic_pl.inference.exported import load_program
 from epic_pl.module import EPICModule
 
 FILES = [
-    *("clean_text.py", "decoding.py", "model.json", "model.onnx", "predict.py", "tokenizer"),
+    *(
+        "cells.py",
+        "clean_text.py",
+        "decoding.py",
+        "model.json",
+        "model.onnx",
+        "predict.py",
+        "tokenizer",
+    ),
     "untrusted.py",
 ]
 

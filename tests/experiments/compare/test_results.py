@@ -78,7 +78,9 @@ def test_a_method_is_compared_with_its_better_run_on_one_modality(tmp_path, caps
     assert gain["epic"]["alone"] == "epic-text"
     assert gain["epic"]["difference"] == pytest.approx(-0.1)
     assert gain["epic"]["low"] < -0.1 < gain["epic"]["high"] < 0
-    told = "epic: text alone 90.0, image alone 50.0, both 80.0 %. Both minus the text alone: -10.0"
+    told = (
+        "epic: text alone 90.0, image alone 50.0, together 80.0 %. This minus the text alone: -10.0"
+    )
     assert told in (tmp_path / "out" / "comparison.md").read_text()
     show(rows)
     assert told in capsys.readouterr().out

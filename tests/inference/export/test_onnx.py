@@ -365,7 +365,7 @@ def test_a_model_of_another_pipeline_brings_no_predict_py(make, written, tmp_pat
     )
     assert files == {"model.json", "model.onnx"}
     assert others - files == {
-        *("clean_text.py", "decoding.py", "predict.py", "tokenizer", "untrusted.py"),
+        *("cells.py", "clean_text.py", "decoding.py", "predict.py", "tokenizer", "untrusted.py"),
     }
 
 

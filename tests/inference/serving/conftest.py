@@ -6,6 +6,8 @@ from epic_pl.utils.errors import DataError
 class FakeModel:
     """Answers each text with itself; ``classify`` is called with the texts of a batch."""
 
+    columns = ()
+
     def __init__(self, classify=lambda texts: None):
         self.classify, self.batches, self.prepared = classify, [], []
 

@@ -31,8 +31,8 @@ def compare(
         seeds: number of runs of each method.
         splits: split the data anew for each seed (data.split_seed).
         variants: YAML file of name -> {method, options of fit}.
-        alone: methods, joined by commas, that are trained on the text alone and on the image alone,
-            too; the tables say what the second modality adds.
+        alone: methods, joined by commas, that are trained on the text alone, on the image alone,
+            and on the columns alone, too; the tables say what the others add.
         tune: number of trials on validation that first choose the options of each method, in the
             spaces of docs/compare.md; needs the extra tune.
         output: folder of all files (runs/compare/CONFIG).
@@ -51,7 +51,7 @@ def compare(
     from epic_pl.experiments.training import store_features, train_and_test
 
     chosen = choose(methods, read_variants(find_packaged("variants", variants)) if variants else [])
-    chosen = add_alone(chosen, alone) if alone else chosen
+    chosen = add_alone(chosen, alone, fit_options) if alone else chosen
     output = output or Path("runs/compare") / first_config(fit_options)
     runs = plan(chosen, seeds, fit_options, output, splits)
     notes = f"Options: `{' '.join(fit_options)}`."

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.images import IMAGE_SUFFIXES
+from epic_pl.data.inspection.kinds import Kinds, guess_kinds
 from epic_pl.data.tables import columns
 from epic_pl.data.tables.columns import SPLIT_NAMES, is_list, may_embed
 from epic_pl.data.tables.labels import MISSING, written_lists
@@ -48,7 +49,7 @@ _SHOWN = 4
 
 @dataclass(frozen=True)
 class Guess:
-    """Guessed arguments of ``TableDataModule``, columns without a role, and rows of each split."""
+    """Guessed arguments of ``TableDataModule``, rows of each split, and further columns."""
 
     image_column: str | None
     text_columns: str | list[str] | None
@@ -60,6 +61,7 @@ class Guess:
     split_rows: Mapping[str, int]  # by split name; all are train without a column
     multilabel: bool
     unused: list[str]
+    kinds: Kinds
 
 
 def guess_columns(
@@ -128,6 +130,8 @@ def guess_columns(
         raise DataError(told + at_once)
     if image is None and not texts:
         raise DataError(f"No column looks like images or text: name one of {names} by --text.")
+    unused = [name for name in left if name not in texts and f"{{{name}}}" not in (image or "")]
+    kinds = guess_kinds(table.select([*unused, label]), splits != "predict", label)
     return Guess(
         image_column=image,
         text_columns=texts[0] if len(texts) == 1 else texts or None,
@@ -138,7 +142,8 @@ def guess_columns(
         image_root=None if root == folder else root,
         split_rows=Counter(map(str, splits)),
         multilabel=multilabel,
-        unused=[name for name in left if name not in texts and f"{{{name}}}" not in (image or "")],
+        unused=unused,
+        kinds=kinds,
     )
 
 

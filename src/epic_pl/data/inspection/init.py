@@ -15,7 +15,13 @@ from rich.filesize import decimal
 
 from epic_pl.data.images import read_image
 from epic_pl.data.inspection.guess import Guess, guess_columns
-from epic_pl.data.tables.columns import RowOptions, read_image_paths, read_texts, unpack_images
+from epic_pl.data.tables.columns import (
+    KINDS,
+    RowOptions,
+    read_image_paths,
+    read_texts,
+    unpack_images,
+)
 from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.formats import SUFFIXES, is_saved_dataset, read_table
 from epic_pl.data.tables.rows import table_folder
@@ -84,9 +90,16 @@ def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
         "text": ", ".join([texts] if isinstance(texts, str) else texts or ["no column of texts"]),
         "label": guess.label_column + (f" (several{several})" if guess.multilabel else ""),
         "splits": "; ".join(splits),
-        "left out": ", ".join(guess.unused) or "no column",
-        **chosen,
     }
+    read = {kind: getattr(guess.kinds, f"{kind}_columns") for kind in KINDS}
+    plural = {"number": "numbers", "date": "dates", "category": "categories"}
+    lines |= {plural[kind]: ", ".join(names) for kind, names in read.items() if names}
+    known = {name for names in read.values() for name in names}
+    left = [name for name in guess.unused if name not in known]
+    lines |= {"left out": ", ".join(left) or "no column", **chosen}
+    if leaks := guess.kinds.leaks:
+        told = (f"{name} tells the label of {share:.0%} of rows" for name, share in leaks.items())
+        lines["leaks"] = f"{', '.join(told)}: is it known before the label?"
     alone = " --alone LateFusionMLP" if guess.image_column and texts else ""
     return (
         f"{config}, written by epic-pl data init, takes\n"
@@ -132,6 +145,7 @@ def _options(
         "table": str(path.resolve()),
         "image_root": guess.image_root and str(guess.image_root.resolve()),
         **{name: value for name, value in vars(guess).items() if name in columns},
+        **{name: value for name, value in vars(guess.kinds).items() if name in columns and value},
         "val_size": val_size,
         "test_size": 0.2 if rows < 20_000 else 0.1,
         "batch_size_per_device": int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32)),

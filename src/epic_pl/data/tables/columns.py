@@ -2,9 +2,11 @@
 
 import hashlib
 import string
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from secrets import token_hex
 from typing import Any, cast
@@ -14,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from epic_pl.data.cells import DATE_FORMATS, as_category, as_date, as_number
 from epic_pl.data.rows import refuse_rows
 from epic_pl.utils.assets.cache import cache_dir
 from epic_pl.utils.errors import ConfigError, DataError, did_you_mean, raised_as
@@ -27,6 +30,8 @@ _SPLITS = {
 }
 SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names}
 """What users call a split, and its name here."""
+KINDS = "number", "category", "date"
+"""Kinds of columns that the model reads beside images and texts."""
 SPLIT_COLUMN = "split"
 """The column of splits that the tables of class folders and of a ``DatasetDict`` have."""
 
@@ -53,6 +58,9 @@ class RowOptions:
     test_size: float | int = 0.1
     split_seed: int = 0
     columns: list[str] | None = None
+    number_columns: list[str] | None = None
+    category_columns: list[str] | None = None
+    date_columns: list[str] | dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.image_column is None and not self.text_columns:
@@ -62,6 +70,10 @@ class RowOptions:
             raise ConfigError(f"classes is empty or names one twice: {', '.join(names)}.")
         if taken := [name for name in self.columns or () if name in Batch.__annotations__]:
             raise ConfigError(f"columns: a batch has a {taken[0]!r} already, so rename the column.")
+        typed = [name for kind in KINDS for name in getattr(self, f"{kind}_columns") or ()]
+        if twice := [name for name, times in Counter(typed).items() if times > 1]:
+            problem = f"{twice[0]!r} is named twice in number_, category_ and date_columns"
+            raise ConfigError(f"{problem}: a column has one kind, so name it once.")
 
 
 def read_columns(table: pa.Table, options: RowOptions) -> dict[str, Any]:
@@ -77,6 +89,7 @@ def read_columns(table: pa.Table, options: RowOptions) -> dict[str, Any]:
         "images": read_image_paths(table, options.image_column),
         "texts": read_texts(table, options.text_columns),
         "columns": pa.StructArray.from_arrays(cells, more) if more else None,
+        "cells": read_cells(table, options),
     }
 
 
@@ -219,6 +232,85 @@ def _numbers_or_texts(table: pa.Table, name: str) -> pa.Array:
     problem = f"Column {name!r} (columns) holds numbers, but none that is finite in"
     refuse_rows(bad, problem, "Fill these cells, or leave the rows out.", texts)
     return numbers
+
+
+def read_cells(table: pa.Table, options: RowOptions) -> Any:
+    """Read numbers (float64), dates (date32, with their format) and categories (strings).
+
+    The result is an array of structs, in which empty cells are null; None without such columns.
+    """
+    read: dict[str, tuple[pa.Array, dict[str, str] | None]] = {}
+    for name in options.number_columns or ():
+        cells = _column(table, name, "number_columns")
+        way_out = "Write 1234.5, leave the cell empty, or name the column in category_columns."
+        numbers = _parsed(cells, name, partial(as_number, name), pa.float64(), "number", way_out)
+        read[name] = numbers, None
+    for name in options.date_columns or ():
+        cells, formats = _column(table, name, "date_columns"), options.date_columns
+        form = formats[name] if isinstance(formats, dict) else _date_format(cells, name)
+        way_out = f"Write 2007-06-10, or give the format: date_columns: {{{name}: '%d.%m.%Y'}}."
+        read_date = partial(as_date, name, form=form)
+        read[name] = _parsed(cells, name, read_date, pa.date32(), "date", way_out), {"format": form}
+    for name in options.category_columns or ():
+        cells = _column(table, name, "category_columns")
+        read[name] = _parsed(cells, name, as_category, pa.string(), "category", ""), None
+    if not read:
+        return None
+    made = [pa.field(name, cells.type, metadata=more) for name, (cells, more) in read.items()]
+    return pa.StructArray.from_arrays([cells for cells, _ in read.values()], fields=made)
+
+
+def _parsed(
+    cells: pa.Array,
+    name: str,
+    parse: Callable[[Any], Any],
+    to: pa.DataType,
+    kind: str,
+    way_out: str,
+) -> pa.Array:
+    """Cells as ``parse`` reads them, called once for each that differs; null if empty or NaN."""
+    _require_scalars(cells.type, name)
+    if "string" in str(cells.type):
+        cells = _trimmed(cells.cast(pa.string()))
+    elif pa.types.is_floating(cells.type):
+        cells = pc.if_else(pc.is_nan(cells), None, cells)
+    coded = cells.dictionary_encode()
+    values: list[Any] = []
+    wrong = []
+    for place, cell in enumerate(coded.dictionary.to_pylist()):
+        try:
+            values.append(parse(cell))
+        except ValueError:
+            values.append(None)
+            wrong.append(place)
+    at = pc.is_in(coded.indices, value_set=pa.array(wrong, coded.indices.type))
+    refuse_rows(at, f"Column {name!r} ({kind}_columns) holds no {kind} in", way_out, cells)
+    return pa.array(values, to).take(coded.indices)
+
+
+def _date_format(cells: pa.Array, name: str) -> str:
+    """The format that reads all dates of a column.
+
+    Raises:
+        DataError: if several do, and read different dates.
+    """
+    if "string" not in str(cells.type):
+        return DATE_FORMATS[0]
+    texts = _trimmed(cells.cast(pa.string())).unique().drop_null().to_pylist()
+    read: dict[str, list[Any]] = {}
+    for form in DATE_FORMATS:
+        with suppress(ValueError):
+            read[form] = [as_date(name, text, form) for text in texts]
+    first, *others = list(read) or DATE_FORMATS[:1]
+    for other in others:
+        for text, one, two in zip(texts, read[first], read[other], strict=True):
+            if one != two:
+                raise DataError(
+                    f"Column {name!r} (date_columns): {text!r} may be {one:%Y-%m-%d} or "
+                    f"{two:%Y-%m-%d}. Give its format: date_columns: {{{name}: '{first}'}} or "
+                    f"'{other}'."
+                )
+    return first
 
 
 def read_splits(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from lightning.pytorch.utilities import rank_zero_warn
 
+from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.row_cache import cached_rows
-from epic_pl.data.rows import Rows, table_schema
+from epic_pl.data.rows import Rows, learn_columns, table_schema
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.formats import source_files
 from epic_pl.data.tables.rows import build_rows, read_rows, read_unlabelled, table_folder
@@ -59,6 +60,12 @@ class TableDataModule(ImageTextDataModule):
         columns: columns that each batch has under their own names, for a loss, method or callback
             of your own: a float tensor ``(B,)`` if every cell with content is a number, else a list
             of B strings, None for an absent one. All tables need them.
+        number_columns: columns of numbers that the model reads, such as a price. An empty cell is a
+            missing value. For their features, and those of the next two, see
+            :class:`~epic_pl.data.cells.ColumnPreprocessing`.
+        category_columns: columns of categories that the model reads, such as a brand.
+        date_columns: columns of dates that the model reads; with the format of each, as in
+            ``{released: "%d.%m.%Y"}``, unless there is one that reads all cells.
         predict_table: a table for ``predict``, without labels but with the same columns; or a
             folder, whose images are named by their paths in it and may have a ``.txt`` file beside
             them as text. With ``classes``, ``predict`` does not need ``table``.
@@ -90,6 +97,9 @@ class TableDataModule(ImageTextDataModule):
         test_size: int | float = 0.1,
         split_seed: int = 0,
         columns: list[str] | None = None,
+        number_columns: list[str] | None = None,
+        category_columns: list[str] | None = None,
+        date_columns: list[str] | dict[str, str] | None = None,
         predict_table: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -145,6 +155,14 @@ class TableDataModule(ImageTextDataModule):
         """``multilabel`` if labels are lists, else ``multiclass``."""
         label = self._rows.table.schema.field("label").type
         return "multilabel" if pa.types.is_list(label) else "multiclass"
+
+    @cached_property
+    def column_preprocessing(self) -> ColumnPreprocessing:
+        """What the training rows tell of the columns that the options name."""
+        rows = self._rows.table
+        if "cells" not in rows.column_names:
+            return ColumnPreprocessing()
+        return learn_columns(rows.filter(pc.equal(rows["split"], "train"))["cells"])
 
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from epic_pl.data.datamodule import Split
 from epic_pl.data.rows import Rows, grouped_split, refuse_rows, sample_table
 from epic_pl.data.tables.columns import (
+    KINDS,
     SPLIT_COLUMN,
     RowOptions,
     read_columns,
@@ -77,7 +78,8 @@ def read_unlabelled(
     if options.image_column is None:
         raise DataError(f"{table} is a folder of images, but image_column is null: name a table.")
     texts = options.text_columns and "text"
-    options = RowOptions("image", texts, id_column="image", columns=options.columns)
+    typed = {f"{kind}_columns": getattr(options, f"{kind}_columns") for kind in KINDS}
+    options = RowOptions("image", texts, id_column="image", columns=options.columns, **typed)
     images = read_image_folder(table, read_captions(table))
     return replace(read_rows(images, table.resolve(), options, build), source=table)
 

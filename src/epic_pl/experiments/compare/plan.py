@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from epic_pl.data.tables.columns import KINDS
 from epic_pl.experiments.compare.results import ALONE
 from epic_pl.experiments.options import (
     ONE_DEVICE,
@@ -108,8 +109,10 @@ def choose(names: str | None, variants: Sequence[Variant]) -> list[Variant]:
     return [known.get(name, Variant(name, name)) for name in dict.fromkeys(wanted)]
 
 
-def add_alone(variants: Sequence[Variant], names: str) -> list[Variant]:
+def add_alone(variants: Sequence[Variant], names: str, shared: Sequence[str] = ()) -> list[Variant]:
     """The variants, each of ``names`` followed by itself on the text and on the image alone.
+
+    It also follows on the columns alone, if the ``shared`` options name any for the model.
 
     Raises:
         ConfigError: if a name is not that of a variant.
@@ -117,12 +120,15 @@ def add_alone(variants: Sequence[Variant], names: str) -> list[Variant]:
     wanted, known = [name.strip() for name in names.split(",")], [each.name for each in variants]
     if unknown := [name for name in wanted if name not in known]:
         raise ConfigError(f"--alone names {unknown[0]!r}, but compared are {', '.join(known)}.")
+    named = (parse_fit(shared)["data"].get("init_args") or {}) if shared else {}
+    typed = any(named.get(f"{kind}_columns") for kind in KINDS)
     compared = []
     for variant in variants:
         compared.append(variant)
-        for modality in ALONE if variant.name in wanted else ():
-            options = (*variant.options, f"--data.alone={modality}")
-            compared.append(replace(variant, name=f"{variant.name}-{modality}", options=options))
+        for source in ALONE if variant.name in wanted else ():
+            if source != "columns" or typed:
+                options = (*variant.options, f"--data.alone={source}")
+                compared.append(replace(variant, name=f"{variant.name}-{source}", options=options))
     return compared
 
 

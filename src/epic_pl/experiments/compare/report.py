@@ -127,10 +127,11 @@ def _over_alone(rows: Sequence[Row]) -> list[str]:
         if (gain := row["over_alone"]) is None:
             continue
         name, better = row["method"], str(gain["alone"]).rpartition("-")[2]
-        scores = (f"{each} alone {values[f'{name}-{each}']}" for each in ALONE)
+        alone = {each: values.get(f"{name}-{each}") for each in ALONE}
+        scores = [f"{each} alone {score}" for each, score in alone.items() if score is not None]
         lines.append(
-            f"{name}: {', '.join(scores)}, both {values[name]} %. Both minus the {better} alone: "
-            f"{_difference(gain)} points (95%)."
+            f"{name}: {', '.join(scores)}, together {values[name]} %. This minus the {better} "
+            f"alone: {_difference(gain)} points (95%)."
         )
     return lines
 

@@ -22,8 +22,8 @@ from epic_pl.utils.errors import ConfigError
 
 Row = dict[str, Any]
 MAJORITY = "majority"
-ALONE = ("text", "image")
-"""Endings of the names of runs on one modality: ``EPIC-text`` is EPIC on the text alone."""
+ALONE = ("text", "image", "columns")
+"""Endings of the names of runs on one source: ``EPIC-text`` is EPIC on the text alone."""
 COSTS = ("trainable", "encoder_share", "samples_per_s", "peak_memory_mb", "seconds", "latency_ms")
 _TESTED = ("p_value", "difference", "low", "high", "over_alone")
 _EMPTY: Row = dict.fromkeys(("metric", "mean", "std", *COSTS))
@@ -37,7 +37,7 @@ def comparison_rows(runs: Sequence[Run], reference: str) -> list[Row]:
     mean and std are over the others), the costs (means over seeds), ``difference, low, high`` from
     the reference (metrics of :data:`~epic_pl.experiments.compare.statistics.TESTED`), ``p_value``
     of the main metric's difference, with Holm's correction for the number of methods,
-    ``over_alone`` (``difference, low, high`` of a method from its better run on one modality, the
+    ``over_alone`` (``difference, low, high`` of a method from its best run on one source, the
     row ``alone``), ``cache_level``, and ``status``: "ok", or the messages of runs that are not in
     the mean. A method without a finished run has one row with its status only. The first row is the
     most frequent class of the test split, with the main metric. Unless all runs have ended, the
@@ -155,10 +155,10 @@ def _majority(runs: Sequence[Predictions]) -> list[Predictions]:
 
 
 def _better_alone(row: Row, rows: Sequence[Row]) -> str | None:
-    """The better one of a method's runs on one modality; None unless both have a mean."""
-    names = [f"{row['method']}-{modality}" for modality in ALONE]
-    alone = [each for each in rows if each["method"] in names and each["mean"] is not None]
-    if row["mean"] is None or len(alone) < len(ALONE):
+    """The best of a method's runs on one source, at least two; None unless all have a mean."""
+    names = [f"{row['method']}-{source}" for source in ALONE]
+    alone = [each for each in rows if each["method"] in names]
+    if len(alone) < 2 or any(each["mean"] is None for each in (row, *alone)):
         return None
     return str(max(alone, key=lambda each: float(each["mean"]))["method"])
 

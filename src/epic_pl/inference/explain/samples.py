@@ -132,7 +132,7 @@ def predict_alone(module: EPICModule, processor: Processor, sample: Sample) -> d
         return {}
     evaluator, answers = Evaluator.of(module), {}
     for name, other in (("image", "text"), ("text", "image")):
-        lacking: Any = {**sample, other: None}
+        lacking: Any = {**sample, other: None, "cells": None}
         batch = module.transfer_batch_to_device(processor.collate([lacking]), module.device, 0)
         # the module itself would warn that a modality is missing
         answers[name] = _in_words(*_answer(evaluator, module.model(batch).logits))

@@ -26,7 +26,8 @@ from epic_pl.utils.files import folder_beside, write_json
 from epic_pl.utils.version import __version__
 
 PREDICT = "predict.py"
-IMPORTED = {"clean_text.py": "data", "decoding.py": "data", "untrusted.py": "utils"}
+IMPORTED = {"cells.py": "data", "clean_text.py": "data"}
+IMPORTED |= {"decoding.py": "data", "untrusted.py": "utils"}
 """Files that it imports, and their folders in this package."""
 TOLERANCE = 1e-4
 """Largest accepted difference between a probability of the exported model and the module's."""
@@ -80,6 +81,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> Description:
             text["pad_token"] = tokenizer.pad_token
             text["truncation_side"] = tokenizer.truncation_side
         described = {"image": prepared.image.to_dict(), "text": text}
+        described |= {"columns": asdict(prepared.columns)} if prepared.columns.names else {}
     return Description(
         format_version=1,
         task=module.task,
@@ -88,7 +90,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> Description:
         temperature=float(module.postprocessor.temperature),
         method=module.method_name,
         never_missing=module.model.head.never_missing,
-        inputs=model_inputs(height, width),
+        inputs=model_inputs(height, width, module.model.stacks[0].head.columns),
         preprocessing=described,
         tokenizer=None if tokenizer is None else TOKENIZER,
         image_encoder=info["image_encoder"],

@@ -37,11 +37,12 @@ def write_onnx(program: ExportedProgram, path: Path) -> None:
         ConfigError: if an operation cannot be translated.
     """
     way_out = "Use the checkpoint instead, with EPICModule.load_from_checkpoint."
+    names = [*INPUTS, "columns"][: len(program.graph_signature.user_inputs)]
     problem = "This model cannot be translated to ONNX"
     with raised_as(ConfigError, problem, way_out), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they are about the translator's own code
         translated = torch.onnx.export(
-            program, input_names=list(INPUTS), output_names=["probabilities"], verbose=False
+            program, input_names=names, output_names=["probabilities"], verbose=False
         )
     assert translated is not None
     translated.save(str(path))

@@ -36,9 +36,10 @@ class Probabilities(nn.Module):
         """Probabilities ``(B, C)`` float32 of :data:`~epic_pl.inference.description.INPUTS`.
 
         ``pixel_values (B, 3, H, W)`` float32; ``input_ids`` and ``attention_mask (B, S)`` int64;
-        ``image_present`` and ``text_present (B,)`` bool.
+        ``image_present`` and ``text_present (B,)`` bool; ``columns (B, F)`` float32, if any.
         """
-        batch = cast(Batch, dict(zip(INPUTS, inputs, strict=True)))
+        # without columns there is no input of them
+        batch = cast(Batch, dict(zip((*INPUTS, "columns"), inputs, strict=False)))
         return cast(Tensor, self.postprocessor(self.model(batch).logits))
 
 
@@ -51,7 +52,8 @@ def export_program(module: Probabilities) -> ExportedProgram:
     model = module.eval().model
     inputs = random_inputs(model, _ROWS, _TOKENS)
     rows, rows_and_tokens = {0: Dim.DYNAMIC}, {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
-    shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows)  # in the order of INPUTS
+    # in the order of INPUTS
+    shapes = (rows, rows_and_tokens, rows_and_tokens, rows, rows, rows)[: len(inputs)]
     encoders = " and ".join(type(tower.encoder.model).__name__ for tower in model.towers)
     problem = f"A {type(model).__name__} on {encoders} cannot be exported"
     way_out = "Use EPICModule.load_from_checkpoint, or see docs/export.md."
@@ -74,4 +76,6 @@ def random_inputs(model: DualEncoder, rows: int, tokens: int, seed: int = 0) -> 
     mask[-1, (tokens + 1) // 2 :] = 0
     row = torch.arange(rows)
     image, text = (tower.encoder.example(rows, tokens, generator) for tower in model.towers)
-    return image, text, mask, row != 1, row != 2
+    given = image, text, mask, row != 1, row != 2
+    count = model.stacks[0].head.columns
+    return (*given, torch.rand(rows, count, generator=generator)) if count else given

@@ -5,12 +5,15 @@ import html
 import json
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, cast
 
+from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.data.decoding import FORMATS, MAX_PIXELS
 from epic_pl.data.processor import Item
 from epic_pl.inference.classifier import Classifier
@@ -56,7 +59,7 @@ def build_page(classifier: Classifier, name: str) -> Any:
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", NO_PROXY="*", no_proxy="*")
     with needs_extra("app", "epic-pl app"):
         gradio = import_module("gradio")
-    names = classifier.class_names
+    names, columns = classifier.class_names, classifier.processor.columns
     # gradio deletes uploads within two hours
     with gradio.Blocks(title=name, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
         gradio.Markdown(f"# {name}\nGive an image, a text, or both.")
@@ -64,6 +67,7 @@ def build_page(classifier: Classifier, name: str) -> Any:
             image = gradio.Image(label="Image", sources=["upload", "clipboard"], height=260)
             with gradio.Column():
                 text = gradio.Textbox(label="Text", max_lines=8)
+                cells = [_column_input(gradio, name, columns) for name in columns.names]
                 classify = gradio.Button("Classify", variant="primary")
                 clear = gradio.ClearButton()
         heading = classifier.thresholds is None  # show the most probable label in large letters
@@ -72,12 +76,14 @@ def build_page(classifier: Classifier, name: str) -> Any:
         notes, attention = gradio.Markdown(), gradio.HTML()
         with gradio.Accordion(f"{len(names):,} classes", open=False):
             gradio.Textbox(", ".join(names), show_label=False, interactive=False)
-        clear.add([image, text, *labels, notes, attention])
+        clear.add([image, text, *cells, *labels, notes, attention])
 
-        def shown(upload: Any, words: Any) -> list[Any]:
+        def shown(upload: Any, words: Any, *values: Any) -> list[Any]:
             try:
                 file = uploaded_file(upload, Path(image.GRADIO_CACHE))
-                found = answer(classifier, file, words)
+                found = answer(
+                    classifier, file, words, dict(zip(columns.names, values, strict=True))
+                )
             except EpicError as error:
                 said = html.escape(str(error))
                 raise gradio.Error(said, duration=None, print_exception=False) from error
@@ -87,7 +93,7 @@ def build_page(classifier: Classifier, name: str) -> Any:
         gradio.on(
             [classify.click, text.submit],
             shown,
-            [image, text],
+            [image, text, *cells],
             [*labels, notes, attention],
             api_name="classify",
             # gr.Image would open any path that comes without `meta`; uploaded_file does not
@@ -95,6 +101,15 @@ def build_page(classifier: Classifier, name: str) -> Any:
             concurrency_limit=None,  # a text does not wait for images
         )
     return page.queue(max_size=32)
+
+
+def _column_input(gradio: Any, name: str, columns: ColumnPreprocessing) -> Any:
+    """An input of a column, which may stay empty."""
+    if (known := columns.categories.get(name)) is not None:
+        return gradio.Dropdown(known, value=None, label=name, allow_custom_value=True)
+    if name in columns.dates:
+        return gradio.Textbox(label=name, placeholder="2007-06-10")
+    return gradio.Number(label=name, value=None)
 
 
 def open_page(page: Any, host: str, port: int) -> str:
@@ -154,14 +169,22 @@ def uploaded_file(upload: Any, folder: Path) -> Path | None:
     raise DataError(f"Upload the image, a file of at most {MAX_BYTES // 2**20} MiB.")
 
 
-def answer(classifier: Classifier, image: Path | None, text: Any) -> PageContent:
+def answer(
+    classifier: Classifier,
+    image: Path | None,
+    text: Any,
+    cells: Mapping[str, Any] = MappingProxyType({}),
+) -> PageContent:
     """Labels of a pair and of each modality alone, and the attention of the pair.
 
-    There may be no image (None) or no text (None or blanks).
+    There may be no image (None) or no text (None or blanks). ``cells`` are the columns' values.
 
     Raises:
-        DataError: if both are missing, the image cannot be read, or the text is too long.
+        DataError: if both are missing, the image or a value cannot be read, or the text is too
+            long.
     """
+    given: Any = dict(cells)
+    classifier.processor.check_cells(given)
     text = str(text or "").strip()
     if len(text) > MAX_CHARACTERS:
         raise DataError(f"The text has {len(text):,} characters; the limit is {MAX_CHARACTERS:,}.")
@@ -169,14 +192,14 @@ def answer(classifier: Classifier, image: Path | None, text: Any) -> PageContent
     if image:
         try:
             with _DECODING:
-                samples[_IMAGE] = classifier.prepare(Item(image=image))
+                samples[_IMAGE] = classifier.prepare(cast(Item, {"image": image, **given}))
         except DataError as error:  # its message has the path and the first bytes
             raise DataError(
                 f"The image cannot be read: upload a whole file in one of {', '.join(FORMATS)} "
                 f"with at most {MAX_PIXELS:,} pixels."
             ) from error
     if text:
-        samples[_TEXT] = classifier.prepare(Item(text=text))
+        samples[_TEXT] = classifier.prepare(cast(Item, {"text": text, **given}))
     if not samples:
         raise DataError("There is neither an image nor a text: give one of them, or both.")
     if len(samples) == 2:

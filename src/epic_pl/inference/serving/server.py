@@ -27,7 +27,15 @@ from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader
 from PIL import Image
-from pydantic import Base64Encoder, BaseModel, ConfigDict, EncodedBytes, Field, PositiveInt
+from pydantic import (
+    Base64Encoder,
+    BaseModel,
+    ConfigDict,
+    EncodedBytes,
+    Field,
+    PositiveInt,
+    create_model,
+)
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
@@ -93,9 +101,6 @@ class ClassifyForm(BaseModel):
     top_k: PositiveInt | None = None
 
 
-_Form = Annotated[ClassifyForm, Form(media_type=_FORM)]
-
-
 class ScoredLabel(BaseModel):
     """A label and its calibrated probability."""
 
@@ -110,7 +115,7 @@ class ClassifyResponse(BaseModel):
 
 
 _REASONS = {
-    "extra_forbidden": f"unknown; there are {', '.join(ClassifyRequest.model_fields)}",
+    "extra_forbidden": f"unknown; there are {', '.join(ClassifyRequest.model_fields)}, and columns",
     "json_invalid": "no JSON at character {loc[1]}: {ctx[error]}",
     "string_type": 'must be text, in a form without a file name (curl -F text="a")',
     "model_attributes_type": 'give one pair, {{"text": "a"}}, as Content-Type: application/json',
@@ -249,11 +254,21 @@ def build_app(
         def get_route_handler(self) -> _Handler:
             return partial(gate.respond, handle=super().get_route_handler())
 
-    async def labels(image: bytes | None, text: str | None, top_k: int | None) -> ClassifyResponse:
+    cell = float | str | None
+    # names of columns may be no names of Python
+    fields = {f"column_{at}": name for at, name in enumerate(model.columns)}
+    sent: Any = {key: (cell, Field(alias=name)) for key, name in fields.items()}
+    request_type: Any = create_model("ClassifyRequest", __base__=ClassifyRequest, **sent)
+    filled: Any = {key: (cell, Field(None, alias=name)) for key, name in fields.items()}
+    form_type: Any = create_model("ClassifyForm", __base__=ClassifyForm, **filled)
+
+    async def labels(image: bytes | None, pair: Any) -> ClassifyResponse:
+        text, top_k = pair.text, pair.top_k
         if (size := len(text or "")) > (most := settings.characters):
             raise HTTPException(422, f"The text has {size:,} characters; the limit is {most:,}.")
         threads = images if image else texts  # a text does not wait for images
-        job = threads.submit(model.prepare, Item(image=image, text=text), settings.pixels)
+        cells: Any = {name: getattr(pair, key) for key, name in fields.items()}
+        job = threads.submit(model.prepare, Item(image=image, text=text, **cells), settings.pixels)
         try:
             sample = await asyncio.wrap_future(job)
         except DataError as error:
@@ -268,27 +283,33 @@ def build_app(
     router = APIRouter(route_class=GatedRoute, dependencies=[header])
 
     @router.post("/classify")
-    async def classify(request: Request, pair: ClassifyRequest) -> ClassifyResponse:
+    async def classify(request: Request, pair: request_type) -> ClassifyResponse:
         """Classify an image-text pair; the image's content is given in base64."""
         # the parser of JSON takes the last of repeated fields
         _check_once(name for name, _ in json.loads(request.state.body, object_pairs_hook=list))
-        return await labels(pair.image, pair.text, pair.top_k)
+        return await labels(pair.image, pair)
 
     @router.post("/classify-form")
-    async def classify_form(request: Request, pair: _Form) -> ClassifyResponse:
+    async def classify_form(
+        request: Request, pair: Annotated[form_type, Form(media_type=_FORM)]
+    ) -> ClassifyResponse:
         """Classify an image-text pair of a form (multipart/form-data)."""
         _check_once(name for name, _ in (await request.form()).multi_items())
         # the parser takes bytes that are not UTF-8 for Latin-1
         if (pair.text or "").encode() not in request.state.body:
             raise HTTPException(422, "text: must be UTF-8")
         content = None if pair.image is None else await pair.image.read()
-        return await labels(content, pair.text, pair.top_k)
+        return await labels(content, pair)
 
     app = FastAPI(
         title="epic-pl",
         lifespan=classifying,
         # allow more fields than exist, so that the error can name unknown ones
-        form_limits={"max_files": 3, "max_fields": 10, "max_part_size": settings.payload},
+        form_limits={
+            "max_files": 3,
+            "max_fields": 10 + len(fields),
+            "max_part_size": settings.payload,
+        },
     )
     app.include_router(router)
     if settings.origins:

@@ -1,6 +1,7 @@
 """Classify an image with its text, or the rows of a CSV file, by the ONNX model beside this file.
 
     python predict.py dish.jpg "its text"  # - stands for a missing image or text
+    python predict.py dish.jpg "its text" --columns '{"price": 9.9}'  # if the model reads any
     python predict.py --table rows.csv --image photo --text title --output predicted.csv
 
 Needs numpy, Pillow, tokenizers and onnxruntime. In Python: ``Model()("dish.jpg", "its text")``.
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
+from cells import ColumnPreprocessing  # type: ignore[import-not-found]  # beside this file
 from clean_text import clean_text  # type: ignore[import-not-found]  # beside this file
 from decoding import decode  # type: ignore[import-not-found]  # beside this file
 from PIL import Image, ImageOps
@@ -38,6 +40,7 @@ class Model:
     def __init__(self, folder: Path = Path(__file__).parent, file: str = "model.onnx") -> None:
         self.about = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         self.image, self.text = (self.about["preprocessing"][side] for side in ("image", "text"))
+        self.columns = ColumnPreprocessing(**self.about["preprocessing"].get("columns", {}))
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer" / "tokenizer.json"))
         self.tokenizer.no_padding()
         direction = self.text["truncation_side"]
@@ -50,15 +53,24 @@ class Model:
             self.tokenizer.enable_padding(length=self.text["max_tokens"], **options)
         self.session = onnxruntime.InferenceSession(str(folder / file))
 
-    def __call__(self, image: Any = None, text: str | None = None, top_k: int = 5) -> list[Any]:
+    def __call__(
+        self, image: Any = None, text: str | None = None, top_k: int = 5, **columns: Any
+    ) -> list[Any]:
         """Labels and scores, the highest first; multilabel: those that are assigned."""
-        scores, least = self.probabilities(image, text), self.about["thresholds"]
+        scores, least = self.probabilities(image, text, **columns), self.about["thresholds"]
         order = np.argsort(-scores, kind="stable")
         chosen = order[:top_k] if least is None else [i for i in order if scores[i] >= least[i]]
         return [{"label": self.about["class_names"][i], "score": float(scores[i])} for i in chosen]
 
-    def probabilities(self, image: Any = None, text: str | None = None) -> npt.NDArray[np.float32]:
-        """Probabilities (classes,) of an image (a path or an open file), a text, or both."""
+    def probabilities(
+        self, image: Any = None, text: str | None = None, **columns: Any
+    ) -> npt.NDArray[np.float32]:
+        """Probabilities (classes,) of an image (a path or an open file), a text, or both.
+
+        The columns that the model reads are given by name, None for an unknown value.
+        """
+        if columns.keys() != {*self.columns.names}:
+            raise ValueError(f"columns are {', '.join(self.columns.names) or 'none'}: give these")
         if image is None and text is None:
             raise ValueError("there is neither image nor text")
         words = clean_text(text or "") if self.text["clean"] else text or ""
@@ -75,6 +87,8 @@ class Model:
             "image_present": np.array([image is not None]),
             "text_present": np.array([text is not None]),
         }
+        if self.columns.names:
+            inputs["columns"] = self.columns.encode([columns])
         for name in self.about["never_missing"]:
             if not inputs[f"{name}_present"]:
                 warnings.warn(
@@ -120,10 +134,12 @@ def classify(model: Model, table: Path, output: Path, image: str, text: str) -> 
         rows = csv.DictReader(source, delimiter=mark)
         names = [unquoted(name) for name in rows.fieldnames or ()]
         rows.fieldnames, names = names, [*names, "predicted", "score", "error"]
-        if {image, text} - {*names[:-3], "-"} or len({*names}) < len(names):
+        needed = {image, text, *model.columns.names}
+        if needed - {*names[:-3], "-"} or len({*names}) < len(names):
             raise ValueError(
                 f"{table} has the columns {', '.join(names[:-3])}: name yours by --image and "
-                "--text (- is none), and rename what is there twice or called like a result"
+                "--text (- is none), and rename what is there twice or called like a result; the "
+                f"model reads {', '.join(model.columns.names) or 'no further columns'}"
             )
         if output.exists():
             raise FileExistsError(f"{output} exists: give another --output, or remove it")
@@ -138,7 +154,8 @@ def classify(model: Model, table: Path, output: Path, image: str, text: str) -> 
                         raise ValueError("there are more cells than columns")
                     photo, words = (cells.get(name, "").strip() for name in (image, text))
                     opened = open_below(table.parent.resolve(), photo) if photo else None
-                    labels = model(opened, words or None)
+                    columns = {name: cells[name] for name in model.columns.names}
+                    labels = model(opened, words or None, **columns)
                     labels = labels[:1] if model.about["thresholds"] is None else labels
                     cells["predicted"] = "|".join(label["label"] for label in labels)
                     cells["score"] = "|".join(f"{label['score']:.4f}" for label in labels)
@@ -153,6 +170,7 @@ def main() -> int:
     """Classify the image, text or table of the command line; returns 1 if a row is bad."""
     parser = argparse.ArgumentParser("predict.py", usage=__doc__)
     parser.add_argument("pair", nargs="*")
+    parser.add_argument("--columns", type=json.loads, default={})
     for name in ("table", "image", "text", "output"):
         parser.add_argument(f"--{name}", default={"image": "image", "text": "text"}.get(name))
     given = parser.parse_args()
@@ -161,7 +179,7 @@ def main() -> int:
     if given.table or given.output or not 1 <= len(given.pair) <= 2:
         parser.error("give an image and a text, or a table and an output")
     image, text = [None if word == "-" else word for word in [*given.pair, "-"]][:2]
-    print(json.dumps(Model()(image, text), ensure_ascii=False))
+    print(json.dumps(Model()(image, text, **given.columns), ensure_ascii=False))
     return 0
 
 

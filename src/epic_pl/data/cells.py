@@ -1,0 +1,209 @@
+"""Numbers, dates and categories of a table as features.
+
+This file uses only numpy, since exported models come with a copy of it.
+
+Shape legend: B batch, F features.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+BINS = 16
+MOST_VALUES = 256  # of a category column that have features of their own
+# as pandas reads them; with separators of any kind, and names of months
+DATE_FORMATS = (
+    *(f"%Y{mark}%m{mark}%d" for mark in "-/."),
+    *(f"{form.replace(' ', mark)}" for mark in "-/." for form in ("%d %m %Y", "%m %d %Y")),
+    *("%d %B %Y", "%B %d, %Y", "%d %b %Y", "%b %d, %Y"),
+)
+_DATE_PARTS = ("year", "month", "weekday")
+
+
+@dataclass(frozen=True)
+class ColumnPreprocessing:
+    """What is known of a table's columns from its training rows, as plain types.
+
+    A number has the features of piecewise-linear encoding (*On Embeddings for Numerical Features in
+    Tabular Deep Learning*, arXiv 2203.05556): of each interval between two quantiles the share that
+    lies below the number. A date is the numbers year, month and weekday. A category has an
+    indicator of each value that occurs at least twice, and one of all others. A further feature of
+    each column is 1, or 0 if the cell is empty: then all its features are 0.
+
+    Attributes:
+        numbers: increasing quantiles of each column of numbers, also of a date's parts.
+        dates: format of each column of dates, as ``strptime`` takes it; ISO 8601 is always read.
+        categories: values of each column of categories, the most frequent first.
+
+    Example:
+        >>> columns = ColumnPreprocessing.fit({"price": [1, 3]}, {}, {"brand": ["a", "a", "b"]})
+        >>> columns.encode([{"price": 2, "brand": "a"}, {"price": None, "brand": "new"}])
+        array([[0.5, 1. , 1. , 0. , 1. ],
+               [0. , 0. , 0. , 1. , 1. ]], dtype=float32)
+    """
+
+    numbers: dict[str, list[float]] = field(default_factory=dict)
+    dates: dict[str, str] = field(default_factory=dict)
+    categories: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def fit(
+        cls,
+        numbers: Mapping[str, Iterable[float | None]],
+        dates: Mapping[str, tuple[str, Iterable[date | None]]],
+        categories: Mapping[str, Iterable[str | None]],
+    ) -> "ColumnPreprocessing":
+        """Learn from the cells of training rows; dates come with their format."""
+        formats = {name: form for name, (form, _) in dates.items()}
+        given: dict[str, Iterable[float | None]] = dict(numbers)
+        for name, (_, days) in dates.items():
+            parts = [*map(_parts, days)]
+            for at, part in enumerate(_part_names(name)):
+                given[part] = [numbers[at] for numbers in parts]
+        knots = {name: _quantiles(cells) for name, cells in given.items()}
+        return cls(knots, formats, {name: _values(cells) for name, cells in categories.items()})
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        parts = {part for name in self.dates for part in _part_names(name)}
+        numbers = [name for name in self.numbers if name not in parts]
+        return [*numbers, *self.dates, *self.categories]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of :class:`~epic_pl.data.tables.datamodule.TableDataModule` to read these."""
+        typed = {*self.dates, *self.categories}
+        numbers = [name for name in self.names if name not in typed]
+        named = {"number_columns": numbers, "date_columns": self.dates}
+        return named | {"category_columns": [*self.categories]}
+
+    @property
+    def features(self) -> list[tuple[str, str]]:
+        """Column of each of the F features with its interval, from 1, or category."""
+        meanings: dict[str, list[Any]] = {}
+        for name, knots in self.numbers.items():
+            meanings[name] = [*range(1, len(knots)), "known"]
+        for name, values in self.categories.items():
+            meanings[name] = [*values, "other", "known"]
+        return [(name, str(each)) for name, of in meanings.items() for each in of]
+
+    def column_of(self, feature: str) -> str:
+        """The column that a name in :attr:`features` belongs to; a date has several of them."""
+        parts = {part: name for name in self.dates for part in _part_names(name)}
+        return parts.get(feature, feature)
+
+    @property
+    def width(self) -> int:
+        """Number of features F."""
+        return len(self.features)
+
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
+        """Features ``(B, F)`` of B rows, each with its cells by column; absent ones are empty.
+
+        Raises:
+            ValueError: if a cell is of another kind; the message names column and cell.
+        """
+        parsed = [self.parsed(row) for row in rows]
+        made: list[npt.NDArray[Any]] = []
+        for name, knots in self.numbers.items():
+            cells = np.array([row.get(name, math.nan) for row in parsed], np.float64)
+            made += _shares(cells, np.array(knots)), ~np.isnan(cells)[:, None]
+        for name, values in self.categories.items():
+            places = {value: place for place, value in enumerate(values)}
+            shown = np.zeros((len(rows), len(values) + 2))
+            for one, row in zip(shown, parsed, strict=True):
+                if name in row:
+                    one[[places.get(row[name], len(values)), -1]] = 1
+            made.append(shown)
+        return np.concatenate(made, axis=1).astype(np.float32)
+
+    def parsed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The numbers, a date's parts, and categories of a row, without empty cells.
+
+        Raises:
+            ValueError: as in :meth:`encode`.
+        """
+        found: dict[str, Any] = {}
+        for name in self.names:
+            cell = row.get(name)
+            cell = cell.strip() if isinstance(cell, str) else cell
+            if cell is None or cell == "" or cell != cell:  # NaN is empty, too
+                continue
+            if name in self.dates:
+                found |= zip(
+                    _part_names(name), _parts(as_date(name, cell, self.dates[name])), strict=True
+                )
+            else:
+                found[name] = (
+                    as_category(cell) if name in self.categories else as_number(name, cell)
+                )
+        return found
+
+
+def as_number(name: str, cell: Any) -> float:
+    """A finite number.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    try:
+        number = float(cell)
+    except (TypeError, ValueError, OverflowError):
+        number = math.inf
+    if not math.isfinite(number) or isinstance(cell, bool):
+        raise ValueError(f"{name} is {cell!r:.60}, but must be a finite number such as 1234.5")
+    return number
+
+
+def as_category(cell: Any) -> str:
+    """The text of a category; 1.0 is 1, as in a table of whole numbers with gaps."""
+    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+
+
+def as_date(name: str, cell: Any, form: str) -> date:
+    """A date from a date, or from a text of ISO 8601 or of a format.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if isinstance(cell, date):
+        return cell
+    for read in (datetime.fromisoformat, lambda text: datetime.strptime(text, form)):
+        with suppress(ValueError):
+            return read(str(cell))
+    raise ValueError(f"{name} is {cell!r:.60}, but must be a date such as 2007-06-10, or as {form}")
+
+
+def _part_names(name: str) -> list[str]:
+    return [f"{name} {part}" for part in _DATE_PARTS]
+
+
+def _parts(day: date | None) -> tuple[float | None, ...]:
+    return (None,) * 3 if day is None else (day.year, day.month, day.weekday())
+
+
+def _quantiles(cells: Iterable[float | None]) -> list[float]:
+    known = np.array([cell for cell in cells if cell is not None and cell == cell], np.float64)
+    levels = np.linspace(0, 1, BINS + 1)
+    knots = np.quantile(known, levels, method="inverted_cdf") if known.size else np.zeros(1)
+    return [float(knot) for knot in np.unique(knots)]
+
+
+def _values(cells: Iterable[str | None]) -> list[str]:
+    counts = Counter(cell for cell in cells if cell is not None)
+    return [value for value, times in counts.most_common(MOST_VALUES) if times > 1]
+
+
+def _shares(cells: npt.NDArray[np.float64], knots: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """Shares ``(B, T)`` of T intervals that lie below the cells ``(B,)``; zeros for NaN."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        shares = (cells[:, None] - knots[:-1]) / np.diff(knots)
+    return np.asarray(np.nan_to_num(shares.clip(0, 1)))

@@ -1,0 +1,90 @@
+"""Guess which further columns of a table hold numbers, dates or categories for the model."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pyarrow.types import is_struct
+
+from epic_pl.data.tables.columns import SPLIT_NAMES, RowOptions, is_bytes, read_cells
+from epic_pl.utils.errors import DataError
+
+LEAK = 0.95  # share of rows whose label a column tells, from which it is suspected
+_INTERVALS = 32
+_RECURS = 0.2  # largest share of different values among a category's cells
+_LONGEST = 50  # characters of a category
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Columns by kind, and those that tell the label alone with the share of rows in which."""
+
+    number_columns: list[str] = field(default_factory=list)
+    date_columns: list[str] = field(default_factory=list)
+    category_columns: list[str] = field(default_factory=list)
+    leaks: dict[str, float] = field(default_factory=dict)
+
+
+def guess_kinds(table: pa.Table, labelled: npt.NDArray[np.bool_], label: str) -> Kinds:
+    """The kinds of a table's columns, in the rows that are ``labelled (N,)``.
+
+    Columns without a kind are ids, constants, or texts.
+    """
+    plain = [
+        each.name for each in table.schema if not (is_bytes(each.type) or is_struct(each.type))
+    ]
+    kinds, table = Kinds(), table.select(plain).filter(pa.array(labelled))
+    labels = [str(cell) for cell in table[label].to_pylist()]
+    for name in table.column_names:
+        if name == label:
+            continue
+        for kind in ("number", "date", "category"):
+            named: Any = {f"{kind}_columns": [name]}
+            try:
+                cells = read_cells(table, RowOptions(**named))
+            except DataError:
+                continue
+            values = [row[name] for row in cells.to_pylist()]
+            if not _is_informative(kind, values):
+                break
+            share = told(values, labels)
+            if share >= LEAK:
+                kinds.leaks[name] = share
+            else:
+                getattr(kinds, f"{kind}_columns").append(name)
+            break
+    return kinds
+
+
+def _is_informative(kind: str, values: Sequence[object]) -> bool:
+    """Whether cells differ, and are no ids: whole numbers of one row each, or rare strings."""
+    known = [value for value in values if value is not None]
+    distinct = len(set(known))
+    if distinct < 2 or {*known} <= {*SPLIT_NAMES}:
+        return False
+    if kind == "category":
+        longest = max(len(str(value)) for value in known)
+        return distinct <= max(2, _RECURS * len(known)) and longest <= _LONGEST
+    whole = all(isinstance(value, float) and value.is_integer() for value in known)
+    return not (whole and distinct == len(values))
+
+
+def told(values: Sequence[object], labels: Sequence[str]) -> float:
+    """Share of every second row whose label is the most frequent one of its value in the others.
+
+    Numbers are taken by intervals of equal numbers of rows; an unknown value tells nothing.
+    """
+    if any(isinstance(value, float) for value in values):
+        order = sorted(range(len(values)), key=lambda row: (values[row] is None, values[row]))
+        ranks = {row: place * _INTERVALS // len(values) for place, row in enumerate(order)}
+        values = [ranks[row] for row in range(len(values))]
+    counts: dict[object, Counter[str]] = defaultdict(Counter)
+    for value, label in zip(values[::2], labels[::2], strict=True):
+        counts[value][label] += 1
+    rest = list(zip(values[1::2], labels[1::2], strict=True))
+    right = (counts[v].most_common(1)[0][0] == label for v, label in rest if v in counts)
+    return sum(right) / max(len(rest), 1)

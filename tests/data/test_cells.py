@@ -1,0 +1,96 @@
+"""The features of numbers, dates and categories, against a slow reference."""
+
+from datetime import date, datetime
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from epic_pl.data.cells import BINS, MOST_VALUES, ColumnPreprocessing, as_category, as_date
+
+DAYS = [date(2000 + number % 7, 1 + number % 12, 1 + number % 28) for number in range(40)]
+
+
+def test_a_number_is_its_share_of_each_interval_between_quantiles():
+    rng = np.random.default_rng(0)
+    known = rng.lognormal(size=500).tolist()
+    columns = ColumnPreprocessing.fit({"price": [*known, None, float("nan")]}, {}, {})
+    knots = columns.numbers["price"]
+    assert len(knots) == BINS + 1
+    assert {knots[0], knots[-1]} == {min(known), max(known)}
+    counts = np.histogram(known, knots)[0]
+    assert counts.max() - counts.min() <= 2
+    cells = [*known[:20], -5.0, 1e9, None]
+    found = columns.encode([{"price": cell} for cell in cells])
+    for cell, row in zip(cells, found, strict=True):
+        expected = [
+            0.0 if cell is None else min(max((cell - low) / (high - low), 0), 1)
+            for low, high in pairwise(knots)
+        ]
+        np.testing.assert_allclose(row, [*expected, cell is not None], rtol=1e-6)
+
+
+def test_a_date_is_its_year_month_and_weekday():
+    columns = ColumnPreprocessing.fit({}, {"day": ("%d/%m/%Y", DAYS)}, {})
+    assert columns.names == ["day"]
+    assert [*columns.numbers] == ["day year", "day month", "day weekday"]
+    assert {columns.column_of(name) for name, _ in columns.features} == {"day"}
+    forms = ["07/03/2004", "2004-03-07", date(2004, 3, 7), datetime(2004, 3, 7, 23, 59)]
+    rows = columns.encode([{"day": form} for form in forms])
+    assert (rows == rows[0]).all()
+    parts = {f"day {part}": [getattr(day, part) for day in DAYS] for part in ("year", "month")}
+    parts["day weekday"] = [day.weekday() for day in DAYS]
+    numbers = ColumnPreprocessing.fit(parts, {}, {})
+    same = numbers.encode([{"day year": 2004, "day month": 3, "day weekday": 6}])
+    np.testing.assert_array_equal(same, rows[:1])
+    with pytest.raises(ValueError, match=r"day is '2004-13-01', but must be a date .* as %d/%m/%Y"):
+        columns.encode([{"day": "2004-13-01"}])
+
+
+def test_a_category_has_an_indicator_if_it_recurs_and_others_share_one():
+    cells = ["a"] * 5 + ["b"] * 9 + ["once", None, None]
+    columns = ColumnPreprocessing.fit({}, {}, {"brand": cells})
+    assert columns.categories == {"brand": ["b", "a"]}
+    rows = columns.encode([{"brand": cell} for cell in ("a", " b ", "once", "new", "", None)])
+    assert rows.tolist() == [[0, 1, 0, 1], [1, 0, 0, 1], *[[0, 0, 1, 1]] * 2, *[[0, 0, 0, 0]] * 2]
+    many = [f"value {number // 2}" for number in range(20_000)]
+    assert len(ColumnPreprocessing.fit({}, {}, {"brand": many}).categories["brand"]) == MOST_VALUES
+
+
+def test_whole_numbers_are_the_same_category_in_any_form():
+    assert {as_category(form) for form in (3, 3.0, "3", np.int64(3), np.float64(3))} == {"3"}
+    assert as_category(2.5) == "2.5"
+
+
+def test_the_features_are_named_in_their_order_and_an_empty_row_is_zero():
+    columns = ColumnPreprocessing.fit(
+        {"price": [1, 2, 3]}, {"day": ("%Y", DAYS)}, {"brand": ["x", "x"]}
+    )
+    assert columns.names == ["price", "day", "brand"]
+    assert columns.width == len(columns.features) == columns.encode([{}]).shape[1]
+    assert not columns.encode([{}]).any()
+    assert columns.features[:3] == [("price", "1"), ("price", "2"), ("price", "known")]
+    assert columns.features[-3:] == [("brand", "x"), ("brand", "other"), ("brand", "known")]
+    for name, cell in (("price", 2), ("day", "2001-02-03"), ("brand", "x")):
+        (row,) = columns.encode([{name: cell}])
+        own = [columns.column_of(feature) == name for feature, _ in columns.features]
+        assert row[own].any()
+        assert not row[~np.array(own)].any()
+    assert columns.options == {
+        "number_columns": ["price"],
+        "date_columns": {"day": "%Y"},
+        "category_columns": ["brand"],
+    }
+
+
+def test_columns_without_content_have_no_features_but_the_flag():
+    columns = ColumnPreprocessing.fit({"none": [None], "one": [7, 7]}, {}, {"rare": ["a", "b"]})
+    rows = torch.from_numpy(columns.encode([{"none": 5, "one": 7, "rare": "a"}, {}]))
+    assert torch.equal(rows, torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]))
+
+
+@pytest.mark.parametrize("text", ["10.06.2007", "0000-01-01", "yesterday", "5"])
+def test_what_is_no_date_is_refused(text):
+    with pytest.raises(ValueError, match="day is"):
+        as_date("day", text, "%Y/%m/%d")

@@ -1,0 +1,406 @@
+"""Numbers, dates and categories of a table on every road of a model that reads them."""
+
+import csv
+import json
+import subprocess
+import sys
+from datetime import date
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+import tiny_runs
+from epic_pl import Classifier, TableDataModule
+from epic_pl.run.epic_cli import run
+from epic_pl.utils.errors import CheckpointError, DataError, EpicError
+
+COLUMNS = {
+    "number_columns": ["price"],
+    "date_columns": {"released": "%d.%m.%Y"},
+    "category_columns": ["of brand"],
+}
+METHODS = ("EPIC", "Parts", "LateFusionMLP", "LinearProbe", "PMF", "LoRA", "Ensemble")
+
+
+def _fill(rows) -> None:
+    """Prices tell the colour of all rows; images and texts of half of them tell nothing."""
+    for number, row in enumerate(rows):
+        colour = list(tiny_runs.COLOURS).index(row["label"])
+        row["price"] = "" if number % 11 == 5 else 10.5 * colour + number % 3
+        row["of brand"] = ("acme", "", "ajax")[number // 3 % 3]
+        row["released"] = f"{1 + number % 27:02}.{1 + number // 3 % 4:02}.{2000 + number // 6}"
+
+
+@pytest.fixture(scope="module")
+def priced(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
+    """A run of EPIC on the table with columns, its config and its classifier."""
+    root = tmp_path_factory.mktemp("priced")
+    with tiny_runs.changed_rows(tiny_runs.table(root / "data")) as rows:
+        _fill(rows)
+    encoders = tiny_vit_dir, tiny_tokenizer_dir
+    config = str(tiny_runs.table_config(root / "data", *encoders, **COLUMNS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr("sys.argv", ["epic-pl"])
+        run(["fit", "--config", config, "--model.head.network=wide", "--trainer.max_epochs=2"])
+    (checkpoint,) = root.rglob("last.ckpt")
+    return SimpleNamespace(root=root, config=config, checkpoint=str(checkpoint))
+
+
+@pytest.fixture
+def on_priced(priced, monkeypatch):
+    monkeypatch.chdir(priced.root)
+    monkeypatch.setattr("sys.argv", ["epic-pl"])
+    return priced
+
+
+@pytest.fixture
+def classifier(on_priced):
+    return Classifier.load(on_priced.checkpoint, device="cpu")
+
+
+def _rows(split="test"):
+    with open("data/table.csv", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["split"] == split]
+
+
+def _items(rows):
+    names = ["price", "released", "of brand"]
+    return [
+        {"image": f"data/{row['image']}", "text": row["text"], **{n: row[n] for n in names}}
+        for row in rows
+    ]
+
+
+@pytest.mark.parametrize("level", ["off", "layers"])
+def test_data_module_processor_and_stored_features_give_the_same_columns(
+    level, on_priced, classifier
+):
+    options = ["--config", on_priced.config, "--ckpt_path", on_priced.checkpoint]
+    run(["predict", *options, f"--cache.level={level}", "--cache.dtype=float32"])
+    (written,) = on_priced.root.rglob("predictions.parquet")
+    given = pq.read_table(written).to_pylist()
+    expected = classifier.probabilities(_items(_rows()))
+    names = [f"probability_{name}" for name in classifier.class_names]
+    found = np.array([[float(row[name]) for name in names] for row in given])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    written.unlink()
+
+
+def test_an_item_has_each_column_and_each_is_read(classifier):
+    (item,) = _items([row for row in _rows() if row["price"] and row["of brand"]][:1])
+    names = ("price", "released", "of brand")
+    assert classifier.columns == [*names]
+    given = {name: item[name] for name in ("image", "text")}
+    whole = classifier.probabilities([item])
+    (label,) = classifier(**given, price=0.5, released=None, **{"of brand": None}, top_k=1)
+    assert label["label"] in classifier.class_names
+    same = {**item, "released": date(2004, 3, 2), "price": float(item["price"])}
+    day = {**item, "released": "02.03.2004"}
+    np.testing.assert_array_equal(classifier.probabilities([same]), classifier.probabilities([day]))
+    for name in names:
+        assert not np.allclose(classifier.probabilities([{**item, name: None}]), whole, atol=1e-6)
+    unknown = classifier.probabilities([{**item, "of brand": "of no training row"}])
+    assert not np.allclose(unknown, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"price": "1.234,50"}, r"price is '1\.234,50', but must be a finite number such as"),
+        ({"price": float("inf")}, "price is inf"),
+        ({"price": True}, "price is True"),
+        ({"released": "31.02.2000"}, r"released is '31\.02\.2000', but must be a date such as"),
+        ({"colour": 1}, "has the key 'colour'; known are image, text, price, released, of brand"),
+    ],
+)
+def test_wrong_and_unknown_values_are_named(change, told, classifier):
+    (item,) = _items(_rows()[:1])
+    with pytest.raises(DataError, match=told):
+        classifier([{**item, **change}])
+    with pytest.raises(DataError, match="Item 0 lacks price, of brand, which the model reads"):
+        classifier([{"text": "a", "released": None}])
+    with pytest.raises(TypeError, match=r"has no prise; it has .*price, released, of brand"):
+        classifier(text="a", prise=1)
+
+
+def test_tables_in_bulk_take_the_columns_of_training(on_priced, classifier, tmp_path):
+    table = classifier.predict_table("data/table.csv", image="image", text="text")
+    rows = _rows("train") + _rows("val") + _rows()
+    expected = classifier.probabilities(_items(rows))
+    names = [f"probability_{name}" for name in classifier.class_names]
+    found = np.array([table[name].to_numpy() for name in names]).T
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    (tmp_path / "few.csv").write_text("image,text\n,a\n")
+    with pytest.raises(DataError, match=r"no column 'price' \(number_columns\)"):
+        classifier.predict_table(tmp_path / "few.csv", image=None, text="text")
+
+
+def test_saved_models_and_exports_answer_alike(classifier, tmp_path, on_priced):
+    items = _items(_rows())
+    expected = classifier.probabilities(items)
+    classifier.save_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(
+        Classifier.load(tmp_path / "saved", device="cpu").probabilities(items), expected
+    )
+    assert "price" in (tmp_path / "saved" / "README.md").read_text()
+    pytest.importorskip("onnxruntime")
+    from epic_pl.inference.export.folder import write_folder
+
+    module = classifier.module
+    write_folder(module, classifier.processor.tokenizer, tmp_path / "exported")
+    exported = Classifier.load(tmp_path / "exported")
+    np.testing.assert_allclose(exported.probabilities(items), expected, atol=1e-4)
+    first, labels = items[0], exported(items[:1])[0]
+    columns = json.dumps({name: first[name] for name in classifier.columns})
+    script = [sys.executable, str(tmp_path / "exported" / "predict.py")]
+    said = subprocess.run(
+        [*script, first["image"], first["text"], "--columns", columns],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert json.loads(said)[0]["label"] == labels[0]["label"]
+    assert json.loads(said)[0]["score"] == pytest.approx(labels[0]["score"], abs=1e-4)
+    table = ["--table", "data/table.csv", "--output", str(tmp_path / "out.csv")]
+    subprocess.run([*script, *table], check=True, capture_output=True)
+    with (tmp_path / "out.csv").open(newline="") as file:
+        predicted = [row["predicted"] for row in csv.DictReader(file) if row["split"] == "test"]
+    answers = [exported.class_names[index] for index in expected.argmax(axis=1)]
+    assert predicted == answers
+
+
+def test_servers_take_columns_in_json_and_in_forms(classifier, started):
+    (item,) = _items(_rows()[:1])
+    cells = {name: item[name] for name in classifier.columns}
+    expected = classifier([{"text": item["text"], **cells}])[0]
+    with started(classifier) as client:
+        sent = client.post("/classify", json={"text": item["text"], **cells, "price": 1.5})
+        assert sent.status_code == 200
+        as_json = client.post("/classify", json={"text": item["text"], **cells})
+        files = {
+            name: (None, str(value)) for name, value in {"text": item["text"], **cells}.items()
+        }
+        form = client.post("/classify-form", files=files)
+        for answer in (as_json, form):
+            labels = answer.json()["labels"]
+            assert [each["label"] for each in labels] == [each["label"] for each in expected]
+            scores = [each["score"] for each in expected]
+            assert [each["score"] for each in labels] == pytest.approx(scores, abs=1e-5)
+        wrong = client.post("/classify", json={"text": "a", **cells, "price": "1.234,50"})
+        assert (wrong.status_code, "price is '1.234,50'" in wrong.text) == (422, True)
+        less = client.post("/classify", json={"text": "a"})
+        assert less.status_code == 422
+        assert "price: Field required" in less.text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_trains_on_columns_with_missing_modalities(method, on_priced, tmp_path):
+    if method == "LoRA":
+        pytest.importorskip("peft")
+    options = ["--config", on_priced.config, f"--model.method={method}", "--trainer.max_epochs=1"]
+    options += ["--model.modality_dropout=0.5", f"--trainer.default_root_dir={tmp_path}"]
+    options += ["--cache.level=auto"]
+    trainer = run(["fit", *options]).trainer
+    head = trainer.lightning_module.model.stacks[0].head
+    assert head.columns > 0
+    weights = [p for name, p in head.named_parameters() if "experts.columns" in name]
+    assert (method == "LinearProbe") == (not weights)
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    run(["test", *options, "--ckpt_path", str(checkpoint)])
+
+
+def test_a_compared_run_is_timed_on_a_row_with_its_columns(on_priced, tmp_path):
+    from epic_pl.experiments.training import train_and_test
+
+    options = ["--config", on_priced.config, "--model.method=LateFusionMLP"]
+    options += ["--trainer.max_epochs=1", "--seed_everything=0", "--cache.level=auto"]
+    result = train_and_test(options, tmp_path)
+    assert result["latency_ms"] > 0
+
+
+def test_samples_with_columns_are_explained(on_priced, tmp_path):
+    from epic_pl.cli.main import main
+
+    more = ["--output", str(tmp_path / "page"), "--count", "2"]
+    with pytest.raises(SystemExit) as stop:
+        main(["explain", on_priced.checkpoint, "--config", on_priced.config, *more])
+    assert stop.value.code in (0, None)
+    assert list((tmp_path / "page").iterdir())
+
+
+def test_columns_alone_learn_what_only_they_tell(on_priced, tmp_path):
+    options = ["--config", on_priced.config, "--model.method=LateFusionMLP", "--data.alone=columns"]
+    options += ["--trainer.max_epochs=60", "--model.optim.lr=0.02", "--model.head.network=wide"]
+    trainer = run(["fit", *options, f"--trainer.default_root_dir={tmp_path}"]).trainer
+    assert float(trainer.callback_metrics["train/accuracy"]) > 0.8
+    data = trainer.datamodule
+    batch = next(iter(data.val_dataloader()))
+    assert not batch["image_present"].any()
+    assert not batch["text_present"].any()
+    assert batch["columns"].any()
+
+
+def test_without_columns_nothing_of_the_model_changes(make):
+    module, other = make(), make(preprocessing=None)
+    assert module.hparams["head"]["columns"] == 0
+    assert not any("columns" in name for name in module.state_dict())
+    assert module.state_dict().keys() == other.state_dict().keys()
+
+
+def test_a_model_reads_other_tables_as_its_own(on_priced, classifier, tmp_path, tiny_vit_dir):
+    """Quantiles and values are those of training, whatever rows are predicted."""
+    rows = _rows()
+    for row in rows:
+        row["split"] = "train"
+    with (tmp_path / "other.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    options = ["--config", on_priced.config, "--ckpt_path", on_priced.checkpoint]
+    options += [f"--data.predict_table={tmp_path / 'other.csv'}", "--data.image_root=data"]
+    options += [f"--trainer.default_root_dir={tmp_path}"]
+    for gone in ([], ["--data.table=no_such.csv"]):
+        data = run(["predict", *options, *gone]).trainer.datamodule
+        assert data.column_preprocessing == classifier.processor.columns
+
+
+def test_a_new_category_starts_beside_known_weights(on_priced, classifier, tmp_path):
+    text = (on_priced.root / "data" / "table.csv").read_text().replace(",ajax,", ",brand new,")
+    (tmp_path / "new.csv").write_text(text)
+    options = ["--config", on_priced.config, f"--data.table={tmp_path / 'new.csv'}"]
+    options += ["--data.image_root=data", "--model.head.network=wide", "--trainer.max_epochs=1"]
+    options += [
+        f"--trainer.default_root_dir={tmp_path}",
+        f"--model.warm_start={on_priced.checkpoint}",
+    ]
+    from epic_pl.run.epic_cli import parse
+
+    module, _, _ = parse(["fit", *options]).build()
+    old, new = classifier.processor.columns.features, None
+    new = [tuple(each) for each in module_columns(module).features]
+    assert ("of brand", "brand new") in new
+    assert ("of brand", "ajax") in old
+    weight = "head.experts.columns.0.weight"
+    before = classifier.module.model.state_dict()[weight]
+    after = module.model.state_dict()[weight]
+    for at, name in enumerate(new):
+        expected = before[:, old.index(name)] if name in old else torch.zeros(len(before))
+        torch.testing.assert_close(after[:, at], expected)
+    with pytest.raises(CheckpointError, match="reads other columns"):
+        module.checked_state(torch.load(on_priced.checkpoint), False, "it")
+
+
+def module_columns(module):
+    from epic_pl.data.preprocessing import column_preprocessing
+
+    return column_preprocessing(module.hparams["preprocessing"])
+
+
+def test_a_run_resumes_and_other_training_rows_are_refused(on_priced, tmp_path):
+    options = ["--config", on_priced.config, "--model.head.network=wide"]
+    options += [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=3"]
+    resumed = run(["fit", *options, "--ckpt_path", on_priced.checkpoint]).trainer
+    assert resumed.current_epoch == 3
+
+
+HOSTILE = {
+    "infinite": (
+        "number_columns",
+        "inf",
+        r"'infinite' \(number_columns\) holds no number in row 3",
+    ),
+    "comma": ("number_columns", "1.234,50", r"row 3 \('1\.234,50'\)\. Write 1234\.5"),
+    "year zero": ("date_columns", "0000-01-01", r"holds no date in row 3 \('0000-01-01'\)"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_cell_that_cannot_be_read_is_named(
+    name, on_priced, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
+):
+    kind, cell, told = HOSTILE[name]
+    usual = "2000-01-01" if kind == "date_columns" else "1"
+    with tiny_runs.changed_rows(tiny_runs.table(tmp_path / "data")) as rows:
+        for number, row in enumerate(rows):
+            row[name] = cell if number == 3 else usual
+    encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
+    with pytest.raises(DataError, match=told):
+        TableDataModule(table=str(tmp_path / "data" / "table.csv"), **{kind: [name]}, **encoders)
+
+
+def test_a_hostile_table_trains(on_priced, tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    """A value of its own in each row, one value in all, huge numbers, and nothing at all."""
+    with tiny_runs.changed_rows(tiny_runs.table(tmp_path / "data")) as rows:
+        for number, row in enumerate(rows):
+            row |= {"every": f"value {number}", "one": 7, "none": "", "huge": 1e308 * (number % 2)}
+    named = {"number_columns": ["one", "huge", "none"], "category_columns": ["every"]}
+    config = tiny_runs.table_config(tmp_path / "data", tiny_vit_dir, tiny_tokenizer_dir, **named)
+    options = ["--config", str(config), "--model.head.network=wide", "--trainer.max_epochs=1"]
+    trainer = run(["fit", *options, f"--trainer.default_root_dir={tmp_path}"]).trainer
+    data = trainer.datamodule
+    assert data.column_preprocessing.categories == {"every": []}
+    batch = next(iter(data.train_dataloader()))
+    assert torch.isfinite(batch["columns"]).all()
+    assert all(torch.isfinite(p).all() for p in trainer.lightning_module.parameters())
+
+
+def test_ambiguous_dates_are_asked_for(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
+    with tiny_runs.changed_rows(tiny_runs.table(tmp_path / "data")) as rows:
+        for number, row in enumerate(rows):
+            row["day"] = f"0{1 + number % 9}/0{1 + number % 5}/2001"
+    encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
+    table = str(tmp_path / "data" / "table.csv")
+    with pytest.raises(EpicError, match=r"may be 2001-.*date_columns: \{day: '%d/%m/%Y'\} or '%m"):
+        TableDataModule(table=table, date_columns=["day"], **encoders)
+    data = TableDataModule(table=table, date_columns={"day": "%m/%d/%Y"}, **encoders)
+    assert data.column_preprocessing.dates == {"day": "%m/%d/%Y"}
+
+
+def test_a_report_has_the_importance_of_each_column(on_priced, tmp_path):
+    options = ["--config", on_priced.config, "--model.method=LateFusionMLP", "--data.alone=columns"]
+    options += ["--trainer.max_epochs=60", "--model.optim.lr=0.02", "--model.head.network=wide"]
+    options += [f"--trainer.default_root_dir={tmp_path}"]
+    run(["fit", *options])
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    report = ["--report", str(tmp_path / "report")]
+    run(["test", *options, "--ckpt_path", str(checkpoint), *report])
+    content = json.loads((tmp_path / "report" / "report.json").read_text())
+    first, *others = content["columns"]["importance"]
+    assert first["column"] == "price"
+    assert {row["column"] for row in others} == {"released", "of brand"}
+    assert 0.2 < first["importance"] <= first["high"]
+    assert first["low"] > max(row["importance"] for row in others)
+    alone, whole = content["columns"]["alone"], content["headline"]
+    assert alone["value"] == pytest.approx(whole["value"])  # it has learned nothing else
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Columns</h2>" in page
+    assert "image and columns" in page
+
+
+def test_the_page_has_an_input_of_each_kind(classifier):
+    pytest.importorskip("gradio")
+    from epic_pl.inference.serving.page import answer, build_page
+
+    kinds = {
+        block.label: type(block).__name__
+        for block in build_page(classifier, "colours").blocks.values()
+        if getattr(block, "label", None) in classifier.columns
+    }
+    assert kinds == {"price": "Number", "released": "Textbox", "of brand": "Dropdown"}
+    cells = {"price": 0.5, "released": "", "of brand": None}
+    found = answer(classifier, None, "a blue square", cells).labels["Text alone"]
+    expected = classifier([{"text": "a blue square", **cells}], top_k=1)[0][0]
+    assert found[expected["label"]] == pytest.approx(expected["score"])
+    with pytest.raises(DataError, match="price is 'a lot'"):
+        answer(classifier, None, "a", {**cells, "price": "a lot"})
+
+
+def test_compare_also_trains_on_the_columns_alone(on_priced):
+    from epic_pl.experiments.compare.plan import add_alone, choose
+
+    variants = add_alone(choose("EPIC", []), "EPIC", ["--config", on_priced.config])
+    assert [each.name for each in variants] == ["EPIC", "EPIC-text", "EPIC-image", "EPIC-columns"]
