@@ -325,7 +325,14 @@ def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, tr
     folder, said = in_onnx
     files = {path.name for path in folder.iterdir()} - {"__pycache__"}  # of a predict.py that ran
     assert sorted(files) == [
-        *("clean_text.py", "decoding.py", "model.int8.onnx", "model.json", "model.onnx"),
+        *(
+            "cells.py",
+            "clean_text.py",
+            "decoding.py",
+            "model.int8.onnx",
+            "model.json",
+            "model.onnx",
+        ),
         *("predict.py", "tokenizer", "untrusted.py"),
     ]
     whole, small = ((folder / name).stat().st_size for name in ("model.onnx", "model.int8.onnx"))
