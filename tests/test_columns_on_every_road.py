@@ -14,6 +14,7 @@ import torch
 
 import tiny_runs
 from epic_pl import Classifier, TableDataModule
+from epic_pl.data.tables.columns import RowOptions
 from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import CheckpointError, DataError, EpicError
 
@@ -232,6 +233,24 @@ def test_samples_with_columns_are_explained(on_priced, tmp_path):
     assert list((tmp_path / "page").iterdir())
 
 
+def test_columns_train_in_mixed_precision(on_priced, tmp_path):
+    options = ["--config", on_priced.config, "--config", "mixed_precision.yaml"]
+    options += ["--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}"]
+    trainer = run(["fit", *options]).trainer
+    assert "mixed" in trainer.precision
+    assert trainer.lightning_module.model.head.columns > 0
+
+
+@pytest.mark.slow
+def test_columns_train_in_two_processes(on_priced, tmp_path):
+    options = ["--config", on_priced.config, "--trainer.devices=2", "--trainer.strategy=ddp"]
+    options += ["--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}"]
+    command = [sys.executable, "-m", "epic_pl", "fit", *options]
+    subprocess.run(command, check=True, capture_output=True)
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    assert Classifier.load(checkpoint, device="cpu").columns == ["price", "released", "of brand"]
+
+
 def test_columns_alone_learn_what_only_they_tell(on_priced, tmp_path):
     options = ["--config", on_priced.config, "--model.method=LateFusionMLP", "--data.alone=columns"]
     options += ["--trainer.max_epochs=60", "--model.optim.lr=0.02", "--model.head.network=wide"]
@@ -294,6 +313,19 @@ def test_a_new_category_starts_beside_known_weights(on_priced, classifier, tmp_p
         module.checked_state(torch.load(on_priced.checkpoint), False, "it")
 
 
+def test_a_model_without_columns_starts_from_one_with_them(on_priced, classifier, tmp_path):
+    options = ["--config", on_priced.config, *(f"--data.{kind}=null" for kind in COLUMNS)]
+    options += ["--model.head.network=wide", f"--model.warm_start={on_priced.checkpoint}"]
+    from epic_pl.run.epic_cli import parse
+
+    module, _, _ = parse(["fit", *options]).build()
+    before, after = classifier.module.state_dict(), module.state_dict()
+    weight = "model.head.classifier.linear.weight"
+    others = after[weight].shape[1]
+    assert others == before[weight].shape[1] - classifier.processor.columns.width
+    torch.testing.assert_close(after[weight], before[weight][:, :others])
+
+
 def module_columns(module):
     from epic_pl.data.preprocessing import column_preprocessing
 
@@ -346,6 +378,19 @@ def test_a_hostile_table_trains(on_priced, tmp_path, tiny_vit_dir, tiny_tokenize
     batch = next(iter(data.train_dataloader()))
     assert torch.isfinite(batch["columns"]).all()
     assert all(torch.isfinite(p).all() for p in trainer.lightning_module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"number_columns": ["label"]}, "have a 'label' already: rename the column"),
+        ({"number_columns": ["a"], "category_columns": ["a"]}, "'a' is read twice"),
+        ({"number_columns": ["a year"], "date_columns": ["a"]}, "'a year' is read twice"),
+    ],
+)
+def test_a_column_is_read_once_under_a_name_of_its_own(options, told):
+    with pytest.raises(EpicError, match=told):
+        RowOptions(**options)
 
 
 def test_ambiguous_dates_are_asked_for(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):

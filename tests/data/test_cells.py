@@ -35,7 +35,7 @@ def test_a_date_is_its_year_month_and_weekday():
     columns = ColumnPreprocessing.fit({}, {"day": ("%d/%m/%Y", DAYS)}, {})
     assert columns.names == ["day"]
     assert [*columns.numbers] == ["day year", "day month", "day weekday"]
-    assert {columns.column_of(name) for name, _ in columns.features} == {"day"}
+    assert {columns.owners[name] for name, _ in columns.features} == {"day"}
     forms = ["07/03/2004", "2004-03-07", date(2004, 3, 7), datetime(2004, 3, 7, 23, 59)]
     rows = columns.encode([{"day": form} for form in forms])
     assert (rows == rows[0]).all()
@@ -74,7 +74,7 @@ def test_the_features_are_named_in_their_order_and_an_empty_row_is_zero():
     assert columns.features[-3:] == [("brand", "x"), ("brand", "other"), ("brand", "known")]
     for name, cell in (("price", 2), ("day", "2001-02-03"), ("brand", "x")):
         (row,) = columns.encode([{name: cell}])
-        own = [columns.column_of(feature) == name for feature, _ in columns.features]
+        own = [columns.owners[feature] == name for feature, _ in columns.features]
         assert row[own].any()
         assert not row[~np.array(own)].any()
     assert columns.options == {

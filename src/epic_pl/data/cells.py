@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,17 +66,21 @@ class ColumnPreprocessing:
         given: dict[str, Iterable[float | None]] = dict(numbers)
         for name, (_, days) in dates.items():
             parts = [*map(_parts, days)]
-            for at, part in enumerate(_part_names(name)):
+            for at, part in enumerate(part_names(name)):
                 given[part] = [numbers[at] for numbers in parts]
         knots = {name: _quantiles(cells) for name, cells in given.items()}
         return cls(knots, formats, {name: _values(cells) for name, cells in categories.items()})
 
-    @property
+    @cached_property
+    def owners(self) -> dict[str, str]:
+        """The column of each name in :attr:`features`: a date has several of them."""
+        own = {name: name for name in (*self.numbers, *self.categories)}
+        return own | {part: name for name in self.dates for part in part_names(name)}
+
+    @cached_property
     def names(self) -> list[str]:
         """Names of the columns."""
-        parts = {part for name in self.dates for part in _part_names(name)}
-        numbers = [name for name in self.numbers if name not in parts]
-        return [*numbers, *self.dates, *self.categories]
+        return [*dict.fromkeys(self.owners.values())]
 
     @property
     def options(self) -> dict[str, Any]:
@@ -87,18 +92,16 @@ class ColumnPreprocessing:
 
     @property
     def features(self) -> list[tuple[str, str]]:
-        """Column of each of the F features with its interval, from 1, or category."""
+        """Name of each of the F features, with its interval, from 1, or category.
+
+        It is the column's, or that of a part of a date.
+        """
         meanings: dict[str, list[Any]] = {}
         for name, knots in self.numbers.items():
             meanings[name] = [*range(1, len(knots)), "known"]
         for name, values in self.categories.items():
             meanings[name] = [*values, "other", "known"]
         return [(name, str(each)) for name, of in meanings.items() for each in of]
-
-    def column_of(self, feature: str) -> str:
-        """The column that a name in :attr:`features` belongs to; a date has several of them."""
-        parts = {part: name for name in self.dates for part in _part_names(name)}
-        return parts.get(feature, feature)
 
     @property
     def width(self) -> int:
@@ -139,7 +142,7 @@ class ColumnPreprocessing:
                 continue
             if name in self.dates:
                 found |= zip(
-                    _part_names(name), _parts(as_date(name, cell, self.dates[name])), strict=True
+                    part_names(name), _parts(as_date(name, cell, self.dates[name])), strict=True
                 )
             else:
                 found[name] = (
@@ -182,7 +185,8 @@ def as_date(name: str, cell: Any, form: str) -> date:
     raise ValueError(f"{name} is {cell!r:.60}, but must be a date such as 2007-06-10, or as {form}")
 
 
-def _part_names(name: str) -> list[str]:
+def part_names(name: str) -> list[str]:
+    """Names of the numbers that a column of dates becomes."""
     return [f"{name} {part}" for part in _DATE_PARTS]
 
 

@@ -48,6 +48,7 @@ _TOO_LARGE = 1e15  # no weight or statistic of features is near; products of it 
 _READS_COLUMNS = re.compile(
     r"\.head\.(classifier(\.linear|\.network\.0|\.layers\.\d+)?|experts\.columns\.0)\.weight$"
 )
+_EXPERT = ".experts.columns."
 # what has a row for each class
 _OF_CLASSES = ("model.head.", "model.members.", "loss.", "postprocessor.")
 _TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
@@ -204,16 +205,15 @@ def with_new_columns(
     Args:
         adapter: trained weights for the columns' features ``saved``.
         here: weights of a new model for ``features``, whose expert is taken if there was none.
+            Without any, the checkpoint's expert is left out.
         saved: features of the checkpoint, as ``ColumnPreprocessing.features`` names them.
         features: features of the new model.
     """
     known = [index for index, name in enumerate(saved) if name in features]
     places = [features.index(saved[index]) for index in known]
-    changed = (
-        {key: own for key, own in here.items() if ".experts.columns." in key} if features else {}
-    )
-    changed |= adapter
-    for key in filter(_READS_COLUMNS.search, adapter):
+    changed = {key: own for key, own in here.items() if _EXPERT in key}
+    changed |= {key: own for key, own in adapter.items() if features or _EXPERT not in key}
+    for key in filter(_READS_COLUMNS.search, changed.keys() & adapter.keys()):
         others = adapter[key].shape[-1] - len(saved)
         wide = adapter[key].new_zeros(*adapter[key].shape[:-1], others + len(features))
         wide[..., :others] = adapter[key][..., :others]

@@ -58,7 +58,7 @@ def _logits(
     known, dataset = data.column_preprocessing, data.dataset("test")
     cells = [dataset.row(row).get("cells") or {} for row in range(len(dataset))]
     features = torch.from_numpy(known.encode(cells))  # (N, F)
-    owners = np.array([known.column_of(name) for name, _ in known.features])
+    owners = np.array([known.owners[name] for name, _ in known.features])
     orders = [np.random.default_rng(draw).permutation(len(cells)) for draw in range(PERMUTATIONS)]
     plugin, loader = trainer.precision_plugin, cast(Any, trainer.test_dataloaders)
     alone: list[Tensor] = []

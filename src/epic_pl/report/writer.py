@@ -116,7 +116,7 @@ class ReportWriter(Callback):
             "mistakes": mistakes,
         }
         unlearned = rarely_missing(pl_module, data)
-        if pl_module.model.stacks[0].head.columns:
+        if data.column_preprocessing.names:
             content["columns"] = column_report(trainer, pl_module, data, evaluator, outputs)
         if self.absence:
             alone = _single_modality(trainer, pl_module)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.cells import DATE_FORMATS, as_category, as_date, as_number
+from epic_pl.data.cells import DATE_FORMATS, as_category, as_date, as_number, part_names
 from epic_pl.data.rows import refuse_rows
 from epic_pl.utils.assets.cache import cache_dir
 from epic_pl.utils.errors import ConfigError, DataError, did_you_mean, raised_as
@@ -32,6 +32,7 @@ SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names
 """What users call a split, and its name here."""
 KINDS = "number", "category", "date"
 """Kinds of columns that the model reads beside images and texts."""
+_NO_COLUMNS = "image", "text", "label", "sample_id", "top_k"
 SPLIT_COLUMN = "split"
 """The column of splits that the tables of class folders and of a ``DatasetDict`` have."""
 
@@ -71,9 +72,12 @@ class RowOptions:
         if taken := [name for name in self.columns or () if name in Batch.__annotations__]:
             raise ConfigError(f"columns: a batch has a {taken[0]!r} already, so rename the column.")
         typed = [name for kind in KINDS for name in getattr(self, f"{kind}_columns") or ()]
-        if twice := [name for name, times in Counter(typed).items() if times > 1]:
-            problem = f"{twice[0]!r} is named twice in number_, category_ and date_columns"
-            raise ConfigError(f"{problem}: a column has one kind, so name it once.")
+        if taken := [name for name in typed if name in _NO_COLUMNS]:
+            raise ConfigError(f"Items and requests have a {taken[0]!r} already: rename the column.")
+        read = [*typed, *(part for name in self.date_columns or () for part in part_names(name))]
+        if twice := [name for name, times in Counter(read).items() if times > 1]:
+            problem = f"{twice[0]!r} is read twice, of number_, category_ and date_columns"
+            raise ConfigError(f"{problem}: name a column once, or rename it.")
 
 
 def read_columns(table: pa.Table, options: RowOptions) -> dict[str, Any]:

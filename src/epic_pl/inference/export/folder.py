@@ -26,8 +26,8 @@ from epic_pl.utils.files import folder_beside, write_json
 from epic_pl.utils.version import __version__
 
 PREDICT = "predict.py"
-IMPORTED = {"cells.py": "data", "clean_text.py": "data"}
-IMPORTED |= {"decoding.py": "data", "untrusted.py": "utils"}
+IMPORTED = {name: "data" for name in ("cells.py", "clean_text.py", "decoding.py")}
+IMPORTED["untrusted.py"] = "utils"
 """Files that it imports, and their folders in this package."""
 TOLERANCE = 1e-4
 """Largest accepted difference between a probability of the exported model and the module's."""
