@@ -7,6 +7,7 @@ import sys
 from datetime import date
 from types import SimpleNamespace
 
+import lightning as L
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -223,14 +224,21 @@ def test_a_compared_run_is_timed_on_a_row_with_its_columns(on_priced, tmp_path):
     assert result["latency_ms"] > 0
 
 
-def test_samples_with_columns_are_explained(on_priced, tmp_path):
+def test_samples_with_columns_are_explained(on_priced, classifier, tmp_path):
     from epic_pl.cli.main import main
+    from epic_pl.inference.explain.samples import predict_alone
 
     more = ["--output", str(tmp_path / "page"), "--count", "2"]
     with pytest.raises(SystemExit) as stop:
         main(["explain", on_priced.checkpoint, "--config", on_priced.config, *more])
     assert stop.value.code in (0, None)
     assert list((tmp_path / "page").iterdir())
+    (first,) = _items(_rows()[:1])
+    answers = [
+        predict_alone(classifier.module, classifier.processor, classifier.prepare(item))
+        for item in (first, {**first, "price": 1000.0, "of brand": None})
+    ]
+    assert answers[0] == answers[1]  # each is of one modality alone
 
 
 def test_columns_train_in_mixed_precision(on_priced, tmp_path):
@@ -285,6 +293,27 @@ def test_a_model_reads_other_tables_as_its_own(on_priced, classifier, tmp_path, 
     for gone in ([], ["--data.table=no_such.csv"]):
         data = run(["predict", *options, *gone]).trainer.datamodule
         assert data.column_preprocessing == classifier.processor.columns
+
+
+def test_a_trainer_of_ones_own_reads_other_tables_as_the_model_does(
+    classifier, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
+):
+    rows = [
+        row | {"split": "test" if number < 7 else "train"}
+        for number, row in enumerate(_rows("train"))
+    ]
+    with (tmp_path / "other.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
+    table = {"table": str(tmp_path / "other.csv"), "split_column": "split", "image_root": "data"}
+    data = TableDataModule(**table, **encoders, **COLUMNS, val_size=0)
+    assert data.column_preprocessing != classifier.processor.columns
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    made = trainer.predict(classifier.module, datamodule=data)
+    found = torch.cat([part["probabilities"] for part in made]).numpy()
+    np.testing.assert_allclose(found, classifier.probabilities(_items(rows[:7])), atol=1e-5)
 
 
 def test_a_new_category_starts_beside_known_weights(on_priced, classifier, tmp_path):
