@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub, which reads it once
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -25,7 +24,6 @@ import tiny_encoders
 import tiny_openmoji
 import tiny_runs
 from epic_pl.cli.main import main
-from epic_pl.run.epic_cli import run
 
 torch.set_num_threads(1)
 
@@ -139,12 +137,7 @@ def two_epochs(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         test[3]["text"] = "<script>alert('$x$')</script> \U0001f355"
     config = str(tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir))
     options = ["--model.optim.lr=0.05", "--model.head.network=none"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", "--config", config, *options])
-    (checkpoint,) = root.rglob("last.ckpt")
-    return SimpleNamespace(root=root, config=config, checkpoint=str(checkpoint))
+    return tiny_runs.fit(root, config, *options)
 
 
 @pytest.fixture

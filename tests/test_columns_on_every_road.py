@@ -5,7 +5,6 @@ import json
 import subprocess
 import sys
 from datetime import date
-from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -44,12 +43,7 @@ def priced(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
         _fill(rows)
     encoders = tiny_vit_dir, tiny_tokenizer_dir
     config = str(tiny_runs.table_config(root / "data", *encoders, **COLUMNS))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(root)
-        patch.setattr("sys.argv", ["epic-pl"])
-        run(["fit", "--config", config, "--model.head.network=wide", "--trainer.max_epochs=2"])
-    (checkpoint,) = root.rglob("last.ckpt")
-    return SimpleNamespace(root=root, config=config, checkpoint=str(checkpoint))
+    return tiny_runs.fit(root, config, "--model.head.network=wide", "--trainer.max_epochs=2")
 
 
 @pytest.fixture
@@ -194,6 +188,8 @@ def test_servers_take_columns_in_json_and_in_forms(classifier, started):
             assert [each["score"] for each in labels] == pytest.approx(scores, abs=1e-5)
         wrong = client.post("/classify", json={"text": "a", **cells, "price": "1.234,50"})
         assert (wrong.status_code, "price is '1.234,50'" in wrong.text) == (422, True)
+        long = client.post("/classify", json={"text": "a", **cells, "of brand": "x" * 30_000})
+        assert (long.status_code, "30,000 characters" in long.text) == (422, True)
         less = client.post("/classify", json={"text": "a"})
         assert less.status_code == 422
         assert "price: Field required" in less.text

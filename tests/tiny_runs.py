@@ -4,9 +4,11 @@ import csv
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 import yaml
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
@@ -17,6 +19,7 @@ from epic_pl.data import TableDataModule
 from epic_pl.experiments import runs, training
 from epic_pl.module import EPICModule
 from epic_pl.module.config import plain
+from epic_pl.run.epic_cli import run
 from epic_pl.utils.files import try_read_json
 
 COLOURS = {"blue": (30, 60, 220), "green": (40, 190, 60), "red": (220, 40, 30)}
@@ -100,6 +103,16 @@ def save(module: EPICModule, path: Path) -> None:
     saver = trainer(path.parent)
     saver.strategy.connect(module)
     saver.save_checkpoint(path)
+
+
+def fit(root: Path, config: str, *options: str) -> SimpleNamespace:
+    """Fit in a folder by the command line; the folder, the config and the last checkpoint."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr("sys.argv", ["epic-pl"])
+        run(["fit", "--config", config, *options])
+    (checkpoint,) = root.rglob("last.ckpt")
+    return SimpleNamespace(root=root, config=config, checkpoint=str(checkpoint))
 
 
 def table(root: Path, *, train: int = 12, val: int = 4, test: int = 7, corrupt: str = "") -> Path:

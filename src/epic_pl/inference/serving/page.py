@@ -10,7 +10,6 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from threading import Lock
-from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
 from epic_pl.data.cells import ColumnPreprocessing
@@ -173,7 +172,7 @@ def answer(
     classifier: Classifier,
     image: Path | None,
     text: Any,
-    cells: Mapping[str, Any] = MappingProxyType({}),
+    cells: Mapping[str, Any] | None = None,
 ) -> PageContent:
     """Labels of a pair and of each modality alone, and the attention of the pair.
 
@@ -183,7 +182,7 @@ def answer(
         DataError: if both are missing, the image or a value cannot be read, or the text is too
             long.
     """
-    given: Any = dict(cells)
+    given = cells or {}
     classifier.processor.check_cells(given)
     text = str(text or "").strip()
     if len(text) > MAX_CHARACTERS:

@@ -264,10 +264,11 @@ def build_app(
 
     async def labels(image: bytes | None, pair: Any) -> ClassifyResponse:
         text, top_k = pair.text, pair.top_k
-        if (size := len(text or "")) > (most := settings.characters):
+        cells: Any = {name: getattr(pair, key) for key, name in fields.items()}
+        size = max(len(given) for given in (text or "", *cells.values()) if isinstance(given, str))
+        if size > (most := settings.characters):
             raise HTTPException(422, f"The text has {size:,} characters; the limit is {most:,}.")
         threads = images if image else texts  # a text does not wait for images
-        cells: Any = {name: getattr(pair, key) for key, name in fields.items()}
         job = threads.submit(model.prepare, Item(image=image, text=text, **cells), settings.pixels)
         try:
             sample = await asyncio.wrap_future(job)
