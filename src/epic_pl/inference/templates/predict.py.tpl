@@ -154,7 +154,7 @@ def classify(model: Model, table: Path, output: Path, image: str, text: str) -> 
                         raise ValueError("there are more cells than columns")
                     photo, words = (cells.get(name, "").strip() for name in (image, text))
                     opened = open_below(table.parent.resolve(), photo) if photo else None
-                    columns = {name: cells[name] for name in model.columns.names}
+                    columns: Any = {name: cells[name] for name in model.columns.names}
                     labels = model(opened, words or None, **columns)
                     labels = labels[:1] if model.about["thresholds"] is None else labels
                     cells["predicted"] = "|".join(label["label"] for label in labels)
