@@ -184,7 +184,7 @@ def _rows(model: Any, loader: Any, epochs: int) -> Rows:
     images: list[str] = []
     for batch in _batches(loader, epochs):
         present = model.presence(batch)
-        pooled = model.pool(*model.extract(batch, present))
+        pooled = [state.pool() for state in model.extract(batch, present)]
         for side, each, mask in zip(("image", "text"), pooled, present[:2], strict=True):
             joined = torch.cat([each.output, each.boundary], dim=1).double()
             if mask is not None:

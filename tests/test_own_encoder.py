@@ -59,7 +59,7 @@ def test_prompts_read_as_tokens_without_a_bias(encoder):
     expected = layer(torch.cat([tokens, prompts], 1), hidden[:, None, None])[0][:, 6:]
     for training in (True, False):  # an answer must not run them with the tokens, at a place
         with torch.set_grad_enabled(training):
-            _, read = tower.acquire(0, tower.extract(ids, MASK), prompts)
+            _, read = tower.extract(ids, MASK).acquire(0, prompts)
         torch.testing.assert_close(read, expected)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -46,18 +46,29 @@ def without_mlp(layer: Any) -> Iterator[None]:
             setattr(layer, name, part)
 
 
+class AttentionState(FrozenState):
+    """A state whose prompts read the tokens by attention alone."""
+
+    def acquire(self, step: int, prompts: Tensor) -> tuple[Self, Tensor]:
+        """Run the prompts ``P (B, n, d)`` through the attention of the step's layer."""
+        encoder: Any = self.tower.encoder
+        layers = encoder.model.blocks if encoder.images else encoder.model.encoder.layer
+        with without_mlp(layers[self.tower.layers[step]]):
+            return super().acquire(step, prompts)
+
+
 class AttentionTower(ReadOnlyTower):
     """Tokens pass through whole layers, prompts through the attention alone."""
 
     shares_states = True  # prompts and tokens never run through a layer together
 
-    def acquire(self, step: int, state: Any, prompts: Tensor) -> tuple[Any, Tensor]:
-        """Run the prompts ``P (B, n, d)`` through the attention of the step's layer."""
-        assert isinstance(state, FrozenState)
-        model: Any = self.encoder.model
-        layers = model.blocks if self.encoder.images else model.encoder.layer
-        with without_mlp(layers[self.layers[step]]):
-            return super().acquire(step, state, prompts)
+    def state(self, *run: Any) -> "AttentionState":
+        """The state before step 1."""
+        return AttentionState(**vars(super().state(*run)))
+
+    def restore(self, *stored: Any) -> "AttentionState":
+        """The state before step 1, from stored features."""
+        return AttentionState(**vars(super().restore(*stored)))
 
 
 class AttentionEPICModel(EPICModel):

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epic_pl.nn.interaction import grid_side, patch_places, segment_means
-from epic_pl.nn.methods.parts import Parts, PartsModel, Reader
+from epic_pl.nn.hub import grid_side, patch_places, segment_means
+from epic_pl.nn.methods.parts import Locator, Parts, PartsModel
 from epic_pl.nn.pair import Pair
 
 _CELLS = 16
@@ -20,21 +20,21 @@ _ATTENTION_HEADS = 4
 _CHANNELS = 64
 
 
-class MeanReader(Reader):
+class MeanLocator(Locator):
     """The parts and means of 16 image cells: late fusion of parts."""
 
     def __init__(self, number: int, width: int) -> None:
         super().__init__(number, width)
         self.size = (_CELLS + number) * width + number
 
-    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
+    def forward(self, projected: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Normalised cells and parts, concatenated, and the match score of each part."""
-        cells = segment_means(compared.image, _CELLS)
-        parts = F.normalize(torch.cat([cells, compared.text], dim=1), dim=-1)
+        cells = segment_means(projected.image, _CELLS)
+        parts = F.normalize(torch.cat([cells, projected.text], dim=1), dim=-1)
         return torch.cat([parts.flatten(1), similarities.logsumexp(dim=1)], dim=1)
 
 
-class AttentionReader(Reader):
+class AttentionLocator(Locator):
     """Two layers in which the parts attend to each other and to all patches."""
 
     def __init__(self, number: int, width: int) -> None:
@@ -47,15 +47,15 @@ class AttentionReader(Reader):
         self.place = nn.Linear(2, width)
         self.positions = nn.Parameter(torch.zeros(number, width))
 
-    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
+    def forward(self, projected: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Outputs of the parts, and the match score of each part."""
-        image, text = (F.normalize(side, dim=-1) * math.sqrt(self.width) for side in compared)
+        image, text = (F.normalize(side, dim=-1) * math.sqrt(self.width) for side in projected)
         places = patch_places(image.shape[1]).to(image)
         outputs: Tensor = self.layers(text + self.positions, image + self.place(places))
         return torch.cat([outputs.flatten(1), similarities.logsumexp(dim=1)], dim=1)
 
 
-class MapReader(Reader):
+class MapLocator(Locator):
     """A convolution over the whole map of similarities, after DCSM (arXiv 2503.08723)."""
 
     def __init__(self, number: int, width: int) -> None:
@@ -71,7 +71,7 @@ class MapReader(Reader):
             nn.Flatten(),
         )
 
-    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
+    def forward(self, projected: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Outputs on a grid of 2 x 2, and the match score of each part."""
         side = grid_side(similarities.shape[1])
         outputs = self.layers(similarities.mT.reshape(-1, self.number, side, side))
@@ -81,19 +81,19 @@ class MapReader(Reader):
 class PartMeansModel(PartsModel):
     """Late fusion of the parts of both modalities."""
 
-    reader = MeanReader
+    locator = MeanLocator
 
 
 class CrossAttentionModel(PartsModel):
     """The parts attend to the patches in two trained layers."""
 
-    reader = AttentionReader
+    locator = AttentionLocator
 
 
 class SimilarityMapModel(PartsModel):
     """A convolution over S."""
 
-    reader = MapReader
+    locator = MapLocator
 
 
 @dataclass(frozen=True)

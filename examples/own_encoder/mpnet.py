@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import MPNetModel
 
-from epic_pl.nn.encoders import Encoder, Memory, masked_mean, read_attention, read_mask
+from epic_pl.nn.encoders import Encoder, Memory, attend, key_mask, masked_mean
 from epic_pl.nn.encoders.base import Pooling
 
 
@@ -73,13 +73,13 @@ class MPNetEncoder(Encoder):
         queries, keys, values = (f(stream) for f in (attention.q, attention.k, attention.v))
         return self._heads(queries), self._heads(keys), self._heads(values)
 
-    def read_layer(
+    def run_stream(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
         """Run layer ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
         layer = self.model.encoder.layer[index]
-        seen = read_mask(mask, memory.length() + stream.shape[1])
-        read = read_attention(*self.heads(index, stream, memory), memory, seen)
+        seen = key_mask(mask, memory.length() + stream.shape[1])
+        read = attend(*self.heads(index, stream, memory), memory, seen)
         read = layer.attention.attn.o(read.transpose(1, 2).flatten(2))
         attended = layer.attention.LayerNorm(read + stream)
         outputs: Tensor = layer.output(layer.intermediate(attended), attended)

@@ -25,7 +25,7 @@ class GatedModel(NoPromptsModel):
     def forward(self, batch: Batch) -> Output:
         """Logits of a batch; a missing modality counts as zeros."""
         present = self.presence(batch)
-        pooled = self.pool(*self.extract(batch, present))
+        pooled = [state.pool() for state in self.extract(batch, present)]
         both = [where_present(pooled[side].output, present[side]) for side in (0, 1)]
         gates = self.gate(torch.cat(both, dim=1)).sigmoid()  # (B, 2)
         scaled = (both[side] * gates[:, side : side + 1] for side in (0, 1))

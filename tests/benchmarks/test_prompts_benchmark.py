@@ -9,7 +9,7 @@ import fine_tuning
 import prompts
 from controls.attention import AttentionEPIC
 from epic_pl.experiments import runs
-from epic_pl.nn.towers import ReadOnlyTower
+from epic_pl.nn.towers import FrozenState
 
 
 @pytest.mark.parametrize("side", ["image", "text"])
@@ -20,8 +20,8 @@ def test_prompts_of_the_control_read_by_attention_alone(side, make):
     prompts = torch.randn(3, 2, tower.encoder.width)
     with torch.no_grad():
         state = tower.extract(inputs, None)
-        _, attended = tower.acquire(0, state, prompts)
-        _, whole = ReadOnlyTower.acquire(tower, 0, state, prompts)
+        _, attended = state.acquire(0, prompts)
+        _, whole = FrozenState.acquire(state, 0, prompts)
         if side == "image":
             block = tower.encoder.model.blocks[-1]
             expected = attended + block.ls2(block.mlp(block.norm2(attended)))

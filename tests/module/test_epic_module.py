@@ -19,7 +19,7 @@ from epic_pl.module import EPICModule
 from epic_pl.module.config import OptimConfig
 from epic_pl.module.optim import build_optimizer, warmup_cosine
 from epic_pl.nn import EPIC
-from epic_pl.nn.heads.features import Standardization
+from epic_pl.nn.heads.inputs import Standardization
 from epic_pl.run.epic_cli import build
 from epic_pl.utils.errors import ConfigError, DataError, TrainingError
 from epic_pl.utils.validate import check_batch

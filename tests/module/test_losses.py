@@ -21,7 +21,7 @@ from epic_pl.module.losses import (
     resolve_weights,
 )
 from epic_pl.nn import HeadConfig
-from epic_pl.nn.interaction import Compared, ScaledCosine
+from epic_pl.nn.hub import Matched, ScaledCosine
 from epic_pl.utils.errors import ConfigError
 
 NAMES = ["no", "yes", "maybe"]
@@ -128,7 +128,7 @@ def test_agrees_pair_by_pair(n):
     labels = torch.tensor([1, 0, 2, 1, 0])
     text[3] = 0  # missing
     expected = slow_matching(image, text, [0, 2], 0.1)
-    value = loss(Compared(image, text, cosine.temperature), labels).detach()
+    value = loss(Matched(image, text, cosine.temperature), labels).detach()
     torch.testing.assert_close(float(value), expected, rtol=1e-6, atol=1e-6)
 
 
@@ -136,7 +136,7 @@ def test_no_matched_row_is_no_loss():
     cosine = ScaledCosine().train()
     loss = MatchingLoss([1])
     image, text = torch.randn(3, 2, 4, requires_grad=True), torch.randn(3, 2, 4)
-    value = loss(Compared(image, text, cosine.temperature), torch.zeros(3, dtype=torch.long))
+    value = loss(Matched(image, text, cosine.temperature), torch.zeros(3, dtype=torch.long))
     value.backward()
     assert float(value.detach()) == 0
 
@@ -148,8 +148,8 @@ def test_what_is_compared_knows_nothing_of_the_other_modality(name, first_prompt
     options = {"interaction_layers": 3, **own}
     model = make_model(name, head=HeadConfig(similarity=True), **options)
     made, other = batch([5, 3]), batch([4, 2], seed=1)  # other texts
-    image, text, _ = model(made).compared
-    same, another, _ = model(other | {"pixel_values": made["pixel_values"]}).compared
+    image, text, _ = model(made).matched
+    same, another, _ = model(other | {"pixel_values": made["pixel_values"]}).matched
     torch.testing.assert_close(same, image)
     assert not torch.allclose(another, text)
 
@@ -158,8 +158,8 @@ def test_what_is_compared_knows_nothing_of_the_other_modality(name, first_prompt
 def test_other_methods_match_where_they_have_a_similarity(name):
     made = batch([5, 3])
     plain, similar = (make_model(name, head=HeadConfig(similarity=on)) for on in (False, True))
-    assert plain(made).compared is None
-    compared = similar(made).compared
+    assert plain(made).matched is None
+    compared = similar(made).matched
     assert (compared is None) is (name == "PMF")
     if compared is not None:
         assert torch.equal(compared.temperature, similar.head.similarity.cosine.temperature)

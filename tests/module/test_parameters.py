@@ -13,7 +13,7 @@ from epic_pl.module.parameters import (
     encoder_lines,
     trainable_share,
 )
-from epic_pl.nn.encoders import FeaturesEncoder
+from epic_pl.nn.encoders import WholeModelEncoder
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_a_line_for_each_encoder_tells_how_its_inputs_are_prepared(
 
 
 def test_a_line_says_why_an_encoder_gives_features_alone():
-    encoder = FeaturesEncoder(timm.create_model("test_convnext", num_classes=0))
+    encoder = WholeModelEncoder(timm.create_model("test_convnext", num_classes=0))
     line = encoder_line(EncoderConfig("mine"), encoder, None)
-    assert "FeaturesEncoder of ConvNeXt with features alone of width" in line
+    assert "WholeModelEncoder of ConvNeXt with features alone of width" in line
     assert line.endswith("only VisionTransformer and Eva are run layer by layer.")

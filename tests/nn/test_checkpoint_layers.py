@@ -54,7 +54,7 @@ def test_gradients_are_the_same_where_dropout_wakes_inside_an_encoder():
 
 @pytest.mark.parametrize("missing", [False, True])
 @either_attention
-def test_gradients_are_the_same_if_the_first_exchange_takes_some_rows_at_a_time(
+def test_gradients_are_the_same_if_the_first_hub_takes_some_rows_at_a_time(
     attention, missing, monkeypatch
 ):
     monkeypatch.setattr("epic_pl.nn.encoders.base._ROWS", 3)

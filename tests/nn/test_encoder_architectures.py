@@ -26,8 +26,8 @@ from torch import nn
 from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
 from epic_pl.nn import EPIC, Pair
 from epic_pl.nn.encoders import (
-    FeaturesEncoder,
     TransformersEncoder,
+    WholeModelEncoder,
     build_image_encoder,
     build_text_encoder,
 )
@@ -206,7 +206,7 @@ def test_prompts_are_positions_of_one_sequence(case):
     tokens = encoder.embed(case.inputs)
     visible = slice(None) if case.mask is None else MASK
     for index in range(encoder.num_layers):
-        read = encoder.read_layer(index, prompts, encoder.memory(index, tokens), case.mask)
+        read = encoder.run_stream(index, prompts, encoder.memory(index, tokens), case.mask)
         expected_tokens, expected = case.with_prompts(index, prompts, joint=False)
         assert_same(read, expected)
         ours = encoder.run_layer(index, tokens, case.mask, prompts, hidden=True)
@@ -308,7 +308,7 @@ def test_threads_share_an_encoder(case):
         with torch.no_grad():
             memory = encoder.memory(each % 3, tokens[each])
             assert memory.keys.shape == (2, 2, 7, 8)  # of the groups, not of the heads
-            return encoder.read_layer(each % 3, tokens[each, :, :2], memory)
+            return encoder.run_stream(each % 3, tokens[each, :, :2], memory)
 
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(run, range(number)))
@@ -352,7 +352,7 @@ EXPORTED = ["ModernBERT", "Gemma 3, bidirectional", "Qwen3", "DINOv3", "timm EVA
 @pytest.mark.parametrize("attention", ["joint", "read_only"])
 def test_an_exported_graph_gives_the_same_for_other_rows_and_lengths(case, pair, attention):
     method = EPIC(num_prompts=2, hub_width=8, prompt_attention=attention)
-    if isinstance(case.encoder, FeaturesEncoder):
+    if isinstance(case.encoder, WholeModelEncoder):
         method = Parts()
     model = method.build(pair[0], 3)
     module = Probabilities(model, nn.Softmax(dim=1)).eval()

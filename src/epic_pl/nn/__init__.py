@@ -3,7 +3,7 @@
 from epic_pl.nn.base import DualEncoder, Method
 from epic_pl.nn.epic import EPIC, EPICModel
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
-from epic_pl.nn.interaction import BottleneckHub, ParameterFreeHub
+from epic_pl.nn.hub import BottleneckHub, ParameterFreeHub
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import TemporalPrompts
 

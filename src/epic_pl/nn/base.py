@@ -5,7 +5,7 @@ Shape legend: B batch, N tokens, P patches, n prompts, K steps, C classes.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, Pooled
 from epic_pl.nn.heads.choice import Choice
-from epic_pl.nn.interaction import Compared
+from epic_pl.nn.hub import Matched
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
-from epic_pl.nn.towers import FeatureLevel, Tower
+from epic_pl.nn.recording import Recording
+from epic_pl.nn.towers import FeatureLevel, State, Tower
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Batch, Features, Task
 
@@ -113,30 +114,6 @@ def layer_pairs(
     return [(image, text) for image, text in pairs]
 
 
-class Attention(NamedTuple):
-    """Attention weights of the prompts in one layer, averaged over heads.
-
-    ``tokens (B, n, N)`` are weights on the encoder's tokens, ``prompts (B, n, n)`` on the prompts.
-    The weights of each prompt on both sum to one.
-    """
-
-    tokens: Tensor
-    prompts: Tensor
-
-
-class Recording(NamedTuple):
-    """Attention and similarities of one forward pass, for explanations.
-
-    ``image`` and ``text`` have the attention of the prompts in each of the K steps.
-    ``similarities`` has ``S (B, n, n)`` of each exchange, with image prompts in rows; the exchange
-    before step 1 has P patches in rows, ``(B, P, n)``. It is empty without hubs.
-    """
-
-    image: list[Attention]
-    text: list[Attention]
-    similarities: list[Tensor]
-
-
 class DualEncoder(nn.Module, ABC):
     """A model of images and texts on two encoders; each method has a subclass with a ``forward``.
 
@@ -158,7 +135,7 @@ class DualEncoder(nn.Module, ABC):
     stacked = False
     """Whether the first axis of every parameter and buffer counts the members of an ensemble."""
 
-    def __init__(self, image_tower: Tower[Any], text_tower: Tower[Any]) -> None:
+    def __init__(self, image_tower: Tower, text_tower: Tower) -> None:
         super().__init__()
         self.image_tower = image_tower
         self.text_tower = text_tower
@@ -189,7 +166,7 @@ class DualEncoder(nn.Module, ABC):
         return [stack.head.choice for stack in self.stacks if stack.head.choice is not None]
 
     @property
-    def towers(self) -> Pair[Tower[Any]]:
+    def towers(self) -> Pair[Tower]:
         """The image and the text tower."""
         return Pair(self.image_tower, self.text_tower)
 
@@ -213,7 +190,7 @@ class DualEncoder(nn.Module, ABC):
         """Levels of the feature cache that this method can train from, the fastest last."""
         return self.image_tower.levels
 
-    def extract(self, batch: Batch, present: Presence) -> Pair[Any]:
+    def extract(self, batch: Batch, present: Presence) -> Pair[State]:
         """States of both towers before step 1, computed or restored from stored features.
 
         Inputs of a missing modality are replaced by zeros, since they may be NaN. What follows from
@@ -255,15 +232,11 @@ class DualEncoder(nn.Module, ABC):
         prompts: Pair[Tensor] | None,
         present: Presence,
         part_features: Tensor | None = None,
-        compared: Compared | None = None,
+        matched: Matched | None = None,
     ) -> Output:
-        """The head's output; without ``compared``, its similarity term's vectors are compared."""
+        """The head's output; without ``matched``, its similarity term's vectors are matched."""
         output: Output = self.head(pooled, prompts, present, part_features)
-        return output._replace(compared=compared or output.compared)
-
-    def pool(self, image: Any, text: Any) -> Pair[Pooled]:
-        """Pooled features of both towers' last states."""
-        return Pair(self.image_tower.pool(image), self.text_tower.pool(text))
+        return output._replace(matched=matched or output.matched)
 
 
 def _only_present(features: Features, present: Tensor | None) -> Features:

@@ -13,19 +13,22 @@ By default the first prompts come from tokens, and another hub lies before the f
 Shape legend: B batch, d_v and d_t widths, n prompts, K steps, C classes.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from functools import partial
+from itertools import cycle
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from epic_pl.nn.base import DualEncoder, Method, Recording, layer_pairs
+from epic_pl.nn.base import DualEncoder, Method, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
-from epic_pl.nn.interaction import Compared, Exchange, Hub, build_hubs, where_parts_fit
+from epic_pl.nn.hub import Consolidated, HubKind, Matched, ScaledCosine, build_hubs, where_parts_fit
 from epic_pl.nn.pair import Pair, Presence
 from epic_pl.nn.prompts import FirstPrompt, Generation, TemporalPrompts
-from epic_pl.nn.recording import prompt_attention
+from epic_pl.nn.recording import RecordedState, Recording, recorded_outputs
 from epic_pl.nn.towers import JointTower, ReadOnlyTower
 from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_choices, check_positive, check_probabilities
@@ -45,9 +48,6 @@ class EPICModel(DualEncoder):
     Raises:
         ConfigError: if ``method`` does not fit the encoders' depths.
     """
-
-    image_tower: JointTower | ReadOnlyTower
-    text_tower: JointTower | ReadOnlyTower
 
     def __init__(
         self, encoders: Pair[Encoder], num_classes: int, method: "EPIC", head: HeadConfig
@@ -73,9 +73,8 @@ class EPICModel(DualEncoder):
             method.prompt_init_std,
         )
         # the head takes the last step's prompts as they are, so no hub follows it
-        exchanges = self.num_steps - 1 + self.from_tokens
-        bottleneck = method.hub_width, method.dropout
-        self.hubs = build_hubs(method.hub, exchanges, self.widths, *bottleneck)
+        number = self.num_steps - 1 + self.from_tokens
+        self.hubs = build_hubs(method.hub, number, self.widths, method.hub_width, method.dropout)
         self.head = ClassificationHead(
             self.widths,
             num_classes,
@@ -86,81 +85,54 @@ class EPICModel(DualEncoder):
 
     def forward(self, batch: Batch) -> Output:
         """Logits and features of a batch, as in the equations of docs/method.md."""
-        return self._run(batch, None)
+        present = self.presence(batch)
+        image, text = self.extract(batch, present)  # U at the first interaction layers
+        rerun = self.image_encoder.checkpointed
+        hubs: Iterator[Any] = cycle(self.hubs)  # one for each consolidation, or the same for all
+        first: Consolidated | None = None
+        if self.from_tokens:
+            consolidate = partial(self.consolidate_tokens, next(hubs))
+            tokens = image.content_tokens(), text.content_tokens(), text.mask
+            masks = present.image, present.text
+            first = self.image_encoder.checkpointed_by_rows(consolidate, *tokens, *masks)
+        prompts = self.prompts.first(batch["attention_mask"].shape[0], first)  # P^1
+        for step in range(self.num_steps):
+            if step:
+                consolidated = rerun(next(hubs), prompts, present)  # C^k
+                first = first or consolidated
+                prompts = self.prompts.activate(step, consolidated.prompts)  # P^{k+1}
+            image, acquired_image = image.acquire(step, prompts.image)
+            text, acquired_text = text.acquire(step, prompts.text)
+            prompts = Pair(acquired_image, acquired_text)  # Z^k
+        pooled = Pair(image.pool(), text.pool())
+        if first is None or first.similarities is None or first.projected is None:
+            return self.classify(pooled, prompts, present)
+        places = where_parts_fit(first.similarities) if self.from_tokens else None
+        hub: Any = self.hubs[0]
+        matched = Matched(*first.projected, hub.similarity.temperature)
+        return self.classify(pooled, prompts, present, places, matched)
+
+    def consolidate_tokens(
+        self, hub: Any, patches: Tensor, words: Tensor, mask: Tensor, *present: Tensor | None
+    ) -> Consolidated:
+        """Image patches and parts of the text before step 1, from which the first prompts start.
+
+        So those of the image depend on the text.
+        """
+        parts = self.prompts.parts(words, mask)
+        consolidated: Consolidated = hub.of_tokens(Pair(patches, parts), Presence(*present))
+        return consolidated
 
     @torch.no_grad()
     def record(self, batch: Batch) -> Recording:
         """Attention of the prompts and similarities of the hubs, computed in a forward pass."""
-        recording = Recording([], [], [])
-        self._run(batch, recording)
-        return recording
-
-    def _run(self, batch: Batch, recording: Recording | None) -> Output:
-        """The output of a batch; attention and similarities are added to a ``recording``."""
         present = self.presence(batch)
-        image, text = self.extract(batch, present)  # U at the first interaction layers
-        first = exchange = self.compare_tokens(image, text, present)
-        prompts = self.prompts.first(text.mask.shape[0], first)  # P^1
-        for step in range(self.num_steps):
-            if step:
-                exchange = self.consolidate(step, prompts, present)  # C^k
-                first = first or exchange
-                prompts = self.prompts.activate(step, exchange.prompts)  # P^{k+1}
-            if recording is not None:
-                if exchange is not None and exchange.similarities is not None:
-                    recording.similarities.append(exchange.similarities)
-                of_image = self.image_tower, step, image, prompts.image, present.image
-                recording.image.append(prompt_attention(*of_image))
-                of_text = self.text_tower, step, text, prompts.text, present.text
-                recording.text.append(prompt_attention(*of_text))
-            image, text, prompts = self.acquire(step, image, text, prompts)  # Z^k
-        return self.classify(self.pool(image, text), prompts, present, *self.read(first))
-
-    def compare_tokens(self, image: Any, text: Any, present: Presence) -> Exchange | None:
-        """The exchange of image patches and parts of the text before step 1.
-
-        The first prompts start from it, so those of the image depend on the text. None if the first
-        prompts are learned vectors alone.
-        """
-        if not self.from_tokens:
-            return None
-        given = image.tokens, text.tokens, text.mask, present.image, present.text
-        return cast(Exchange, self.image_encoder.checkpointed_by_rows(self._compare, *given))
-
-    def _compare(
-        self, image: Tensor, text: Tensor, mask: Tensor, *present: Tensor | None
-    ) -> Exchange:
-        patches = self.image_tower.content_tokens(image)
-        parts = self.prompts.parts(self.text_tower.content_tokens(text), mask)
-        return cast(Exchange, self.hub(0).exchange_parts(Pair(patches, parts), Presence(*present)))
-
-    def acquire(
-        self, step: int, image: Any, text: Any, prompts: Pair[Tensor]
-    ) -> tuple[Any, Any, Pair[Tensor]]:
-        """States of both towers after the step's layer, and what the prompts acquired there."""
-        image, acquired_image = self.image_tower.acquire(step, image, prompts.image)
-        text, acquired_text = self.text_tower.acquire(step, text, prompts.text)
-        return image, text, Pair(acquired_image, acquired_text)
-
-    def consolidate(self, step: int, acquired: Pair[Tensor], present: Presence) -> Exchange:
-        """The exchange of the prompts between the layers of the step before and of ``step``."""
-        return cast(Exchange, self.image_encoder.checkpointed(self.hub(step), acquired, present))
-
-    def hub(self, step: int) -> Any:
-        """The hub before a step, which is the same for all steps if it has no parameters."""
-        return self.hubs[(step - (not self.from_tokens)) % len(self.hubs)]
-
-    def read(self, first: Exchange | None) -> tuple[Tensor | None, Compared | None]:
-        """What the head and the matching loss read of the first exchange.
-
-        They are the locations of the text's parts in the image, ``(B, 3 n)``, if tokens were
-        compared, and the vectors that were compared.
-        """
-        if first is None or first.similarities is None or first.compared is None:
-            return None, None
-        hub: Any = self.hubs[0]
-        compared = Compared(*first.compared, hub.similarity.temperature)
-        return where_parts_fit(first.similarities) if self.from_tokens else None, compared
+        states = map(RecordedState, self.towers, self.extract(batch, present), present[:2])
+        image, text = Pair(*states)
+        cosines = [part for part in self.hubs.modules() if isinstance(part, ScaledCosine)]
+        with recorded_outputs(cosines) as similarities:
+            self({**batch, "states": (image, text)})
+        return Recording(image.attention, text.attention, similarities)
 
 
 @dataclass(frozen=True)
@@ -193,7 +165,7 @@ class EPIC(Method):
     num_prompts: int = 2
     interaction_layers: int | list[list[int]] = 2
     prompt_attention: PromptAttention = "read_only"
-    hub: Hub = "bottleneck"
+    hub: HubKind = "bottleneck"
     hub_width: int = 128
     generation: Generation = "offset"
     first_prompt: FirstPrompt = "tokens"
@@ -217,4 +189,4 @@ class NoInteraction(EPIC):
         )
     """
 
-    hub: Hub = field(default="none", init=False)
+    hub: HubKind = field(default="none", init=False)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.interaction import Exchange
+from epic_pl.nn.hub import Consolidated
 from epic_pl.nn.pair import Pair
 
 FirstPrompt = Literal["tokens", "independent", "from_text"]
@@ -113,14 +113,14 @@ class TemporalPrompts(nn.Module):
                 gaussian(num_steps - 1, num_prompts, width) for width in widths
             )
 
-    def first(self, size: int, exchange: Exchange | None = None) -> Pair[Tensor]:
+    def first(self, size: int, consolidated: Consolidated | None = None) -> Pair[Tensor]:
         """Prompts of step 1 for B = ``size`` samples, ``(B, n, d_v)`` and ``(B, n, d_t)``.
 
-        With ``first_prompt`` "tokens" they start from the ``exchange`` of tokens, else they are
-        learned.
+        With ``first_prompt`` "tokens" they start from the ``consolidated`` tokens, else they
+        are learned.
         """
-        if exchange is not None:
-            image, text = exchange.prompts
+        if consolidated is not None:
+            image, text = consolidated.prompts
             return Pair(image + self.first_image, text)
         text = self.first_text
         image = self.coupling(text) if self.first_prompt == "from_text" else self.first_image

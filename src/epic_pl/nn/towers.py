@@ -1,9 +1,9 @@
-"""Towers: each has an encoder of one modality and defines how a method runs it.
+"""Towers: each has an encoder of one modality and makes the states that a method runs.
 
-A tower has no trained parameters of its own. A method calls ``extract`` for the layers that depend
-on the sample alone and ``pool`` at the end. In between, EPIC calls ``acquire`` for the outputs of
-prompts. A feature cache stores the output of ``features``, and ``restore`` continues from it;
-:data:`TOKEN_AXES` has the fields that it may consist of.
+A tower has no trained parameters of its own. ``extract`` runs the layers that depend on the sample
+alone and gives the first :class:`State`, which runs the rest: ``acquire`` for the outputs of
+prompts, and ``pool`` at the end. A feature cache stores the output of ``features``, and ``restore``
+continues from it; :data:`TOKEN_AXES` has the fields that it may consist of.
 Models that share an encoder restore the ``shared_features`` of a batch.
 
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction layers.
@@ -12,18 +12,18 @@ Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction laye
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Generic, Literal, NamedTuple, TypeVar, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.encoders.reading import Memory
-from epic_pl.nn.heads.features import Pooled
+from epic_pl.nn.encoders.memory import Memory
+from epic_pl.nn.heads.inputs import Pooled
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Features
 
-State = TypeVar("State")
 FeatureLevel = Literal["tokens", "layers"]
 
 TOKENS, CELLS, MEMORY = "tokens", "cells", "memory"
@@ -34,11 +34,158 @@ TOKEN_AXES: dict[str, int | None] = {TOKENS: 0, CELLS: 0, MEMORY: 3, OUTPUT: Non
 Axes are those of one item, without the batch axis. ``tokens (N, d)`` enter the first interaction
 layer. ``cells (M, d)`` are the same with merged patches: no later layer can be computed from them.
 ``memory (K, 2, h, M, d / h)`` are keys and values of the K interaction layers. ``output (d,)`` and
-``boundary (d,)`` are :class:`~epic_pl.nn.heads.features.Pooled`.
+``boundary (d,)`` are :class:`~epic_pl.nn.heads.inputs.Pooled`.
 """
 
 
-class Tower(nn.Module, ABC, Generic[State]):
+class State(Protocol):
+    """What a modality is before a step: its tokens, and the layers that they still pass."""
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The mask ``(B, N)`` of visible tokens; None if all are visible."""
+
+    def content_tokens(self) -> Tensor:
+        """The words or patches ``(B, P, d)`` that enter the next layer."""
+
+    def acquire(self, step: int, prompts: Tensor) -> tuple["State", Tensor]:
+        """Run the step's layer on prompts ``P (B, n, d)``; returns a state and their outputs."""
+
+    def memory(self, step: int) -> tuple[Memory, Tensor | None]:
+        """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
+
+    def pool(self) -> Pooled:
+        """The modality's pooled output after the last step, and its boundary features."""
+
+
+@dataclass(frozen=True)
+class TokenState:
+    """Tokens ``(B, N, d)`` that enter the next layer: the layers from there on still run.
+
+    ``boundary (B, d)`` are the boundary features.
+    """
+
+    prompts_change_tokens: ClassVar[bool]
+
+    tower: "Tower"
+    tokens: Tensor
+    mask: Tensor | None
+    next_layer: int
+    boundary: Tensor
+
+    def content_tokens(self) -> Tensor:
+        """The words or patches among the tokens."""
+        return self.tower.content_tokens(self.tokens)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context manager that runs the layers in the encoder's precision, or the prompts'."""
+        return self.tower.autocast(prompts=self.prompts_change_tokens)
+
+    def before(self, layer: int) -> Tensor:
+        """Tokens ``(B, N, d)`` that enter a later layer; those before it run without prompts."""
+        return self.tower.encoder.run_layers(self.next_layer, layer, self.tokens, self.mask)
+
+    def memory(self, step: int) -> tuple[Memory, Tensor | None]:
+        """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
+        layer = self.tower.layers[step]
+        with self.autocast():
+            return self.tower.encoder.memory(layer, self.before(layer)), self.mask
+
+    def pool(self) -> Pooled:
+        """Run the remaining layers, then the encoder's own pooling."""
+        with self.autocast():
+            output = self.output()
+        return Pooled(self.tower.cast(output), self.boundary)
+
+    def output(self) -> Tensor:
+        """The encoder's pooled output ``(B, d)``."""
+        encoder = self.tower.encoder
+        return encoder.pooled(self.before(encoder.num_layers), self.mask)
+
+
+@dataclass(frozen=True)
+class JointState(TokenState):
+    """A state whose tokens and prompts attend to each other.
+
+    After the last layer ``first (B, 1, d)`` is the pooled token, or None if all tokens are pooled.
+    """
+
+    prompts_change_tokens = True
+
+    first: Tensor | None = None
+
+    def acquire(self, step: int, prompts: Tensor) -> tuple[Self, Tensor]:
+        """Run up to the step's layer without prompts, then that layer with ``P (B, n, d)``."""
+        encoder, layer = self.tower.encoder, self.tower.layers[step]
+        last = layer == encoder.num_layers - 1
+        # a text of two tokens would keep one, and an exported graph treats size 1 as a constant
+        trims = self.tower.trims_last_layer and not torch.compiler.is_exporting()
+        with self.autocast():
+            tokens = self.before(layer)
+            if trims and last and encoder.can_trim_last_layer(layer):
+                outputs = encoder.run_last_layer(tokens, self.mask, prompts)  # (B, 1 + n, d)
+                after = replace(self, tokens=tokens, next_layer=layer + 1, first=outputs[:, :1])
+                return after, outputs[:, 1:]
+            tokens, acquired = encoder.run_layer(layer, tokens, self.mask, prompts)
+        return replace(self, tokens=tokens, next_layer=layer + 1), acquired
+
+    def output(self) -> Tensor:
+        """The encoder's pooled output ``(B, d)``."""
+        return super().output() if self.first is None else self.tower.encoder.pooled(self.first)
+
+
+@dataclass(frozen=True)
+class HiddenState(TokenState):
+    """A state whose tokens do not attend to the prompts that run with them, without gradient."""
+
+    prompts_change_tokens = False  # in another precision, the pooled output would change
+
+    def acquire(self, step: int, prompts: Tensor) -> tuple[Self, Tensor]:
+        """Run up to the step's layer, on tokens and prompts ``P (B, n, d)`` together."""
+        encoder, layer = self.tower.encoder, self.tower.layers[step]
+        with self.autocast():
+            tokens = self.before(layer)
+            tokens, acquired = encoder.run_layer(layer, tokens, self.mask, prompts, hidden=True)
+        return replace(self, tokens=tokens, next_layer=layer + 1), self.tower.cast(acquired)
+
+
+@dataclass(frozen=True)
+class FrozenState:
+    """Pooled features, and what else the method reads of an encoder that has run as a whole.
+
+    ``tokens (B, M, d)``, or a list of B memory-mapped tensors, enter the first layer; None if the
+    method does not need them. ``memories`` are keys and values of the K layers, or empty, and
+    ``mask (B, N)`` marks their visible tokens. Patches are merged in both.
+    """
+
+    tower: "Tower"
+    pooled: Pooled
+    mask: Tensor | None
+    tokens: Tensor | list[Tensor] | None
+    memories: list[Memory]
+
+    def content_tokens(self) -> Tensor:
+        """The words or patches among the tokens."""
+        assert self.tokens is not None, "the tower needs keeps_tokens"
+        return self.tower.content_tokens(self.tokens)
+
+    def acquire(self, step: int, prompts: Tensor) -> tuple[Self, Tensor]:
+        """Run the prompts ``P (B, n, d)`` by themselves; they read the layer's keys and values."""
+        encoder, layer = self.tower.encoder, self.tower.layers[step]
+        arguments = layer, prompts, self.memories[step], self.mask
+        with self.tower.autocast(prompts=True):
+            return self, encoder.checkpointed(encoder.run_stream, *arguments)
+
+    def memory(self, step: int) -> tuple[Memory, Tensor | None]:
+        """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
+        return self.memories[step], self.mask
+
+    def pool(self) -> Pooled:
+        """The frozen encoder's pooled features."""
+        return self.pooled
+
+
+class Tower(nn.Module, ABC):
     """An encoder and the layers at which a method intervenes.
 
     Args:
@@ -61,6 +208,8 @@ class Tower(nn.Module, ABC, Generic[State]):
     """Whether prompts enter the encoder's layers."""
     shares_states = False
     """Whether several models continue from each state."""
+    trims_last_layer = False
+    """Whether the last layer computes only the outputs in use, if prompts change its tokens."""
 
     def __init__(self, encoder: Encoder, layers: Sequence[int], keeps_tokens: bool = False) -> None:
         super().__init__()
@@ -120,12 +269,8 @@ class Tower(nn.Module, ABC, Generic[State]):
         """The state before step 1, from the output of :meth:`features`."""
         return self.start(features[TOKENS].to(self.dtype), mask)
 
-    @abstractmethod
-    def pool(self, state: State) -> Pooled:
-        """The modality's pooled output after the last step, and its boundary features."""
-
     def content_tokens(self, tokens: Tensor | list[Tensor]) -> Tensor:
-        """The words or patches among a state's tokens ``(B, N, d)``, in the weights' precision."""
+        """The words or patches among the tokens ``(B, N, d)``, in the weights' precision."""
         first = self.encoder.num_prefix_tokens
         if isinstance(tokens, list):
             return torch.stack([sample[first:] for sample in tokens]).to(self.dtype)
@@ -163,90 +308,25 @@ class Tower(nn.Module, ABC, Generic[State]):
         return self.encoder.dtype
 
 
-class JointState(NamedTuple):
-    """Tokens ``(B, N, d)`` that enter the next layer, and the mask of visible ones.
-
-    A layer with prompts runs once, on tokens and prompts together. ``boundary (B, d)`` are the
-    boundary features. After the last layer ``first (B, 1, d)`` is the pooled token, or None if all
-    tokens are pooled.
-    """
-
-    tokens: Tensor
-    mask: Tensor | None
-    next_layer: int
-    boundary: Tensor
-    first: Tensor | None = None
-
-    def before(self, encoder: Encoder, layer: int) -> Tensor:
-        """Tokens ``(B, N, d)`` that enter a later layer; those before it run without prompts."""
-        return encoder.run_layers(self.next_layer, layer, self.tokens, self.mask)
-
-
-class JointTower(Tower[JointState]):
+class JointTower(Tower):
     """``[U; Z] = Layer([U; P])``: tokens and prompts attend to each other (the paper's setting)."""
 
     takes_prompts = True
     trims_last_layer = True
-    """Whether the encoder's last layer computes only the outputs in use."""
 
     def start(self, tokens: Tensor, mask: Tensor | None) -> JointState:
         """The state before step 1, from the tokens that enter the first layer."""
-        return JointState(tokens, mask, self.layers[0], self.encoder.mean(tokens, mask))
-
-    def acquire(self, step: int, state: JointState, prompts: Tensor) -> tuple[JointState, Tensor]:
-        """Run up to the step's layer without prompts, then that layer with ``P (B, n, d)``."""
-        layer = self.layers[step]
-        last = layer == self.encoder.num_layers - 1
-        # a text of two tokens would keep one, and an exported graph treats size 1 as a constant
-        trims = self.trims_last_layer and not torch.compiler.is_exporting()
-        with self.autocast(prompts=True):
-            tokens = state.before(self.encoder, layer)
-            state = state._replace(next_layer=layer + 1)
-            if trims and last and self.encoder.can_trim_last_layer(layer):
-                outputs = self.encoder.run_last_layer(tokens, state.mask, prompts)  # (B, 1 + n, d)
-                return state._replace(tokens=tokens, first=outputs[:, :1]), outputs[:, 1:]
-            tokens, acquired = self.encoder.run_layer(layer, tokens, state.mask, prompts)
-            return state._replace(tokens=tokens), acquired
-
-    def memory(self, step: int, state: JointState) -> tuple[Memory, Tensor | None]:
-        """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
-        layer = self.layers[step]
-        with self.autocast(prompts=True):
-            return self.encoder.memory(layer, state.before(self.encoder, layer)), state.mask
-
-    def pool(self, state: JointState) -> Pooled:
-        """Run the remaining layers, then the encoder's own pooling."""
-        with self.autocast(prompts=True):
-            if state.first is not None:
-                output = self.encoder.pooled(state.first)
-            else:
-                tokens = state.before(self.encoder, self.encoder.num_layers)
-                output = self.encoder.pooled(tokens, state.mask)
-        return Pooled(self.cast(output), state.boundary)
+        return JointState(self, tokens, mask, self.layers[0], self.encoder.mean(tokens, mask))
 
 
-class FrozenState(NamedTuple):
-    """Pooled features, and what else the method reads of the frozen encoder.
-
-    ``tokens (B, M, d)``, or a list of B memory-mapped tensors, enter the first layer. ``memories``
-    are keys and values of the K layers, and ``mask (B, N)`` marks their visible tokens. Patches are
-    merged in both.
-    """
-
-    pooled: Pooled
-    mask: Tensor | None
-    tokens: Tensor | list[Tensor] | None
-    memories: list[Memory]
-
-
-class FrozenTower(Tower[FrozenState | JointState]):
+class FrozenTower(Tower):
     """A frozen encoder whose tokens depend on the sample alone, so all its outputs can be stored.
 
     It gives pooled features and the tokens that enter the first layer; subclasses add prompts.
     """
 
     levels: tuple[FeatureLevel, ...] = ("tokens", "layers")
-    reads_memory = False
+    needs_memory = False
     """Whether the state has keys and values of :attr:`layers`."""
 
     def start(self, tokens: Tensor, mask: Tensor | None) -> FrozenState:
@@ -259,10 +339,10 @@ class FrozenTower(Tower[FrozenState | JointState]):
         tokens = run.entering[self.layers[0]]
         with self.autocast():
             mean = self.encoder.mean(tokens, mask)
-        memories = [run.memories[layer] for layer in self.layers] if self.reads_memory else []
+        memories = [run.memories[layer] for layer in self.layers] if self.needs_memory else []
         pooled = Pooled(self.cast(run.output), self.cast(mean))
         kept = self.encoder.merge(tokens) if self.keeps_tokens else None
-        return FrozenState(pooled, mask, kept, memories)
+        return FrozenState(self, pooled, mask, kept, memories)
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel, layer: int | None = None
@@ -286,18 +366,9 @@ class FrozenTower(Tower[FrozenState | JointState]):
             return self.start(features[TOKENS].to(self.dtype), mask)
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
         memories = []
-        if self.reads_memory:
+        if self.needs_memory:
             memories = [_layer(features[MEMORY], k) for k in range(len(self.layers))]
-        return FrozenState(pooled, mask, features.get(CELLS, features.get(TOKENS)), memories)
-
-    def pool(self, state: FrozenState | JointState) -> Pooled:
-        """The frozen encoder's pooled features."""
-        if isinstance(state, FrozenState):
-            return state.pooled
-        with self.autocast():
-            tokens = state.before(self.encoder, self.encoder.num_layers)
-            output = self.encoder.pooled(tokens, state.mask)
-        return Pooled(self.cast(output), state.boundary)
+        return FrozenState(self, pooled, mask, features.get(CELLS, features.get(TOKENS)), memories)
 
 
 class ReadOnlyTower(FrozenTower):
@@ -308,10 +379,10 @@ class ReadOnlyTower(FrozenTower):
     each layer runs once, on tokens and prompts together, with the prompts hidden from the tokens.
     """
 
-    reads_memory = True
+    needs_memory = True
     takes_prompts = True
 
-    def extract(self, inputs: Tensor, mask: Tensor | None) -> FrozenState | JointState:
+    def extract(self, inputs: Tensor, mask: Tensor | None) -> State:
         """The state before step 1; without gradients the interaction layers did not run yet.
 
         Arguments are those of :meth:`Tower.extract`.
@@ -323,29 +394,7 @@ class ReadOnlyTower(FrozenTower):
             return self.start(tokens, mask)
         with self.autocast():
             boundary = self.cast(self.encoder.mean(tokens, mask))
-        return JointState(tokens, mask, self.layers[0], boundary)
-
-    def acquire(
-        self, step: int, state: FrozenState | JointState, prompts: Tensor
-    ) -> tuple[FrozenState | JointState, Tensor]:
-        """Run the prompts ``P (B, n, d)`` through the step's layer."""
-        layer = self.layers[step]
-        if isinstance(state, FrozenState):
-            arguments = layer, prompts, state.memories[step], state.mask
-            with self.autocast(prompts=True):
-                return state, self.encoder.checkpointed(self.encoder.read_layer, *arguments)
-        with self.autocast():  # the encoder's precision, or its pooled output would change
-            tokens = state.before(self.encoder, layer)
-            tokens, read = self.encoder.run_layer(layer, tokens, state.mask, prompts, hidden=True)
-        return state._replace(tokens=tokens, next_layer=layer + 1), self.cast(read)
-
-    def memory(self, step: int, state: FrozenState | JointState) -> tuple[Memory, Tensor | None]:
-        """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
-        if isinstance(state, FrozenState):
-            return state.memories[step], state.mask
-        layer = self.layers[step]
-        with self.autocast():
-            return self.encoder.memory(layer, state.before(self.encoder, layer)), state.mask
+        return HiddenState(self, tokens, mask, self.layers[0], boundary)
 
 
 class TrainedTower(FrozenTower):
@@ -366,7 +415,7 @@ def shared_features(
     """
     lowest = min(towers, key=lambda tower: tower.layers[0])
     run = _run_encoder(towers, lowest.entering(inputs, mask), mask)
-    keys = [(*tower.layers, tower.reads_memory, tower.keeps_tokens) for tower in towers]
+    keys = [(*tower.layers, tower.needs_memory, tower.keeps_tokens) for tower in towers]
     distinct = dict(zip(keys, towers, strict=True))
     stored = {key: _fields(tower.state(run, mask)) for key, tower in distinct.items()}
     return [stored[key] for key in keys]
@@ -384,7 +433,7 @@ def _run_encoder(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | N
     """Run the towers' encoder on the tokens ``(B, N, d)`` that enter their lowest first layer."""
     encoder = towers[0].encoder
     first = {tower.layers[0] for tower in towers}
-    read = {layer for tower in towers if tower.reads_memory for layer in tower.layers}
+    read = {layer for tower in towers if tower.needs_memory for layer in tower.layers}
     at = min(first)
     entering: dict[int, Tensor] = {}
     memories: dict[int, Memory] = {}

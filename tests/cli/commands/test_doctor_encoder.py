@@ -71,7 +71,7 @@ def test_a_text_encoder(ask, tiny_tokenizer_dir, tmp_path):
 def test_an_encoder_of_features_alone(ask, convnext):
     code, text, _ = ask(convnext)
     assert code == 0
-    assert "FeaturesEncoder of ConvNextV2Model" in text
+    assert "WholeModelEncoder of ConvNextV2Model" in text
     assert "features alone of width 32" in text
     assert re.search(r"ConvNextV2Model cannot be run layer by layer.*deit3_small_patch16", text)
     found = methods(text)

@@ -7,7 +7,7 @@ from epic_pl.nn import ClassificationHead, HeadConfig, Pair
 from epic_pl.nn.heads import Pooled
 from epic_pl.nn.heads.choice import PenaltySweep
 from epic_pl.nn.heads.classification import ModalityExperts, SimilarityHead
-from epic_pl.nn.heads.features import Standardization
+from epic_pl.nn.heads.inputs import Standardization
 from epic_pl.nn.pair import Presence
 from epic_pl.utils.errors import ConfigError
 
@@ -87,7 +87,7 @@ def test_dropout_is_on_in_training_only_and_is_a_probability():
         head(given, None, NONE)
     one, other = head(given, None, NONE), head(given, None, NONE)
     assert not torch.allclose(one.logits, other.logits, rtol=1e-3)
-    torch.testing.assert_close(one.compared, other.compared)  # the similarity is of all features
+    torch.testing.assert_close(one.matched, other.matched)  # the similarity is of all features
     head.eval()
     assert torch.equal(head(given, None, NONE)[0], head(given, None, NONE)[0])
     with pytest.raises(ConfigError, match="dropout"):

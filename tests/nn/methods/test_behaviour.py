@@ -26,8 +26,8 @@ from epic_pl.module.config import OptimConfig
 from epic_pl.module.optim import build_optimizer, parameter_groups
 from epic_pl.module.parameters import count_parameters
 from epic_pl.nn import EPIC, HeadConfig, Pair
-from epic_pl.nn.heads.features import Standardization
-from epic_pl.nn.interaction import NoHub
+from epic_pl.nn.heads.inputs import Standardization
+from epic_pl.nn.hub import NoHub
 from epic_pl.nn.methods import LinearProbe, Method, NoInteraction
 from epic_pl.nn.towers import shared_features
 from epic_pl.utils.errors import CheckpointError, ConfigError
@@ -325,7 +325,7 @@ def test_what_makes_a_method_cannot_be_changed():
     with pytest.raises(TypeError, match="hub"):
         NoInteraction(hub="bottleneck")
     encoders = Pair(image_encoder(), text_encoder())
-    assert isinstance(NoInteraction().build(encoders, 5).hub(1), NoHub)
+    assert isinstance(NoInteraction().build(encoders, 5).hubs[0], NoHub)
     assert LinearProbe().build(encoders, 5, ALL_PARTS).head.similarity is None
 
 
@@ -342,7 +342,7 @@ def test_a_method_without_a_model_is_refused_naming_the_attribute():
 def test_what_is_compared_is_dropped_from_in_training_only(name, training):
     options = {"dropout": 0.5, "first_prompt": "tokens"} if name == "EPIC" else {}
     model = make(name, **options)
-    first, second = (model.train(training)(batch([3, 2])).compared for _ in range(2))
+    first, second = (model.train(training)(batch([3, 2])).matched for _ in range(2))
     for side in ("image", "text"):
         same = torch.equal(getattr(first, side), getattr(second, side))
         assert same is not training

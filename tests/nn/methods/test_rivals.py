@@ -21,7 +21,7 @@ from tiny_models import (
 )
 
 from epic_pl.nn import Pair
-from epic_pl.nn.encoders import FeaturesEncoder, TimmViTEncoder, TransformersEncoder
+from epic_pl.nn.encoders import TimmViTEncoder, TransformersEncoder, WholeModelEncoder
 from epic_pl.nn.methods import MaPLe
 from epic_pl.utils.errors import ConfigError
 
@@ -140,7 +140,7 @@ def test_without_peft_the_way_out_is_named(monkeypatch):
 
 
 def test_lora_needs_linear_layers():
-    image = FeaturesEncoder(timm.create_model("test_resnet", num_classes=0))
+    image = WholeModelEncoder(timm.create_model("test_resnet", num_classes=0))
     with pytest.raises(ConfigError, match="LoRA needs linear layers"):
         make("LoRA", image)
     make("FullFineTuning", image)

@@ -15,8 +15,8 @@ from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.processor import Processor
 from epic_pl.module import EPICModule
 from epic_pl.module.evaluator import Evaluator, as_pil_image
-from epic_pl.nn.base import Attention
-from epic_pl.nn.interaction import grid_side
+from epic_pl.nn.hub import grid_side
+from epic_pl.nn.recording import Attention
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.types import Sample
 
@@ -48,7 +48,7 @@ class Explanation:
         probability: probability of the class; multilabel: the lowest one of the predicted labels.
         truth: the true class or labels; None if unknown.
         steps: attention of each of the K steps.
-        similarities: ``softmax(S)`` of each exchange, with image prompts in rows that sum to one;
+        similarities: ``softmax(S)`` of each hub, with image prompts in rows that sum to one;
             empty for unimodal samples.
     """
 
@@ -106,7 +106,7 @@ def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> 
     with torch.no_grad():
         logits = model(moved).logits
     text, image, labels = sample["text"], sample["image"], batch.get("labels")
-    exchanges = () if image is None or text is None else recording.similarities
+    of_hubs = () if image is None or text is None else recording.similarities
     words, numbers = ([], []) if text is None else _words(processor, text)
     prefix = model.image_encoder.num_prefix_tokens
     prediction, probability = _answer(evaluator, logits)
@@ -121,7 +121,7 @@ def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> 
             Step(_on_patches(of_image, prefix), _on_words(of_text, len(words), numbers))
             for of_image, of_text in zip(recording.image, recording.text, strict=True)
         ],
-        similarities=[scores[0].float().softmax(dim=1).cpu() for scores in exchanges],
+        similarities=[scores[0].float().softmax(dim=1).cpu() for scores in of_hubs],
     )
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from epic_pl.nn.encoders.reading import Memory
+from epic_pl.nn.encoders.memory import Memory
 from epic_pl.utils.errors import EncoderError
 
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class Encoder(nn.Module, ABC):
     """A frozen transformer whose layers can be run one by one.
 
     Subclasses implement the abstract methods; read-only prompts also need ``memory``, ``heads``
-    and ``read_layer``. A tower runs the layers, with or without prompts. Parameters get no
+    and ``run_stream``. A tower runs the layers, with or without prompts. Parameters get no
     gradient, and :meth:`train` leaves the encoder in evaluation mode, so dropout stays off.
 
     Args:
@@ -176,14 +176,14 @@ class Encoder(nn.Module, ABC):
     def heads(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values ``(B, h, n, d / h)`` that :meth:`read_layer` computes.
+        """Queries, keys and values ``(B, h, n, d / h)`` that :meth:`run_stream` computes.
 
         They are those of the stream alone, after norms and rotations. Scores are the products of
         queries and keys, divided by ``sqrt(d / h)``.
         """
         raise NotImplementedError
 
-    def read_layer(
+    def run_stream(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
         """Run layer ``index`` on a stream ``(B, n, d)`` that attends to itself and a memory.
@@ -216,7 +216,7 @@ class Encoder(nn.Module, ABC):
             mask: ``(B, N)`` bool, True on visible tokens; None if all are visible.
             extra: ``(B, n, d)`` prompts, which attend to every visible token and to each other;
                 every token attends to them.
-            hidden: whether no token attends to them, which gives the outputs of :meth:`read_layer`;
+            hidden: whether no token attends to them, which gives the outputs of :meth:`run_stream`;
                 requires :attr:`hides_prompts`.
 
         Returns:
@@ -224,10 +224,10 @@ class Encoder(nn.Module, ABC):
         """
         if extra is None:
             mask = None if mask is None else _own_mask(mask)
-            seen = read_mask(mask, tokens.shape[1])
+            seen = key_mask(mask, tokens.shape[1])
             return self.checkpointed(self._layer, index, tokens, seen, 0)
         joint, n = torch.cat([tokens, extra], dim=1), extra.shape[1]  # (B, N + n, d)
-        seen = _hiding_mask(mask, tokens, n) if hidden else read_mask(mask, joint.shape[1])
+        seen = _hiding_mask(mask, tokens, n) if hidden else key_mask(mask, joint.shape[1])
         outputs = self.checkpointed(self._layer, index, joint, seen, n)
         return outputs[:, : tokens.shape[1]], outputs[:, tokens.shape[1] :]
 
@@ -276,7 +276,7 @@ class Encoder(nn.Module, ABC):
             mask = torch.cat([mask[:, 1:], mask[:, :1]], dim=1)  # memory, then stream
         index = self.num_layers - 1
         stream = torch.cat([first, extra], dim=1)
-        return self.read_layer(index, stream, self.memory(index, others), mask)
+        return self.run_stream(index, stream, self.memory(index, others), mask)
 
     def mean(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mean ``(B, d)`` of patches or visible words at any layer, without a norm."""
@@ -363,7 +363,7 @@ def masked_mean(tokens: Tensor, mask: Tensor | None) -> Tensor:
     return (tokens * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
-def read_mask(mask: Tensor | None, length: int) -> Tensor | None:
+def key_mask(mask: Tensor | None, length: int) -> Tensor | None:
     """SDPA's mask ``(B, 1, 1, length)``; positions after the given mask are visible."""
     if mask is None:
         return None

@@ -26,10 +26,10 @@ from transformers import (
 )
 
 from epic_pl.nn.encoders.base import Encoder, Pooling
-from epic_pl.nn.encoders.features import FeaturesEncoder
 from epic_pl.nn.encoders.hf_transformer import TransformersEncoder
 from epic_pl.nn.encoders.timm_eva import TimmEvaEncoder
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
+from epic_pl.nn.encoders.whole_model import WholeModelEncoder
 from epic_pl.utils.assets import reading_encoder, resolve_encoder
 from epic_pl.utils.assets.encoders import (
     encoder_file,
@@ -101,7 +101,7 @@ def build_image_encoder(
     if is_timm(source.location):
         model = _timm_model(source)
         if not isinstance(model, VisionTransformer | Eva):
-            return FeaturesEncoder(model, pooling, image_size, **running)
+            return WholeModelEncoder(model, pooling, image_size, **running)
         family = TimmEvaEncoder if isinstance(model, Eva) else TimmViTEncoder
         encoder = family(model, pooling, **running)
         if image_size is not None:
@@ -155,7 +155,7 @@ def _check_layers(source: _Source) -> None:
 
 def _hf_encoder(
     source: _Source, modality: str, pooling: Pooling, image_size: int | None = None, **running: Any
-) -> TransformersEncoder | FeaturesEncoder:
+) -> TransformersEncoder | WholeModelEncoder:
     """An encoder of the transformers library; of a model with two towers, that of the modality."""
     model_class: Any = AutoModel
     config = _hf_config(source)
@@ -173,13 +173,13 @@ def _hf_encoder(
         raise EncoderError(f"{kind}. {_SUPPORTED}")
     if modality == "text":
         model.pooler = None  # trained for another task, or with random weights
-    encoder: TransformersEncoder | FeaturesEncoder
+    encoder: TransformersEncoder | WholeModelEncoder
     try:
         encoder = TransformersEncoder(model, pooling, image_size, **running)
         model.pooler = None
     except EncoderError as error:
         model.set_attn_implementation("eager")
-        encoder = FeaturesEncoder(model, pooling, image_size, **running)
+        encoder = WholeModelEncoder(model, pooling, image_size, **running)
         encoder.problem = f"{error}{_twin(source.name) if encoder.images else ''}"
     return encoder
 

@@ -19,12 +19,12 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
-from epic_pl.nn.encoders.reading import Memory, read_attention
+from epic_pl.nn.encoders.base import Encoder, Pooling, key_mask
+from epic_pl.nn.encoders.memory import Memory, attend
 from epic_pl.nn.precision import exact_products
 from epic_pl.utils.errors import EncoderError, raised_as
 
-READING_ATTENTION = "epic_pl_reading_sdpa"
+MEMORY_ATTENTION = "epic_pl_memory_sdpa"
 
 # the library's names of the parts around the layers
 _EMBEDDINGS = ("embeddings", "embed_tokens")
@@ -43,7 +43,7 @@ _LONGEST_CHECK = 1024  # tokens; a longer sliding window is not checked
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
 
 
-class _Reading(NamedTuple):
+class _MemoryMask(NamedTuple):
     """What the attention function gets as a mask: the mask, and a memory to read.
 
     Without a memory it only appends queries, keys and values ``(B, h, N, d / h)`` to ``heads``.
@@ -58,16 +58,16 @@ class _HeadsComputed(Exception):
     """Ends a layer whose further outputs are not needed."""
 
 
-def _reading_attention(
+def _memory_attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any
 ) -> Any:
     """SDPA over the stream and, if given, a memory; returns ``(B, n, h, d / h)`` and None."""
-    if not isinstance(attention_mask, _Reading):
+    if not isinstance(attention_mask, _MemoryMask):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     mask, memory, heads = attention_mask
     scale = kwargs.get("scaling") or query.shape[-1] ** -0.5
     if memory is not None:
-        read = read_attention(query, key, value, memory, mask, scale)
+        read = attend(query, key, value, memory, mask, scale)
         return read.transpose(1, 2).contiguous(), None
     heads += [query * (scale * query.shape[-1] ** 0.5), key.to(value.dtype), value]
     if not torch.compiler.is_compiling():
@@ -75,8 +75,8 @@ def _reading_attention(
     return query.transpose(1, 2), None  # a traced graph leaves out what is not used
 
 
-AttentionInterface.register(READING_ATTENTION, _reading_attention)
-AttentionMaskInterface.register(READING_ATTENTION, sdpa_mask)
+AttentionInterface.register(MEMORY_ATTENTION, _memory_attention)
+AttentionMaskInterface.register(MEMORY_ATTENTION, sdpa_mask)
 
 
 class TransformersEncoder(Encoder):
@@ -127,7 +127,7 @@ class TransformersEncoder(Encoder):
             if self.images:
                 patches = (config.image_size // config.patch_size) ** 2
                 self.num_prefix_tokens = self.embed(self._inputs(0)).shape[1] - patches
-            model.set_attn_implementation(READING_ATTENTION)
+            model.set_attn_implementation(MEMORY_ATTENTION)
             if next(model.parameters()).device.type != "meta":  # it has no numbers to compare
                 self._check()
         if image_size and not self.required_size:
@@ -212,19 +212,19 @@ class TransformersEncoder(Encoder):
         """Queries, keys and values of layer ``index`` for a stream that reads the memory."""
         return self._heads(index, stream, stream.shape[1], self._end(mask, memory.length(), stream))
 
-    def read_layer(
+    def run_stream(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
         """Run layer ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
-        reading = _Reading(read_mask(mask, memory.length() + stream.shape[1]), memory, [])
+        given = _MemoryMask(key_mask(mask, memory.length() + stream.shape[1]), memory, [])
         end = self._end(mask, memory.length(), stream)
-        return self._run(index, stream, reading, stream.shape[1], end)
+        return self._run(index, stream, given, stream.shape[1], end)
 
     def _heads(self, index: int, tokens: Tensor, *prompts: Any) -> tuple[Tensor, Tensor, Tensor]:
-        reading = _Reading(None, None, [])
+        given = _MemoryMask(None, None, [])
         with suppress(_HeadsComputed):
-            self._run(index, tokens, reading, *prompts)
-        queries, keys, values = reading.heads
+            self._run(index, tokens, given, *prompts)
+        queries, keys, values = given.heads
         return queries, keys, values
 
     def _run(self, index: int, tokens: Tensor, mask: Any, n: int, end: Tensor | None) -> Tensor:
@@ -287,23 +287,23 @@ class TransformersEncoder(Encoder):
         longest = max((window for window in self._windows if window), default=4)
         inputs = self._inputs(min(longest + 2, _LONGEST_CHECK))
         whole = self._whole(inputs)
-        self.model.set_attn_implementation(READING_ATTENTION)  # any other would ignore a memory
+        self.model.set_attn_implementation(MEMORY_ATTENTION)  # any other would ignore a memory
         tokens, expected = self.embed(inputs), whole.last_hidden_state
         at = tokens.shape[1] - 1 if self.causal else 0
         for index in range(self.num_layers):
             outputs = self._layer(index, tokens, None, 0)
             read = self._read_others(index, tokens, at)
-            self._compare(read, outputs[:, at : at + 1], f"a token read in layer {index}")
+            self._require_equal(read, outputs[:, at : at + 1], f"a token read in layer {index}")
             tokens = outputs
         norm = self._part(_LAST_NORMS)
         normed = tokens if norm is None else norm(tokens)
         self._norm_is_pooled = _error(tokens, expected) < _error(normed, expected)
         last = tokens if self._norm_is_pooled else normed
-        self._compare(last, expected, "the output of its last layer")
+        self._require_equal(last, expected, "the output of its last layer")
         given = getattr(whole, "pooler_output", None)
         own = self.pooling == "auto" and getattr(self.model, "pooler", None) is None
         if self.images and own and given is not None:
-            self._compare(self.pool(tokens), given, "its pooled output")
+            self._require_equal(self.pool(tokens), given, "its pooled output")
 
     def _whole(self, inputs: Tensor) -> Any:
         if self.images:
@@ -317,9 +317,9 @@ class TransformersEncoder(Encoder):
         _, keys, values = self._heads(index, tokens, 0, None)
         mask = None if seen is None else seen[at, others][None]
         memory = Memory(keys[:, :, others], values[:, :, others])
-        return self.read_layer(index, tokens[:, at : at + 1], memory, mask)
+        return self.run_stream(index, tokens[:, at : at + 1], memory, mask)
 
-    def _compare(self, ours: Tensor, expected: Tensor, what: str) -> None:
+    def _require_equal(self, ours: Tensor, expected: Tensor, what: str) -> None:
         error = _error(ours, expected)
         if not error < (0.1 if self.held else _TOLERANCE.get(ours.dtype, 0.1)):
             raise EncoderError(f"{self._problem}: {what} is off by {error:.0e}.")

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, pad
 
 from epic_pl.nn.encoders.base import merged
-from epic_pl.nn.encoders.reading import Memory
+from epic_pl.nn.encoders.memory import Memory
 from epic_pl.nn.encoders.timm_vit import TimmViTEncoder
 
 

@@ -7,8 +7,8 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from epic_pl.nn.encoders.base import Encoder, Pooling, read_mask
-from epic_pl.nn.encoders.reading import Memory, read_attention
+from epic_pl.nn.encoders.base import Encoder, Pooling, key_mask
+from epic_pl.nn.encoders.memory import Memory, attend
 from epic_pl.utils.errors import EncoderError
 
 
@@ -96,14 +96,14 @@ class TimmViTEncoder(Encoder):
         queries, keys, values = _heads(block.attn, block.norm1(stream), slice(0, 3))
         return block.attn.q_norm(queries), block.attn.k_norm(keys), values
 
-    def read_layer(
+    def run_stream(
         self, index: int, stream: Tensor, memory: Memory, mask: Tensor | None = None
     ) -> Tensor:
         """Run block ``index`` on a stream ``(B, n, d)`` that attends to itself and the memory."""
         block = self._plain_block(index)
         attention = block.attn
-        seen = read_mask(mask, memory.length() + stream.shape[1])
-        read = read_attention(*self.heads(index, stream), memory, seen)
+        seen = key_mask(mask, memory.length() + stream.shape[1])
+        read = attend(*self.heads(index, stream), memory, seen)
         read = attention.norm(read.transpose(1, 2).flatten(2))  # (B, n, d)
         if attention.gate is not None:
             read = read * attention.gate(block.norm1(stream)).sigmoid()

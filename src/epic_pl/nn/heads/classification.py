@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epic_pl.nn.heads.choice import Choice, PenaltySweep
-from epic_pl.nn.heads.features import ModalityFeatures, Pooled, Standardization
-from epic_pl.nn.interaction import Compared, ScaledCosine
+from epic_pl.nn.heads.inputs import ModalityFeatures, Pooled, Standardization
+from epic_pl.nn.hub import Matched, ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.utils.validate import check_at_least, check_choices, check_probabilities
 
@@ -74,7 +74,7 @@ class Output(NamedTuple):
     """The answer ``(B, C)``."""
     pooled: Pair[Pooled]
     """Pooled features of both modalities, the input of the head."""
-    compared: Compared | None = None
+    matched: Matched | None = None
     """Vectors of image and text that the model compares before either depends on the other; None
     if the model compares nothing."""
     trained: Mapping[str, Tensor] | None = None
@@ -97,7 +97,7 @@ class ClassificationHead(nn.Module):
         num_classes: number of classes C.
         config: parts of the head.
         prompts: whether the method has prompts.
-        num_part_features: number of features from the method's exchange; 0 without one.
+        num_part_features: number of features of the parts of a text; 0 without parts.
         penalties: penalties of a linear layer, of which one is chosen (:class:`PenaltySweep`).
 
     Example:
@@ -193,13 +193,13 @@ class ClassificationHead(nn.Module):
             logits: Tensor = self.classifier(dropped, part_features, columns, present)
         else:
             logits = self.classifier(joined)
-        compared = None
+        matched = None
         if self.similarity is not None:
             projected = self.similarity.project(features, present)
             logits = logits + self.similarity(projected)
-            compared = Compared(*projected, self.similarity.cosine.temperature)
+            matched = Matched(*projected, self.similarity.cosine.temperature)
         if self.experts is None:
-            return Output(logits, pooled, compared, {"joint": logits})
+            return Output(logits, pooled, matched, {"joint": logits})
         alone = Pair(
             dropped.image[:, : self.image.encoder_width], dropped.text[:, : self.text.encoder_width]
         )
@@ -207,7 +207,7 @@ class ClassificationHead(nn.Module):
         candidates = self.experts.candidates(logits, experts)
         trained = {"joint": logits, **experts}
         answer = self.experts.answer(candidates)
-        return Output(answer, pooled, compared, trained, candidates)
+        return Output(answer, pooled, matched, trained, candidates)
 
     def _columns(self, like: Tensor, present: Presence) -> list[Tensor]:
         """The features ``(B, F)`` of the columns, zeros if the batch has none; none if F is 0."""
@@ -264,16 +264,16 @@ class GEGLU(nn.Module):
 
 
 class NetworkHead(nn.Module):
-    """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s; c]))))`` with features s of the first exchange.
+    """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s; c]))))`` with features s of the parts.
 
-    ``s`` comes from :func:`~epic_pl.nn.interaction.where_parts_fit` or another
-    :class:`~epic_pl.nn.methods.parts.Reader`. The parts have a fixed order, so s shows how two
+    ``s`` comes from :func:`~epic_pl.nn.hub.where_parts_fit` or another
+    :class:`~epic_pl.nn.methods.parts.Locator`. The parts have a fixed order, so s shows how two
     objects are placed. "squeezed" first projects each modality to 16 dimensions, so that the
     network depends mostly on ``s``. ``c`` are the features of a table's columns.
 
     Args:
         widths: D_v and D_t.
-        num_part_features: length of s; 0 if the method has no exchange.
+        num_part_features: length of s; 0 if the method has no parts.
         columns: length F of c.
         num_classes: number of classes C.
         network: "wide" or "squeezed".

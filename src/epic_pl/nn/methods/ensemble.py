@@ -167,7 +167,7 @@ def mean_answer(logits: Tensor, task: Task) -> Tensor:
     return logits.log_softmax(dim=-1).logsumexp(dim=0)  # softmax divides by their number
 
 
-def _common(towers: Sequence[Tower[Any]]) -> Tower[Any]:
+def _common(towers: Sequence[Tower]) -> Tower:
     """The tower that gives all members what they read."""
     common = max(towers, key=lambda tower: (len(type(tower).__mro__), len(tower.layers)))
     for tower in towers:

@@ -5,7 +5,6 @@ beside the frozen linear layers, through the peft library.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -123,7 +122,7 @@ class LoRA(FullFineTuning):
 
 
 @torch.enable_grad()
-def used_parameters(tower: Tower[Any]) -> set[str]:
+def used_parameters(tower: Tower) -> set[str]:
     """Names of the parameters of the library's module that the pooled output depends on.
 
     A backward pass finds them, since a fixed list would depend on the libraries' versions.
@@ -132,7 +131,7 @@ def used_parameters(tower: Tower[Any]) -> set[str]:
     example = tower.encoder.example(1, 2, torch.Generator().manual_seed(0))
     names, parameters = zip(*model.named_parameters(), strict=True)
     model.requires_grad_(True)
-    output = tower.pool(tower.extract(example.to(parameters[0].device), None)).output
+    output = tower.extract(example.to(parameters[0].device), None).pool().output
     gradients = torch.autograd.grad(output.sum(), parameters, allow_unused=True)
     model.requires_grad_(False)
     return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}

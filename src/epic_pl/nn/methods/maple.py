@@ -10,7 +10,8 @@ initialisation instead of the words "a photo of a".
 Shape legend: B batch, n prompts, d width, J prompted layers, C classes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +20,26 @@ from epic_pl.nn.base import DualEncoder, Method, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, Pooled
 from epic_pl.nn.pair import Pair
-from epic_pl.nn.towers import JointState, JointTower
+from epic_pl.nn.towers import JointState, JointTower, State
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_positive
 
 _INIT_STD = 0.02
+
+
+@dataclass(frozen=True)
+class DeepState(JointState):
+    """A state whose boundary features are those of a later layer than the first."""
+
+    tower: "DeepTower"
+
+    def acquire(self, step: int, prompts: Tensor) -> tuple[Self, Tensor]:
+        """Run the layer of the step with ``P (B, n, d)``."""
+        state = self
+        if step == self.tower.boundary_layer:
+            state = replace(self, boundary=self.tower.encoder.mean(self.tokens, self.mask))
+        return super(DeepState, state).acquire(step, prompts)
 
 
 class DeepTower(JointTower):
@@ -37,17 +52,18 @@ class DeepTower(JointTower):
         super().__init__(encoder, range(encoder.num_layers))
         self.boundary_layer = boundary
 
-    def run(self, state: JointState, prompts: Tensor) -> Pooled:
-        """Run all layers with prompts ``(J, n, d)``; return the pooled features."""
+    def start(self, tokens: Tensor, mask: Tensor | None) -> DeepState:
+        """The state before the first layer."""
+        return DeepState(self, tokens, mask, 0, self.encoder.mean(tokens, mask))
+
+    def run(self, state: State, prompts: Tensor, size: int) -> Pooled:
+        """Run all layers with prompts ``(J, n, d)`` for B = ``size`` samples; returns features."""
         outputs = prompts[0]
         for layer in self.layers:
-            if layer == self.boundary_layer:
-                state = state._replace(boundary=self.encoder.mean(state.tokens, state.mask))
-            entering = outputs
-            if layer < len(prompts):  # deep prompts replace the previous layer's outputs
-                entering = prompts[layer].expand(state.tokens.shape[0], -1, -1)
-            state, outputs = self.acquire(layer, state, entering)
-        return self.pool(state)
+            # deep prompts replace the previous layer's outputs
+            own = prompts[layer].expand(size, -1, -1) if layer < len(prompts) else outputs
+            state, outputs = state.acquire(layer, own)
+        return state.pool()
 
 
 class CoupledPrompts(nn.Module):
@@ -96,11 +112,12 @@ class MaPLeModel(DualEncoder):
 
     def forward(self, batch: Batch) -> Output:
         """The head's output for the pooled features."""
-        present = self.presence(batch)
+        present, size = self.presence(batch), batch["attention_mask"].shape[0]
         image, text = self.extract(batch, present)
         image_prompts, text_prompts = self.prompts()
         pooled = Pair(
-            self.image_tower.run(image, image_prompts), self.text_tower.run(text, text_prompts)
+            self.image_tower.run(image, image_prompts, size),
+            self.text_tower.run(text, text_prompts, size),
         )
         return self.classify(pooled, None, present)
 

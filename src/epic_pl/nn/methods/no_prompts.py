@@ -42,7 +42,8 @@ class NoPromptsModel(DualEncoder):
     def forward(self, batch: Batch) -> Output:
         """The head's output for the pooled features."""
         present = self.presence(batch)
-        return self.classify(self.pool(*self.extract(batch, present)), None, present)
+        image, text = self.extract(batch, present)
+        return self.classify(Pair(image.pool(), text.pool()), None, present)
 
 
 class LinearProbeModel(NoPromptsModel):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from epic_pl.nn.base import DualEncoder, Method, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
-from epic_pl.nn.interaction import Compared, PatchDropout, ScaledCosine, where_parts_fit
+from epic_pl.nn.hub import Matched, PatchDropout, ScaledCosine, where_parts_fit
 from epic_pl.nn.pair import Pair, where_present
 from epic_pl.nn.prompts import TextParts
 from epic_pl.nn.towers import FrozenTower
@@ -23,7 +23,7 @@ _WIDTH = 128
 _DROPOUT = 0.3
 
 
-class Reader(nn.Module):
+class Locator(nn.Module):
     """Maps patches and parts to location and match score of each part (:func:`where_parts_fit`).
 
     Args:
@@ -38,7 +38,7 @@ class Reader(nn.Module):
         super().__init__()
         self.number, self.width, self.size = number, width, 3 * number
 
-    def forward(self, compared: Pair[Tensor], similarities: Tensor) -> Tensor:
+    def forward(self, projected: Pair[Tensor], similarities: Tensor) -> Tensor:
         """Features ``(B, size)`` from ``A_v (B, P, r)``, ``A_t (B, n, r)`` and ``S (B, P, n)``."""
         return where_parts_fit(similarities)
 
@@ -47,10 +47,10 @@ class PartsModel(DualEncoder):
     """A head on the similarities ``S = cos(A_v, A_t) / tau`` of patches and parts of the text.
 
     The head gets the location and the match score of each part. There are no prompts and no
-    messages. The head's network "none" becomes "wide". Subclasses set another :attr:`reader`.
+    messages. The head's network "none" becomes "wide". Subclasses set another :attr:`locator`.
     """
 
-    reader: type[Reader] = Reader
+    locator: type[Locator] = Locator
 
     def __init__(
         self, encoders: Pair[Encoder], num_classes: int, method: "Parts", head: HeadConfig
@@ -72,24 +72,24 @@ class PartsModel(DualEncoder):
             for width in self.widths
         )
         self.cosine = ScaledCosine()
-        self.read = self.reader(_PARTS, _WIDTH)
+        self.locate = self.locator(_PARTS, _WIDTH)
         self.head = ClassificationHead(
-            self.widths, num_classes, head, num_part_features=self.read.size
+            self.widths, num_classes, head, num_part_features=self.locate.size
         )
 
     def forward(self, batch: Batch) -> Output:
-        """The head's output for the pooled features and the features of the reader."""
+        """The head's output for the pooled features and the places of the parts."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        patches = self.image_tower.content_tokens(image.tokens)
-        parts = self.parts(self.text_tower.content_tokens(text.tokens), text.mask)  # (B, n, d_t)
-        compared = Pair(
-            where_present(self.down_image(patches), present.image),  # (B, P, r)
+        parts = self.parts(text.content_tokens(), text.mask)  # (B, n, d_t)
+        projected = Pair(
+            where_present(self.down_image(image.content_tokens()), present.image),  # (B, P, r)
             where_present(self.down_text(parts), present.text),  # (B, n, r)
         )
-        read = self.read(compared, self.cosine(*compared))
-        matched = Compared(*compared, self.cosine.temperature)
-        return self.classify(self.pool(image, text), None, present, read, matched)
+        places = self.locate(projected, self.cosine(*projected))
+        matched = Matched(*projected, self.cosine.temperature)
+        pooled = Pair(image.pool(), text.pool())
+        return self.classify(pooled, None, present, places, matched)
 
 
 @dataclass(frozen=True)

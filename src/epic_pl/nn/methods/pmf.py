@@ -16,7 +16,7 @@ from epic_pl.nn.base import DualEncoder, Method
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
 from epic_pl.nn.pair import Pair, where_present
-from epic_pl.nn.towers import JointState, JointTower
+from epic_pl.nn.towers import JointTower, State
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Batch
 from epic_pl.utils.validate import check_positive
@@ -48,23 +48,23 @@ class FusionSide(nn.Module):
             for _ in range(layers)
         )
 
-    def ask(self, step: int, tower: JointTower, state: JointState) -> Tensor:
-        """The query stage: outputs of the query prompts, mapped to ``(B, n, other d)``.
+    def ask(self, step: int, state: State, size: int) -> Tensor:
+        """The query stage for B = ``size`` samples: the mapped outputs ``(B, n, other d)``.
 
         ``Map(Layer([U; context; query])[query])``.
         """
         prompts = torch.cat([self.query_context[step], self.query[step]])
-        _, outputs = tower.acquire(step, state, prompts.expand(state.tokens.shape[0], -1, -1))
+        _, outputs = state.acquire(step, prompts.expand(size, -1, -1))
         return cast(Tensor, self.maps[step](outputs[:, self.query_context.shape[1] :]))
 
-    def fuse(self, step: int, tower: JointTower, state: JointState, heard: Tensor) -> JointState:
+    def fuse(self, step: int, state: State, heard: Tensor) -> State:
         """The fusion stage ``Layer([U; context; heard])``, with ``heard`` from the other modality.
 
         The new state has the outputs of the tokens only.
         """
         context = self.fusion_context[step].expand(heard.shape[0], -1, -1)
-        state, _ = tower.acquire(step, state, torch.cat([context, heard], dim=1))
-        return state
+        fused, _ = state.acquire(step, torch.cat([context, heard], dim=1))
+        return fused
 
 
 class PMFModel(DualEncoder):
@@ -78,9 +78,6 @@ class PMFModel(DualEncoder):
     Raises:
         ConfigError: if an encoder has fewer than F layers.
     """
-
-    image_tower: JointTower
-    text_tower: JointTower
 
     def __init__(
         self, encoders: Pair[Encoder], num_classes: int, method: "PMF", head: HeadConfig
@@ -101,19 +98,15 @@ class PMFModel(DualEncoder):
 
     def forward(self, batch: Batch) -> Output:
         """The head's output for the features that are pooled after the last fusion layer."""
-        present = self.presence(batch)
+        present, size = self.presence(batch), batch["attention_mask"].shape[0]
         image, text = self.extract(batch, present)
         for step in range(self.num_steps):
-            from_image = self.image_prompts.ask(step, self.image_tower, image)  # (B, n, d_t)
-            from_text = self.text_prompts.ask(step, self.text_tower, text)  # (B, n, d_v)
-            image = self.image_prompts.fuse(
-                step, self.image_tower, image, where_present(from_text, present.text)
-            )
-            text = self.text_prompts.fuse(
-                step, self.text_tower, text, where_present(from_image, present.image)
-            )
-        # both are already fused before the head, so nothing is compared
-        return self.classify(self.pool(image, text), None, present)._replace(compared=None)
+            from_image = self.image_prompts.ask(step, image, size)  # (B, n, d_t)
+            from_text = self.text_prompts.ask(step, text, size)  # (B, n, d_v)
+            image = self.image_prompts.fuse(step, image, where_present(from_text, present.text))
+            text = self.text_prompts.fuse(step, text, where_present(from_image, present.image))
+        # both are already fused before the head, so nothing is matched
+        return self.classify(Pair(image.pool(), text.pool()), None, present)._replace(matched=None)
 
 
 @dataclass(frozen=True)

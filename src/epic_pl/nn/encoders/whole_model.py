@@ -14,7 +14,7 @@ from epic_pl.utils.errors import EncoderError, raised_as
 _NUM_LAYERS = 12  # any number: they do nothing, and methods count them from the last
 
 
-class FeaturesEncoder(Encoder):
+class WholeModelEncoder(Encoder):
     """Any model of timm or transformers, for methods that put no prompts into it.
 
     Its tokens are the model's last ones. Those of an image follow its pooled features; the narrower

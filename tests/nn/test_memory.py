@@ -1,10 +1,10 @@
-"""Reading a memory beside torch's own attention over memory and stream in one piece."""
+"""Attention to a memory beside torch's own attention over memory and stream in one piece."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from epic_pl.nn.encoders.reading import Memory, read_attention
+from epic_pl.nn.encoders.memory import Memory, attend
 
 B, H, N, STREAM, D = 3, 2, 7, 4, 8
 
@@ -36,8 +36,8 @@ def test_outputs_and_gradients_are_those_of_attention_in_one_piece(dtype, masked
         mask[0, ..., :N] = False  # nothing of a memory that is absent
     weights = torch.randn(B, H, STREAM, D)
     results = []
-    for attend in (read_attention, whole):
-        output = attend(*stream, memory, mask, scale)
+    for attention in (attend, whole):
+        output = attention(*stream, memory, mask, scale)
         results.append([output, *torch.autograd.grad((output * weights).sum(), stream)])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
@@ -56,7 +56,7 @@ def test_a_list_of_samples_is_read_as_one_tensor_padded_with_masked_tokens(preci
     weights, results = torch.randn(B, H, STREAM, D), []
     for memory in (Memory(*samples), Memory(*padded)):
         assert memory.length() == N
-        output = read_attention(*stream, memory, mask[:, None, None])
+        output = attend(*stream, memory, mask[:, None, None])
         results.append([output, *torch.autograd.grad((output * weights).sum(), stream)])
     atol = 1e-6 if precision == torch.float32 else 0.02
     for one, other in zip(*results, strict=True):
@@ -67,7 +67,7 @@ def test_autocast_keeps_its_own_precision():
     with torch.autocast("cpu", torch.bfloat16):
         stream = [part.bfloat16() for part in inputs()]
         memory = Memory(*torch.randn(2, B, H, N, D).half())
-        output = read_attention(*stream, memory)
+        output = attend(*stream, memory)
     assert output.dtype == torch.bfloat16
     expected = whole(*(part.float() for part in stream), memory)
     torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.05)
@@ -82,6 +82,6 @@ def test_backward_keeps_the_memory_as_it_is_stored():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        read_attention(*stream, memory)
+        attend(*stream, memory)
     large = [tensor for tensor in kept.values() if tensor.numel() >= memory.keys.numel()]
     assert {tensor.data_ptr() for tensor in large} == {part.data_ptr() for part in memory}

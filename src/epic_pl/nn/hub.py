@@ -1,4 +1,4 @@
-"""The interaction hub: similarity-based exchange between the prompts of both modalities.
+"""The hub, which consolidates the prompts of both modalities by their similarity.
 
 Shape legend: B batch, n prompts, d_v and d_t encoder widths, r hub width.
 """
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from epic_pl.nn.pair import Pair, Presence, where_present
 from epic_pl.utils.errors import ConfigError
 
-Hub = Literal["bottleneck", "parameter_free", "none"]
+HubKind = Literal["bottleneck", "parameter_free", "none"]
 
 _TEMPERATURE = 0.1
 # below this temperature the softmax over cosines is one-hot, and its gradient zero
@@ -44,11 +44,11 @@ class ScaledCosine(nn.Module):
 
     def forward(self, image: Tensor, text: Tensor) -> Tensor:
         """Similarities ``S (B, n_v, n_t)`` of ``A_v (B, n_v, r)`` and ``A_t (B, n_t, r)``."""
-        return Compared(image, text, self.temperature).similarities()
+        return Matched(image, text, self.temperature).similarities()
 
 
-class Compared(NamedTuple):
-    """Vectors that a model compares, and the temperature of their similarities."""
+class Matched(NamedTuple):
+    """Vectors of image and text that the matching loss brings together, and their temperature."""
 
     image: Tensor
     """``A_v (B, n_v, r)``, zero where the image is missing."""
@@ -65,14 +65,14 @@ class Compared(NamedTuple):
         return fits / (lengths * self.temperature)
 
 
-class Exchange(NamedTuple):
-    """The consolidated prompts of an exchange, and what it compared, None without a hub."""
+class Consolidated(NamedTuple):
+    """The consolidated prompts, and what they were computed from, None without a hub."""
 
     prompts: Pair[Tensor]
     """Consolidated prompts ``C_m (B, n, d_m)``."""
     similarities: Tensor | None
-    """Similarities ``S (B, n, n)``; ``(B, P, n)`` with P patches in the exchange before step 1."""
-    compared: Pair[Tensor] | None
+    """Similarities ``S (B, n, n)``; before step 1 ``(B, P, n)`` with P patches."""
+    projected: Pair[Tensor] | None
     """Projected ``A_m (B, n, r)``, there ``A_v (B, P, r)``, zero where the modality is missing."""
 
 
@@ -91,8 +91,8 @@ class PatchDropout(nn.Dropout):
         return inputs * kept * (1 / (1 - self.p) if self.p < 1 else 0)
 
 
-class InteractionHub(nn.Module, ABC):
-    """Similarity-based exchange between the prompts of two modalities ("consolidate").
+class Hub(nn.Module, ABC):
+    """Similarity-based interaction: each prompt gets a message from those of the other modality.
 
     With ``A_m`` the prompts ``Z_m`` in a common space and ``S = cos(A_v, A_t) / tau``::
 
@@ -116,35 +116,35 @@ class InteractionHub(nn.Module, ABC):
     def receive(self, prompts: Pair[Tensor], messages: Pair[Tensor]) -> Pair[Tensor]:
         """Add messages ``(B, n, r)`` to prompts: ``C_v (B, n, d_v)`` and ``C_t (B, n, d_t)``."""
 
-    def forward(self, prompts: Pair[Tensor], present: Presence) -> Exchange:
-        """Exchange messages between the prompts ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``.
+    def forward(self, prompts: Pair[Tensor], present: Presence) -> Consolidated:
+        """Consolidate the prompts ``Z_v (B, n, d_v)`` and ``Z_t (B, n, d_t)``.
 
         The message from a missing modality is zero.
         """
-        image, text = self._compared(prompts, present)  # (B, n, r)
+        image, text = self._project(prompts, present)  # (B, n, r)
         similarities = self.similarity(image, text)  # (B, n, n)
         messages = Pair(similarities.softmax(dim=2) @ text, similarities.softmax(dim=1).mT @ image)
-        return Exchange(self.receive(prompts, messages), similarities, Pair(image, text))
+        return Consolidated(self.receive(prompts, messages), similarities, Pair(image, text))
 
-    def exchange_parts(self, tokens: Pair[Tensor], present: Presence) -> Exchange:
-        """Exchange messages between patches ``(B, P, d_v)`` and parts of the text ``(B, n, d_t)``.
+    def of_tokens(self, tokens: Pair[Tensor], present: Presence) -> Consolidated:
+        """Consolidate patches ``(B, P, d_v)`` and parts ``(B, n, d_t)`` of the text.
 
         The result has n image prompts: for each part the mean of the patches, and of their
         messages, weighted by ``softmax_v(S)`` with ``S (B, P, n)``.
         """
-        image, text = self._compared(tokens, present)  # (B, P, r), (B, n, r)
+        image, text = self._project(tokens, present)  # (B, P, r), (B, n, r)
         similarities = self.similarity(image, text)  # (B, P, n)
         weights = similarities.softmax(dim=1).mT  # of each part over the patches
         messages = Pair((weights @ similarities.softmax(dim=2)) @ text, weights @ image)
         prompts = Pair(weights @ tokens.image, tokens.text)
-        return Exchange(self.receive(prompts, messages), similarities, Pair(image, text))
+        return Consolidated(self.receive(prompts, messages), similarities, Pair(image, text))
 
-    def _compared(self, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
+    def _project(self, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
         """``A_v`` and ``A_t``, zero for a missing modality, so that its message is zero, too."""
         return Pair(*map(where_present, self.project(prompts), present))
 
 
-class BottleneckHub(InteractionHub):
+class BottleneckHub(Hub):
     """Hub with ``A_m = unit(LN(Z_m) W_m + b_m) sqrt(r)`` and ``C_m = Z_m + GELU(M_m) V_m``.
 
     ``V_m`` is initialised as zero, so that training starts from unimodal prompts. S does not depend
@@ -159,8 +159,8 @@ class BottleneckHub(InteractionHub):
     Example:
         >>> hub = BottleneckHub(widths=Pair(384, 256), hub_width=64)
         >>> prompts = Pair(torch.randn(4, 2, 384), torch.randn(4, 2, 256))
-        >>> exchange = hub(prompts, present=Presence())
-        >>> exchange.prompts.text.shape, exchange.similarities.shape
+        >>> consolidated = hub(prompts, present=Presence())
+        >>> consolidated.prompts.text.shape, consolidated.similarities.shape
         (torch.Size([4, 2, 256]), torch.Size([4, 2, 2]))
     """
 
@@ -185,7 +185,7 @@ class BottleneckHub(InteractionHub):
         return Pair(prompts.image + self.up_image(image), prompts.text + self.up_text(text))
 
 
-class ParameterFreeHub(InteractionHub):
+class ParameterFreeHub(Hub):
     """Hub with ``A_m = Z_m`` and ``C_m = Z_m + M_m``, closest to the paper, without parameters.
 
     Encoders of different widths share one learned map ``W (d_v, d_t)``: ``A_t = Z_t W^T`` and
@@ -218,28 +218,28 @@ class ParameterFreeHub(InteractionHub):
 
 
 class NoHub(nn.Module):
-    """No exchange: ``C_m = Z_m``, the control without interaction."""
+    """No messages: ``C_m = Z_m``, the control without interaction."""
 
     similarity = None
 
-    def forward(self, prompts: Pair[Tensor], present: Presence) -> Exchange:
+    def forward(self, prompts: Pair[Tensor], present: Presence) -> Consolidated:
         """The prompts as they are."""
-        return Exchange(prompts, None, None)
+        return Consolidated(prompts, None, None)
 
-    def exchange_parts(self, tokens: Pair[Tensor], present: Presence) -> Exchange:
+    def of_tokens(self, tokens: Pair[Tensor], present: Presence) -> Consolidated:
         """Means ``(B, n, d_v)`` of the cells of a grid of patches, and the parts as they are."""
         cells = segment_means(tokens.image, tokens.text.shape[1])
-        return Exchange(Pair(cells, tokens.text), None, None)
+        return Consolidated(Pair(cells, tokens.text), None, None)
 
 
 def build_hubs(
-    kind: Hub, exchanges: int, widths: Pair[int], hub_width: int, dropout: float
+    kind: HubKind, number: int, widths: Pair[int], hub_width: int, dropout: float
 ) -> nn.ModuleList:
-    """The hubs of a number of exchanges: one for each, or one for all if it has no parameters."""
+    """A number of hubs with parameters, or one hub for all consolidations."""
     if kind == "bottleneck":
-        return nn.ModuleList(BottleneckHub(widths, hub_width, dropout) for _ in range(exchanges))
+        return nn.ModuleList(BottleneckHub(widths, hub_width, dropout) for _ in range(number))
     shared = NoHub() if kind == "none" else ParameterFreeHub(widths)
-    return nn.ModuleList([shared] if exchanges else [])
+    return nn.ModuleList([shared] if number else [])
 
 
 def where_parts_fit(similarities: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from tiny_models import scramble
 
 from epic_pl.nn import BottleneckHub, Pair, ParameterFreeHub, Presence
-from epic_pl.nn.interaction import (
+from epic_pl.nn.hub import (
     PatchDropout,
     ScaledCosine,
     patch_places,

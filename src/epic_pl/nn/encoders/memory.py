@@ -31,12 +31,12 @@ class Memory(NamedTuple):
         """Products ``Q K^T (B, h, n, N)`` with queries ``Q (B, h, n, d / h)``."""
         return _times_stored(queries, self.keys, True)
 
-    def read(self, weights: Tensor) -> Tensor:
+    def weighted(self, weights: Tensor) -> Tensor:
         """Weighted values ``A V (B, h, n, d / h)`` with weights ``A (B, h, n, N)``."""
         return _times_stored(weights, self.values, False)
 
 
-def read_attention(
+def attend(
     queries: Tensor,
     keys: Tensor,
     values: Tensor,
@@ -68,7 +68,8 @@ def read_attention(
         scores = scores.masked_fill(~mask, float("-inf"))
     # under autocast the softmax is in float32
     weights = scores.softmax(dim=-1).to(values.dtype)
-    return memory.read(weights[..., : memory.length()]) + weights[..., memory.length() :] @ values
+    number = memory.length()
+    return memory.weighted(weights[..., :number]) + weights[..., number:] @ values
 
 
 class _TimesStored(torch.autograd.Function):
