@@ -6,8 +6,8 @@
     python benchmarks/multabench.py --tables MUL_IMAGE_PETFINDER --folds 0,1 --methods EPIC
 
 MulTaBench (arXiv 2605.10616) gives rows, folds, sizes and scores. Validation rows are drawn from a
-fold's training rows. Columns of numbers, categories and dates are left out: epic_pl does not read
-them, but the published models do. There are six such tables; others that are named are skipped.
+fold's training rows. All columns are read, by the kinds that multabench finds; dates of a time and
+a day are read as days. There are six such tables; others that are named are skipped.
 
 Errors are the mean over folds and their standard deviation. The rank is among the published models
 on the same folds, which read frozen features of small encoders, or the raw texts. `results` and
@@ -26,6 +26,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 from sklearn.preprocessing import LabelEncoder
 
 from common import build_parser, show
@@ -115,7 +116,7 @@ def read_folds(arguments: argparse.Namespace) -> Iterator[Fold]:
 
 
 def write_fold(name: str, number: int, arguments: argparse.Namespace, folder: Path) -> Fold:
-    """Write a fold as a table with columns for image, texts, label and split."""
+    """Write a fold as a table, whose columns are named by their kind, and its config."""
     if number not in range(bench.SPLITS):
         raise SystemExit(f"No fold {number}; there are {bench.SPLITS}, from 0.")
     copy = arguments.data_dir and str(arguments.data_dir.resolve())
@@ -124,24 +125,38 @@ def write_fold(name: str, number: int, arguments: argparse.Namespace, folder: Pa
     except FileNotFoundError as error:
         raise SystemExit(f"{error}, of which load_split of multabench reads {name}.") from None
     rows = pd.concat([split.x_train, split.x_test])
-    texts = detect_feature_types(rows, split.image_column).text_features
-    names = [each for each in rows if each in texts]  # in the table's order
+    found = detect_feature_types(rows, split.image_column)
+    kinds = {
+        "text": found.text_features,
+        "number": found.numerical_features,
+        "category": found.categorical_features,
+        "date": found.date_features,
+    }
     classes = LabelEncoder().fit(split.y_train)
     labels = [classes.transform(each) for each in (split.y_train, split.y_test)]
     columns = {"image": cells(rows[split.image_column], f"{split.image_folder}/")}
-    columns |= {f"text{place}": cells(rows[each]) for place, each in enumerate(names)}
+    for kind, names in kinds.items():
+        of_kind = (rows[each] for each in rows if each in names)  # in the table's order
+        columns |= {f"{kind}{place}": cells(each, kind=kind) for place, each in enumerate(of_kind)}
     columns["label"] = np.concatenate(labels)  # numbers, so that scores have the order of classes
     columns["split"] = ["train"] * len(labels[0]) + ["test"] * len(labels[1])
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), folder / "table.parquet")
-    written = [each for each in columns if each.startswith("text")]
-    roles = {"image": "image", "text": written, "label": "label", "split": "split"}
+    written = {kind: [each for each in columns if each.startswith(kind)] for kind in kinds}
+    roles = {"image": "image", "text": written.pop("text"), "label": "label", "split": "split"}
     config, _ = write_config(folder, True, **roles)
+    options = yaml.safe_load(config.read_text())
+    options["data"]["init_args"] |= {f"{kind}_columns": names for kind, names in written.items()}
+    config.write_text(yaml.safe_dump(options, sort_keys=False))
     return Fold(name, number, split.task_type, len(labels[0]), labels[1], config)
 
 
-def cells(column: pd.Series, prefix: str = "") -> pa.Array:
-    """A column as strings; what is missing stays so."""
+def cells(column: pd.Series, prefix: str = "", kind: str = "") -> pa.Array:
+    """A column as strings, of numbers as such; what is missing stays so."""
+    if kind == "number":
+        return pa.array(column.astype(float), from_pandas=True)
+    if kind == "date":
+        column = column.dt.date
     return pa.array([None if pd.isna(each) else f"{prefix}{each}" for each in column], pa.string())
 
 

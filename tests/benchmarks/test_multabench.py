@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 import folds
 from epic_pl.experiments.runs import Run
@@ -48,6 +49,7 @@ def split(script, workdir):
         "sprite": [f"images/{number}.png" for number in numbers],
         "kind": pd.Categorical(["water", "fire"] * 33),
         "lore": [f"lore {number}" if number % 7 else None for number in numbers],
+        "seen": pd.date_range("2001-01-01 17:30", periods=66),
         "height": [HEIGHTS[number % 3] for number in numbers],
     }
     for path in columns["sprite"]:
@@ -101,7 +103,7 @@ def test_results_are_the_benchmarks_score_of_its_own_test_rows(script, main, spl
         assert rank == f"{1 + sum(others < row['test_error'])} of {1 + len(others)}"
 
 
-def test_a_fold_is_a_table_of_images_texts_and_classes_alone(script, main, split, monkeypatch):
+def test_a_fold_is_a_table_whose_columns_are_read_by_kind(script, main, split, monkeypatch):
     class Enough(Exception):
         pass
 
@@ -112,7 +114,14 @@ def test_a_fold_is_a_table_of_images_texts_and_classes_alone(script, main, split
     with pytest.raises(Enough):
         main(*WORDS)
     table = pq.read_table(f"out/{TABLE}/10k-fold4/table.parquet").to_pandas()
-    assert [*table] == ["image", "text0", "text1", "label", "split"]
+    names = ["image", "text0", "text1", "number0", "category0", "date0", "label", "split"]
+    assert [*table] == names
+    config = yaml.safe_load(Path(f"out/{TABLE}/10k-fold4/epic.yaml").read_text())["data"][
+        "init_args"
+    ]
+    assert options["text_columns"] == ["text0", "text1"]
+    for kind in ("number", "category", "date"):
+        assert options[f"{kind}_columns"] == [f"{kind}0"]
     for part, x, y in (
         ("train", split.x_train, split.y_train),
         ("test", split.x_test, split.y_test),
@@ -120,6 +129,9 @@ def test_a_fold_is_a_table_of_images_texts_and_classes_alone(script, main, split
         rows = table[table["split"] == part]
         folder = Path("data").resolve() / FOLDER
         assert rows["image"].tolist() == [str(folder / path) for path in x["sprite"]]
+        assert rows["number0"].tolist() == x["weight"].tolist()
+        assert rows["category0"].tolist() == x["kind"].tolist()
+        assert rows["date0"].tolist() == x["seen"].dt.strftime("%Y-%m-%d").tolist()
         assert rows["text0"].tolist() == x["name"].tolist()
         assert rows["text1"].isna().tolist() == x["lore"].isna().tolist()
         assert rows["text1"].dropna().tolist() == x["lore"].dropna().tolist()
