@@ -1,11 +1,8 @@
 """What the stores of images and texts are known by: each thing that features depend on."""
 
 import hashlib
-import json
 import os
-import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +11,8 @@ from PIL import Image
 from tiny_models import image_encoder, make, token_ids
 
 import tiny_runs
-from epic_pl.data.preprocessing import load_tokenizer
 from epic_pl.data.processor import Processor
-from epic_pl.features.items import Images, Texts, image_digests, tokenizer_digest
+from epic_pl.features.items import Images, Texts, image_digests
 from epic_pl.features.store.spec import FEATURES_VERSION
 
 
@@ -79,15 +75,15 @@ def test_a_store_is_another_one_if_what_its_features_depend_on_changes(changed, 
 @pytest.mark.parametrize(
     ("name", "value", "others"),
     [
-        ("store.spec.FEATURES_VERSION", 0, BOTH),
-        ("items.tokenizer_digest", lambda tokenizer: "another", TEXTS),
+        ("features.store.spec.FEATURES_VERSION", 0, BOTH),
+        ("data.processor.Processor._digest", lambda processor: "another", TEXTS),
     ],
 )
 def test_a_store_is_another_one_for_another_version_or_tokenizer(
     name, value, others, keys, monkeypatch
 ):
     before = keys()
-    monkeypatch.setattr(f"epic_pl.features.{name}", value)
+    monkeypatch.setattr(f"epic_pl.{name}", value)
     differ = [one != other for one, other in zip(before, keys(), strict=True)]
     assert differ == [side in others for side in (0, 1)]
 
@@ -189,20 +185,3 @@ def test_a_damaged_memory_is_replaced(root, damage):
 def test_a_memory_that_cannot_be_written_is_done_without(root):
     first = digests_of(root / "a.png" / "memory.json", root, "a.png")
     assert first == digests_of(root / "memory.json", root, "a.png")
-
-
-def test_a_tokenizer_is_identified_by_its_state(tiny_tokenizer_dir, tmp_path):
-    first = load_tokenizer(str(tiny_tokenizer_dir))
-    digest = tokenizer_digest(first)
-    first(["a cat", "a"], padding=True, truncation=True, max_length=3)
-    assert tokenizer_digest(first) == digest
-    copy = shutil.copytree(tiny_tokenizer_dir, tmp_path / "copy")
-    assert tokenizer_digest(load_tokenizer(str(copy))) == digest
-    plain = json.loads((copy / "tokenizer.json").read_text())
-    plain["normalizer"] = {"type": "Lowercase"}
-    (copy / "tokenizer.json").write_text(json.dumps(plain))
-    assert tokenizer_digest(load_tokenizer(str(copy))) != digest
-    # without a backend the words decide
-    vocabularies = ({"a": 0, "b": 1}, {"a": 1, "b": 0}, {"b": 1, "a": 0})
-    slow = [SimpleNamespace(get_vocab=lambda words=words: words) for words in vocabularies]
-    assert len({tokenizer_digest(tokenizer) for tokenizer in slow}) == 2

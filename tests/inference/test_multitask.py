@@ -1,5 +1,6 @@
 """Several models on the same encoders, which run once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -146,8 +147,8 @@ def test_encoders_with_other_weights_are_refused(classifier):
 
 def test_another_tokenizer_or_device_is_refused(classifier):
     other = classifier()
-    other.processor.tokenizer.add_tokens(["zebra"])
-    with pytest.raises(ConfigError, match=r"they differ in tokenizer: \w+ and \w+"):
+    other.processor.text = replace(other.processor.text, tokenizer="another")
+    with pytest.raises(ConfigError, match=r"they differ in .*tokenizer: \w+ and another"):
         MultiTaskClassifier({"kind": classifier(), "other": other})
     other = classifier()
     other.module.to("meta")

@@ -215,7 +215,7 @@ class Texts(Items[str]):
 
     def _preparation(self) -> dict[str, Any]:
         return {
-            "tokenizer": tokenizer_digest(self.data.processor.tokenizer),
+            "tokenizer": self.data.processor.text.tokenizer,
             "max_tokens": self.data.processor.max_text_tokens,
             "prompt": self.data.processor.text.prompt,
             "padded": self.data.processor.text.padded,
@@ -249,13 +249,3 @@ def image_digests(
             known |= new
             write_json(digest_file, [known, zlib.crc32(repr(known).encode())])
     return digests
-
-
-def tokenizer_digest(tokenizer: Any) -> str:
-    """SHA-256 of everything that tokens depend on, but not the tokenizer's name or folder."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    state: dict[str, Any] = {"class": type(tokenizer).__name__, "words": tokenizer.get_vocab()}
-    if backend is not None:
-        # leave out truncation and padding of the last call; a store's key has them elsewhere
-        state |= json.loads(backend.to_str()) | {"truncation": None, "padding": None}
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()

@@ -11,7 +11,6 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 
-from epic_pl.features.items import tokenizer_digest
 from epic_pl.inference.classifier import Classifier
 from epic_pl.inference.item_classifier import Floats, ItemClassifier, Label
 from epic_pl.nn.towers import shared_features
@@ -140,7 +139,6 @@ def _settings(classifier: Classifier, tasks: str) -> dict[str, Any]:
         "preprocessing.columns": classifier.processor.columns,
         **{f"preprocessing.text.{key}": value for key, value in asdict(text).items()},
         "preprocessing.text.max_tokens": classifier.processor.max_text_tokens,
-        "tokenizer": tokenizer_digest(classifier.processor.tokenizer),
         "device": module.device,
     }
     for side, tower in zip(("image", "text"), module.model.towers, strict=True):
