@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
@@ -164,7 +164,6 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self.alone = alone
         self.on_bad_sample = on_bad_sample
         self._datasets: dict[Split, ImageTextDataset] = {}
-        self._wanted: set[Split] = set()
         self._features: FeatureProvider | None = None
         self._open_pass: Callable[[Rows], tuple[BulkPass, pa.Table]] | None = None
 
@@ -208,12 +207,11 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
         The first call builds the training split.
         """
-        if "train" not in self._datasets:
-            # missing data is reported before the tokenizer is fetched
-            if type(self).prepare_data is not ImageTextDataModule.prepare_data:
-                self.prepare_data()
-            self._build("train")
-        dataset = self._datasets["train"]
+        # without files to fetch, missing data is reported before the tokenizer is fetched
+        fetches = type(self).prepare_data is not ImageTextDataModule.prepare_data
+        if "train" not in self._datasets and fetches:
+            self.prepare_data()
+        dataset = self.dataset("train")
         if dataset.draws_labels:
             return None
         shares = class_counts(dataset.table["label"], self.num_classes) / len(dataset)
@@ -234,15 +232,11 @@ class ImageTextDataModule(LightningDataModule, ABC):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """The preprocessing options that a checkpoint stores, as plain types."""
-        text, columns = asdict(self.processor.text), self.column_preprocessing
-        source = {} if self.text_origin is None else {"source": self.text_origin}
-        return {
-            "image": self.image_preprocessing.to_dict(),
-            "text": text | source,
-            "image_encoder": self.image_encoder,
-            "text_encoder": self.text_encoder,
-            **({"columns": asdict(columns)} if columns.names else {}),
-        }
+        made = self.processor.preprocessing
+        if self.text_origin is not None:
+            made["text"]["source"] = self.text_origin
+        encoders = {"image_encoder": self.image_encoder, "text_encoder": self.text_encoder}
+        return made | encoders
 
     @cached_property
     def column_preprocessing(self) -> ColumnPreprocessing:
@@ -277,22 +271,15 @@ class ImageTextDataModule(LightningDataModule, ABC):
     def setup(self, stage: str | None = None) -> None:
         """Build the splits of a stage, and log their sizes.
 
-        Rows to predict are read here, but checked by the first call of :meth:`dataset`, so that a
-        process that predicts a part of them does not check the others.
+        Rows to predict are read by the first call of :meth:`dataset`, or by a process that predicts
+        a part of them and does not check the others.
         """
         # set before workers fork, else the tokenizer library warns and uses one thread
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        for split in STAGES[stage]:
-            own = self.predict_split if split == "predict" else split
-            if own in self._datasets:
-                continue
-            self._wanted.add(own)
-            if stage == "predict":
-                self.read_split(own)
-            else:
-                self._build(own)
+        for split in STAGES[stage] if stage != "predict" else ():
+            self.dataset(split)
 
-    def _build(self, split: Split) -> None:
+    def _built(self, split: Split) -> ImageTextDataset:
         rows = self.read_split(split)
         if (unknown := rows.table["label"].null_count) and split != "predict":
             raise DataError(
@@ -304,7 +291,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         if not table.num_rows:
             raise DataError(f"The {split} split of {self.name} is empty: check its options.")
         self._tell(split, rows, note)
-        self._datasets[split] = self.dataset_of_rows(split, replace(rows, table=table))
+        return self.dataset_of_rows(split, replace(rows, table=table))
 
     def _reader(self, split: Split, rows: Rows) -> Callable[[str], Any]:
         return ImageTextDataset(rows.table, rows.image_root, self._transform(split)).read
@@ -333,12 +320,14 @@ class ImageTextDataModule(LightningDataModule, ABC):
         return list(dict.fromkeys(["train", "val", "test", self.predict_split]))
 
     def dataset(self, split: Split) -> ImageTextDataset:
-        """The dataset of a split that :meth:`setup` has read."""
+        """The dataset of a split, which is read and checked once; see :meth:`setup`.
+
+        Raises:
+            DataError: if the split is empty, or a row cannot be used.
+        """
         split = self.predict_split if split == "predict" else split
-        if split not in self._datasets and split in self._wanted:
-            self._build(split)
         if split not in self._datasets:
-            raise DataError(f"The {split} split is not built: call prepare_data() and setup().")
+            self._datasets[split] = self._built(split)
         return self._datasets[split]
 
     def digests(self) -> dict[Split, str]:

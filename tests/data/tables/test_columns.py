@@ -95,4 +95,4 @@ def test_rows_to_predict_need_the_columns_too(make, tmp_path):
     images = tmp_path / "data" / "images"
     data = make({"weight": [1.0]}, predict_table=str(images))[0]()
     with pytest.raises(DataError, match=r"no column 'weight' \(columns\)"):
-        data.setup("predict")
+        data.dataset("predict")
