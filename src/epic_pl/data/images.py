@@ -13,7 +13,7 @@ from PIL import Image
 from epic_pl.data.decoding import BROKEN, MAX_PIXELS, decode
 from epic_pl.data.row_cache import ImageChecks, image_states
 from epic_pl.data.rows import Rows, empty_rows
-from epic_pl.utils.errors import DataError, first_line, raised_as
+from epic_pl.utils.errors import DataError, first_line
 from epic_pl.utils.untrusted import OutsideError, open_below, open_regular
 
 BadSamplePolicy = Literal["error", "skip", "absent"]
@@ -52,7 +52,8 @@ def read_image(
         with _opened(source, root) as file:
             return decode(file, min_size, max_pixels)
     except FileNotFoundError as error:
-        raise DataError(f"Image {name} does not exist. Correct its path.") from error
+        hint = _hint(str(source))
+        raise DataError(f"Image {name} does not exist{hint}. Correct its path.") from error
     except OutsideError as error:
         raise DataError(
             f"Image {error}, the image root. Move it, or choose a root that holds all link targets."
@@ -100,9 +101,7 @@ def usable_rows(
     paths = pc.unique(table["image"]).drop_null().to_pylist()
     refuse_outside(paths, root, rows.source)
     states = image_states(paths, root) if states is None else states
-    bad = {
-        path: f"there is no such file{missing_hint(path)}" for path in paths if states[path] is None
-    }
+    bad = {path: f"there is no such file{_hint(path)}" for path in paths if states[path] is None}
     if policy != "error":
         there = {path: state for path in paths if (state := states[path]) is not None}
         bad |= ImageChecks(root).unreadable(there, read)
@@ -148,16 +147,7 @@ def refuse_outside(paths: Collection[str], root: Path, source: Path) -> None:
         )
 
 
-def image_file(root: Path, path: str) -> Path:
-    """The file that an image's path leads to, after following links."""
-    # a NUL character, or a circle of links, whose error depends on the version of Python
-    errors = (ValueError, RuntimeError, OSError)
-    problem = f"Image {path!r} below {root} leads to no file"
-    with raised_as(DataError, problem, "Correct the path or the link, or drop it.", *errors):
-        return (root / path).resolve()
-
-
-def missing_hint(path: str) -> str:
+def _hint(path: str) -> str:
     """Advice to end a message with, if a path shows what is wrong with it; else empty."""
     if path.startswith(("http://", "https://")):
         return "; it is an address: fetch the image and name the file"

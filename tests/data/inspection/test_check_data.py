@@ -74,7 +74,7 @@ BAD_IMAGES = [
     ({"image": {3: "circle.png"}}, "missing", ""),
     ({"image": {3: "https://x.org/3.png"}}, "missing", ""),
     ({"image": {3: "3\0.png"}}, "missing", "null"),
-    ({"image": {3: "."}}, "missing", "Is a directory"),
+    ({"image": {3: "."}}, "missing", "no regular file"),
     ({"image": {3: "pipe.png"}}, "missing", "no regular file"),
     ({"image": {3: "x" * 300}}, "missing", "File name too long"),
     ({"content": {3: TRUNCATED}}, "corrupt", "3.png cannot be read"),

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.decoding import FORMATS
-from epic_pl.data.images import image_file, missing_hint, read_image
+from epic_pl.data.images import read_image
 from epic_pl.data.inspection.problems import (
     SEVERITIES,
     Problem,
@@ -35,7 +35,7 @@ from epic_pl.data.inspection.problems import (
 from epic_pl.data.row_cache import ImageChecks
 from epic_pl.data.rows import class_counts
 from epic_pl.utils.errors import DataError, counted
-from epic_pl.utils.untrusted import require_regular
+from epic_pl.utils.untrusted import OutsideError, open_below
 
 FACTS = pa.schema(
     [
@@ -156,22 +156,15 @@ def _inspect_rows(
 
 def _inspect_image(path: str, root: Path, min_size: int | None) -> dict[str, Any]:
     """Decode an image file as in training, and return its facts."""
-    facts: dict[str, Any] = {"kind": "missing"}
     try:
-        file = image_file(root, path)
-        if not file.is_relative_to(root):
-            return {"kind": "outside", "problem": f"{file} is outside of the image root {root}"}
-        require_regular(file)
-        content = blake2b(file.read_bytes(), digest_size=16).hexdigest()
-        facts = {"kind": "corrupt", "content": content}
-        read_image(file, min_size)
-    except OSError as error:
-        absent = isinstance(error, FileNotFoundError)
-        what = "does not exist" if absent else f"cannot be read: {error.strerror or error}"
-        return facts | {"problem": f"{file} {what}{missing_hint(path)}"}
+        read_image(Path(path), min_size, root=root)
     except DataError as error:
-        return facts | {"problem": str(error)}
-    with Image.open(file, formats=FORMATS) as image:
+        kind = "corrupt" if os.path.isfile(root / path) else "missing"
+        kind = "outside" if isinstance(error.__cause__, OutsideError) else kind
+        return {"kind": kind, "problem": str(error)}
+    with open_below(root, path) as file, Image.open(file, formats=FORMATS) as image:
+        file.seek(0)
+        content = blake2b(file.read(), digest_size=16).hexdigest()
         return {"width": image.width, "height": image.height, "content": content}
 
 
