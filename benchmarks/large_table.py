@@ -87,7 +87,7 @@ def row_bytes() -> list[dict[str, Any]]:
                 module = EPICModule.from_config("table.yaml", 2, method=method, encoders=encoders)
                 shared: Any = (module.device, data, [data.dataset("train")], level, "float16")
                 towers = module.model.image_tower, module.model.text_tower
-                images = Images(towers[0], *shared, 1, Path(scratch) / "digests.json")
+                images = Images(towers[0], *shared, 1)
                 texts = Texts(towers[1], *shared)
                 row = {"pixels": size, "method": method, "level": level}
                 row["image_bytes"] = images.request(Path(scratch)).spec.nbytes(1)

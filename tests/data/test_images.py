@@ -14,7 +14,7 @@ from epic_pl.data import HatefulMemesDataModule
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.decoding import MAX_BYTES, MAX_SCANS
 from epic_pl.data.images import read_image, refuse_outside
-from epic_pl.data.row_cache import ImageChecks, image_states
+from epic_pl.data.row_cache import ImageRecord, image_states
 from epic_pl.utils.errors import DataError
 
 SUFFIXES = ("jpg", "png", "gif", "webp", "tiff")
@@ -361,7 +361,7 @@ def test_images_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch)
 
 
 def test_a_damaged_record_counts_as_none(tmp_path):
-    record = ImageChecks(tmp_path)
+    record = ImageRecord(tmp_path)
     problems = {"a.png 1 2": None, "b.png 3 4": "cut"}
     record.add(problems)
     assert record.read() == problems

@@ -5,6 +5,7 @@ import os
 import zlib
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 
 import fabricate
 import numpy as np
@@ -17,7 +18,7 @@ from epic_pl.data import (
     TableDataModule,
     row_cache,
 )
-from epic_pl.data.row_cache import ImageChecks, cached_rows
+from epic_pl.data.row_cache import ImageRecord, cached_rows
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.utils.errors import DataError
 
@@ -174,14 +175,29 @@ def test_a_doctored_cache_is_read_again(damage, tmp_path, monkeypatch):
     assert not path.is_symlink()
 
 
-@pytest.mark.parametrize("columns", [["image"], ["image", "problem", "more"], ["x", "y"]])
+@pytest.mark.parametrize("columns", [["image"], ["image", "fact", "more"], ["x", "y"]])
 def test_a_doctored_record_of_images_is_empty(columns, tmp_path, cache):
     (tmp_path / "a.png").touch()
-    record = ImageChecks(tmp_path)
+    record = ImageRecord(tmp_path)
     record.add({"a": None})
     assert record.read() == {"a": None}
     _rewrite(record.path, pa.table({name: ["a"] for name in columns}), b"{}")
     assert record.read() == {}
+
+
+def test_digests_are_of_the_content_and_remembered_until_a_file_changes(
+    tmp_path, cache, monkeypatch
+):
+    for name, content in (("a.png", b"a"), ("copy.png", b"a"), ("b.png", b"b")):
+        (tmp_path / name).write_bytes(content)
+    names = ["a.png", "copy.png", "b.png"]
+    first = ImageRecord(tmp_path, "digests").digests(names)
+    assert first["a.png"] == first["copy.png"] != first["b.png"]
+    os.utime(tmp_path / "b.png", ns=(1, 1))
+    read, seen = Path.read_bytes, []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: seen.append(path.name) or read(path))
+    assert ImageRecord(tmp_path, "digests").digests(names) == first
+    assert seen == ["b.png"]
 
 
 class Louder(SNLIVEDataModule):

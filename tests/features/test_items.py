@@ -1,9 +1,5 @@
 """What the stores of images and texts are known by: each thing that features depend on."""
 
-import hashlib
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,7 +8,7 @@ from tiny_models import image_encoder, make, token_ids
 
 import tiny_runs
 from epic_pl.data.processor import Processor
-from epic_pl.features.items import Images, Texts, image_digests
+from epic_pl.features.items import Images, Texts
 from epic_pl.features.store.spec import FEATURES_VERSION
 
 
@@ -30,7 +26,7 @@ def keys(make, tiny_vit_dir, tiny_tokenizer_dir, cache, tmp_path):
         module = make(method="LinearProbe", options={"interaction_layers": layers})
         change(module.model)
         shared = torch.device("cpu"), rows, [rows.dataset("val")], level, dtype
-        images = Images(module.model.image_tower, *shared, 1, tmp_path / "digests.json")
+        images = Images(module.model.image_tower, *shared, 1)
         texts = Texts(module.model.text_tower, *shared)
         return images.request(tmp_path).spec.key, texts.request(tmp_path).spec.key
 
@@ -132,56 +128,3 @@ def test_inputs_and_stored_fields_change_with_the_version_alone(tiny_vit_dir, ti
         fields = model.text_tower.features(ids, mask.bool(), level)
         sums |= {f"{level}, text {name}": summed(field) for name, field in fields.items()}
     assert sums == pytest.approx(PREPARED, rel=1e-3, abs=0.01)
-
-
-@pytest.fixture
-def root(tmp_path):
-    for name, content in (("a.png", b"a"), ("copy.png", b"a"), ("b.png", b"b")):
-        (tmp_path / name).write_bytes(content)
-    return tmp_path
-
-
-def digests_of(memory, root, *paths):
-    """By path alone."""
-    digests = image_digests([(str(root), path) for path in paths], memory)
-    return {path: digest for (_, path), digest in digests.items()}
-
-
-def test_digests_are_of_the_content_and_remembered_until_a_file_changes(root, monkeypatch):
-    memory = root / "deep" / "memory.json"
-    first = digests_of(memory, root, "a.png", "copy.png", "b.png")
-    assert first["a.png"] == first["copy.png"] != first["b.png"]
-    os.utime(root / "b.png", ns=(1, 1))
-    read, seen = Path.read_bytes, []
-    monkeypatch.setattr(Path, "read_bytes", lambda path: seen.append(path.name) or read(path))
-    assert digests_of(memory, root, "a.png", "copy.png", "b.png") == first
-    assert seen == ["b.png"]
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        *("", "{", "[1, 2", "[]", "null", "5", "[" * 100_000),
-        *('{"a": 5, "b": [1]}', '[{"a": 5}, 1]', "[{}, null]"),
-        ("b.png", "c.png"),  # a path, by one bit
-        (hashlib.sha256(b"a").hexdigest(), hashlib.sha256(b"b").hexdigest()),
-    ],
-    ids=lambda damage: str(damage)[:20],
-)
-def test_a_damaged_memory_is_replaced(root, damage):
-    memory = root / "memory.json"
-    (root / "c.png").write_bytes(b"c")
-    paths = ("a.png", "c.png", "b.png")
-    for path in paths:
-        os.utime(root / path, ns=(1, 1))
-    first = digests_of(memory, root, *paths)
-    sound = memory.read_text()
-    memory.write_text(damage if isinstance(damage, str) else sound.replace(*damage))
-    assert memory.read_text() != sound
-    assert digests_of(memory, root, *paths) == first
-    assert memory.read_text() == sound
-
-
-def test_a_memory_that_cannot_be_written_is_done_without(root):
-    first = digests_of(root / "a.png" / "memory.json", root, "a.png")
-    assert first == digests_of(root / "memory.json", root, "a.png")

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from epic_pl.data.decoding import BROKEN, MAX_PIXELS, decode
-from epic_pl.data.row_cache import ImageChecks, image_states
+from epic_pl.data.row_cache import ImageRecord, image_states
 from epic_pl.data.rows import Rows, empty_rows
 from epic_pl.utils.errors import DataError, first_line
 from epic_pl.utils.untrusted import OutsideError, open_below, open_regular
@@ -104,7 +104,7 @@ def usable_rows(
     bad = {path: f"there is no such file{_hint(path)}" for path in paths if states[path] is None}
     if policy != "error":
         there = {path: state for path in paths if (state := states[path]) is not None}
-        bad |= ImageChecks(root).unreadable(there, read)
+        bad |= ImageRecord(root).unreadable(there, read)
     hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
     if policy == "absent":
         images = pc.if_else(hit, None, table["image"])

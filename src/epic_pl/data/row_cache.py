@@ -1,4 +1,4 @@
-"""Cache of rows and of image checks, for later runs and other ranks.
+"""Cache of rows, and of what was found out about images, for later runs and other ranks.
 
 MM-IMDB has a file for each of 26,000 films, and SNLI-VE half a million rows. Reading them takes
 much longer than checking that they are unchanged. Rows are stored as an uncompressed Arrow IPC
@@ -11,11 +11,11 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 from filelock import FileLock
@@ -36,7 +36,7 @@ _THREADS = 16  # threads that look at files, since disks answer several requests
 _CHUNK = 256  # number of paths that a thread takes at a time
 _SAMPLES = [table_schema(multilabel) for multilabel in (False, True)]
 _ROWS = [*_SAMPLES, *(schema.append(pa.field("split", pa.string())) for schema in _SAMPLES)]
-_IMAGES = pa.schema({"image": pa.string(), "problem": pa.string()})
+_IMAGES = pa.schema({"image": pa.string(), "fact": pa.string()})
 
 
 class _Facts(TypedDict):
@@ -119,26 +119,45 @@ def _image_state(path: str) -> str | None:
     return None
 
 
-class ImageChecks:
-    """Stored checks of images below a folder: those that were decoded, and those that failed."""
+class ImageRecord:
+    """A stored fact about each of some images below a folder, which holds until its file changes.
 
-    def __init__(self, root: Path) -> None:
+    Args:
+        root: the folder.
+        kind: ``images`` for the problem of each image that was decoded, None if it is sound;
+            ``digests`` for the SHA-256 of its content.
+    """
+
+    def __init__(self, root: Path, kind: Literal["images", "digests"] = "images") -> None:
         self.root = root = root.resolve()
-        self.path = _cache_path("images", (), {"images_of": str(root)})
+        self.path = _cache_path(kind, (), {"images_of": str(root)})
 
     def key(self, path: str) -> str:
         """Path, size and time of change of an image, so that a replaced image has another key."""
         return f"{path} {_image_state(os.path.join(self.root, path))}"
 
-    def read(self) -> dict[str, str | None]:
-        """The stored problem of each key; None if the image is sound."""
+    def read(self) -> dict[str, Any]:
+        """The stored fact of each key."""
         table, _ = _read_arrow(self.path, _IMAGES)
         return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
-    def add(self, problems: Mapping[str, str | None]) -> None:
-        """Store decoded images under the keys that they had before decoding."""
-        facts = {**self.read(), **problems}
+    def add(self, facts: Mapping[str, str | None]) -> None:
+        """Store facts under the keys that the images had before they were read."""
+        facts = {**self.read(), **facts}
         _write_arrow(self.path, pa.table([[*facts], [*facts.values()]], schema=_IMAGES), {})
+
+    def digests(self, paths: Iterable[str]) -> dict[str, str]:
+        """SHA-256 of the bytes of images, by path."""
+        keys, known = {path: self.key(path) for path in paths}, self.read()
+        new = {
+            key: hashlib.sha256((self.root / path).read_bytes()).hexdigest()
+            for path, key in keys.items()
+            if key not in known
+        }
+        if new:
+            self.add(new)
+        known |= new
+        return {path: known[key] for path, key in keys.items()}
 
     def unreadable(self, states: Mapping[str, str], read: Callable[[str], Any]) -> dict[str, str]:
         """Paths of images for which ``read`` raises a DataError, with the problem.

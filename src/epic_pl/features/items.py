@@ -4,13 +4,10 @@ Shape legend: B batch, N tokens.
 """
 
 import hashlib
-import json
 import os
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,13 +18,12 @@ from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data.row_cache import ImageRecord
 from epic_pl.features.dataset import ImageKey
 from epic_pl.features.store.fill import StoreRequest, earlier_tokens
 from epic_pl.features.store.reader import FeatureStore
 from epic_pl.features.store.spec import Field, StoredDtype, StoreSpec
 from epic_pl.nn.towers import TOKEN_AXES, TOKENS, FeatureLevel, Tower
-from epic_pl.utils.files import write_json
-from epic_pl.utils.validate import fits
 
 Key = TypeVar("Key")
 
@@ -158,14 +154,12 @@ class Images(Items[ImageKey]):
 
     Attributes:
         threads: number of threads that decode images.
-        digest_file: file that stores the images' digests.
     """
 
     modality = "image"
     blank = ImageKey("", "")
 
     threads: int
-    digest_file: Path
 
     def _named(self) -> Iterable[ImageKey]:
         for dataset in self.datasets:
@@ -173,8 +167,12 @@ class Images(Items[ImageKey]):
                 yield ImageKey(str(dataset.image_root), path)
 
     def _hashes(self) -> list[str]:
-        digests = image_digests((key for key in self.keys if key != self.blank), self.digest_file)
-        return [digests.get(key, "blank") for key in self.keys]
+        digests = {self.blank: "blank"}
+        for dataset in self.datasets:
+            found = ImageRecord(dataset.image_root, "digests").digests(dataset.distinct()[0])
+            root = str(dataset.image_root)
+            digests |= {ImageKey(root, path): digest for path, digest in found.items()}
+        return [digests[key] for key in self.keys]
 
     def _inputs(self, keys: Sequence[ImageKey]) -> tuple[Tensor, None]:
         readers = {str(dataset.image_root): dataset for dataset in self.datasets}
@@ -220,32 +218,3 @@ class Texts(Items[str]):
             "prompt": self.data.processor.text.prompt,
             "padded": self.data.processor.text.padded,
         }
-
-
-def image_digests(
-    names: Iterable[tuple[str, str]], digest_file: Path
-) -> dict[tuple[str, str], str]:
-    """SHA-256 of the bytes of images, by the root and path of each.
-
-    ``digest_file`` stores them by path, size and time of change, and their checksum; it is replaced
-    if it is damaged.
-    """
-    known: dict[str, str] = {}
-    # the file does not exist yet, or is damaged
-    with suppress(OSError, ValueError, TypeError, RecursionError):
-        found, checksum = json.loads(digest_file.read_text(encoding="utf-8"))
-        if fits(found, dict[str, str]) and checksum == zlib.crc32(repr(found).encode()):
-            known = found
-    digests, new = {}, {}
-    for root, path in names:
-        file = Path(root) / path
-        stat = file.stat()
-        state = f"{file} {stat.st_size} {stat.st_mtime_ns}"
-        if state not in known:
-            new[state] = hashlib.sha256(file.read_bytes()).hexdigest()
-        digests[root, path] = new.get(state) or known[state]
-    if new:
-        with suppress(OSError):  # without write permission later runs read the images again
-            known |= new
-            write_json(digest_file, [known, zlib.crc32(repr(known).encode())])
-    return digests

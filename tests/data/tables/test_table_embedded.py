@@ -13,9 +13,9 @@ from PIL import Image
 from epic_pl.data import TableDataModule
 from epic_pl.data.images import read_image
 from epic_pl.data.inspection.check import check_data
+from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.tables import columns
 from epic_pl.data.tables.columns import read_image_paths, unpack_images
-from epic_pl.features.items import image_digests
 from epic_pl.utils.errors import DataError
 
 SPLITS = ["train"] * 8 + ["val"] * 2 + ["test"] * 2
@@ -134,8 +134,8 @@ def test_equal_content_is_one_image_for_splits_checks_and_stored_features(make, 
     assert "Images, by content, in more than one split: 1 (3 rows)" in lines
     paths = data.read_split("train").table["image"].to_pylist()
     assert paths[1] == paths[3] == data.read_split("val").table["image"][1].as_py()
-    names = [(str(data.read_split("train").image_root), paths[1])]
-    assert image_digests(names, tmp_path / "memory.json")[names[0]] in paths[1]  # named by content
+    record = ImageRecord(data.read_split("train").image_root, "digests")
+    assert record.digests([paths[1]])[paths[1]] in paths[1]  # named by content
     # where splits are cut, the rows of one image stay together
     table = rows(dict.fromkeys(range(3, 12, 2), same))
     pq.write_table(pa.Table.from_pylist(table), tmp_path / "t.parquet")

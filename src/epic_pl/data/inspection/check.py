@@ -32,7 +32,7 @@ from epic_pl.data.inspection.problems import (
     language_problems,
     text_problems,
 )
-from epic_pl.data.row_cache import ImageChecks
+from epic_pl.data.row_cache import ImageRecord
 from epic_pl.data.rows import class_counts
 from epic_pl.utils.errors import DataError, counted
 from epic_pl.utils.untrusted import OutsideError, open_below
@@ -145,7 +145,7 @@ def _inspect_rows(
         inspected = pool.map(inspect, paths.to_pylist())
         found = list(progress.track(inspected, len(paths), description="images"))
         facts = pa.Table.from_pylist(found, FACTS)
-    checks = ImageChecks(root)
+    checks = ImageRecord(root)
     keys = map(checks.key, paths.to_pylist())
     checks.add(dict(zip(keys, facts["problem"].to_pylist(), strict=True)))
     facts = facts.take(pc.index_in(table["image"], value_set=paths))

@@ -124,8 +124,7 @@ class FeatureCache(Callback):
             )
         datasets = [data.dataset(split) for split in splits]
         given = module.device, data, datasets, level, self.dtype
-        digest_file = self.root / f"digests-{share.index}.json"
-        images = Images(module.model.image_tower, *given, self.threads, digest_file)
+        images = Images(module.model.image_tower, *given, self.threads)
         texts = Texts(module.model.text_tower, *given)
         requests = [images.request(self.root), texts.request(self.root)]
         stores = fill_stores(
