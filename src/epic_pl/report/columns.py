@@ -3,8 +3,7 @@
 Shape legend: N samples, F features, C classes, R permutations.
 """
 
-from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -17,7 +16,7 @@ from epic_pl.module import EPICModule
 from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.metrics import main_metric_sums
 from epic_pl.module.outputs import SplitOutputs
-from epic_pl.nn.heads import Output
+from epic_pl.report.passes import tested_batches
 from epic_pl.report.scores import headline
 
 PERMUTATIONS = 5
@@ -60,35 +59,22 @@ def _logits(
     features = torch.from_numpy(known.encode(cells))  # (N, F)
     owners = np.array([known.owners[name] for name, _ in known.features])
     orders = [np.random.default_rng(draw).permutation(len(cells)) for draw in range(PERMUTATIONS)]
-    plugin, loader = trainer.precision_plugin, cast(Any, trainer.test_dataloaders)
     alone: list[Tensor] = []
-    permuted: dict[str, list[list[Tensor]]] = {name: [[] for _ in orders] for name in known.names}
+    permuted: dict[str, list[Tensor]] = {name: [] for name in known.names}
     start = 0
-    for batch in islice(loader, int(trainer.num_test_batches[0])):
-        given: Any = trainer.strategy.batch_to_device(plugin.convert_input(batch))
-
-        def logits(changed: Any) -> Tensor:
-            with plugin.forward_context():
-                output: Output = module(changed)
-            return output.logits.float().cpu()
-
-        own = given["columns"]
-        with plugin.forward_context():
-            states = module.model.extract(given, module.model.presence(given))
+    for batch, logits in tested_batches(trainer, module):
+        own = batch["columns"]
+        with trainer.precision_plugin.forward_context():
+            states = module.model.extract(batch, module.model.presence(batch))
         none = torch.zeros(len(own), dtype=torch.bool, device=own.device)
-        alone.append(logits({**given, "image_present": none, "text_present": none}))
-        for name, of_draws in permuted.items():
-            at = torch.from_numpy(owners == name)
-            for order, made in zip(orders, of_draws, strict=True):
-                others = features[order[start : start + len(own)]].to(own)
-                changed = torch.where(at.to(own.device), others, own)
-                made.append(logits({**given, "states": states, "columns": changed}))
+        alone.append(logits(image_present=none, text_present=none))
+        others = [features[order[start : start + len(own)]].to(own) for order in orders]
+        for name, made in permuted.items():
+            at = torch.from_numpy(owners == name).to(own.device)
+            changed = [torch.where(at, other, own) for other in others]
+            made.append(torch.stack([logits(states=states, columns=each) for each in changed]))
         start += len(own)
-    stacked = {
-        name: torch.stack([torch.cat(made) for made in of_draws])
-        for name, of_draws in permuted.items()
-    }
-    return torch.cat(alone), stacked
+    return torch.cat(alone), {name: torch.cat(made, dim=1) for name, made in permuted.items()}
 
 
 def _importance(evaluator: Evaluator, outputs: SplitOutputs, permuted: Tensor) -> dict[str, float]:

@@ -6,9 +6,8 @@ Shape legend: B batch, N samples, C classes.
 import json
 from contextlib import suppress
 from functools import partial
-from itertools import islice
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import lightning as L
 import torch
@@ -23,9 +22,9 @@ from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.evaluator import Evaluator, finite, require_data
 from epic_pl.module.outputs import presence_masks
 from epic_pl.module.postprocess import ENOUGH_ROWS
-from epic_pl.nn.heads import Output
 from epic_pl.report.columns import column_report
 from epic_pl.report.figures import MAX_CLASSES, confusion_counts, draw_figures
+from epic_pl.report.passes import tested_batches
 from epic_pl.report.scores import coverage_table, headline, label, ranking_interval
 from epic_pl.report.tables import (
     absence_table,
@@ -39,7 +38,7 @@ from epic_pl.report.tables import (
 from epic_pl.utils.errors import ConfigError, DataError
 from epic_pl.utils.files import write_bytes, write_text
 from epic_pl.utils.html_page import jpeg, png, render, svg
-from epic_pl.utils.types import Batch, Modality
+from epic_pl.utils.types import Modality
 from epic_pl.utils.validate import check_writable
 
 _MAX_COUNTED = 1000  # number of classes up to which the confusion matrix is written
@@ -170,22 +169,12 @@ def rarely_missing(module: EPICModule, data: ImageTextDataModule) -> list[str]:
 def _single_modality(trainer: L.Trainer, module: EPICModule) -> tuple[Tensor, Tensor]:
     """Logits ``(N, C)`` of images alone and of texts alone; each batch is read once.
 
-    A unimodal sample keeps its modality in both. Device, precision, number of batches and the use
-    of stored features are those of the finished test.
+    A unimodal sample keeps its modality in both.
     """
-    plugin, loader = trainer.precision_plugin, cast(Any, trainer.test_dataloaders)
-
-    def logits(batch: Batch, image_present: Tensor, text_present: Tensor) -> Tensor:
-        masks = {"image_present": image_present, "text_present": text_present}
-        given = trainer.strategy.batch_to_device(plugin.convert_input({**batch, **masks}))
-        with plugin.forward_context():
-            output: Output = module(given)
-        return output.logits.float().cpu()
-
     rank_zero_info("Report: each modality alone")
     image_only, text_only = [], []
-    for batch in islice(loader, int(trainer.num_test_batches[0])):
+    for batch, logits in tested_batches(trainer, module):
         image, text = presence_masks(batch)
-        image_only.append(logits(batch, image, text & ~image))
-        text_only.append(logits(batch, image & ~text, text))
+        image_only.append(logits(image_present=image, text_present=text & ~image))
+        text_only.append(logits(image_present=image & ~text, text_present=text))
     return torch.cat(image_only), torch.cat(text_only)
