@@ -188,9 +188,9 @@ def tables(folder: Path) -> tuple[Any, Case]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from epic_pl.data.tables.build import build_rows
     from epic_pl.data.tables.columns import RowOptions
     from epic_pl.data.tables.formats import read_table
-    from epic_pl.data.tables.rows import build_rows
 
     rows = [
         {"text": f"text {n}", "label": "ab"[n % 2], "split": "train" if n < 6 else "val"}

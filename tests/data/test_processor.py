@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 import tiny_runs
 from epic_pl import Processor
 from epic_pl.data.images import read_image
-from epic_pl.data.preprocessing import ImagePreprocessing, TextPreprocessing, load_tokenizer
+from epic_pl.data.preprocessing import ImagePreprocessing, TextPreprocessing
+from epic_pl.data.pretrained import load_tokenizer
 from epic_pl.data.processor import as_rgb
 from epic_pl.utils.errors import CheckpointError, ConfigError, DataError, EncoderError
 

@@ -11,7 +11,8 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torchvision.transforms import InterpolationMode, v2
 
-from epic_pl.data.preprocessing import ImagePreprocessing, image_preprocessing
+from epic_pl.data.preprocessing import ImagePreprocessing
+from epic_pl.data.pretrained import image_preprocessing
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.utils.errors import ConfigError
 

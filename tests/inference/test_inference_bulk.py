@@ -10,7 +10,7 @@ import torch
 
 from epic_pl.cli.commands import embed
 from epic_pl.data import bulk
-from epic_pl.data.bulk import BulkPass
+from epic_pl.data.bulk_pass import BulkPass
 from epic_pl.inference.ray import Predictor
 from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import DataError

@@ -23,7 +23,7 @@ from tiny_models import (
 )
 from transformers import AutoModel, CLIPConfig, CLIPModel, modeling_utils
 
-from epic_pl.data.preprocessing import image_preprocessing, load_tokenizer
+from epic_pl.data.pretrained import image_preprocessing, load_tokenizer
 from epic_pl.nn import EPIC, Pair
 from epic_pl.nn.encoders import (
     TimmViTEncoder,

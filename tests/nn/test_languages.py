@@ -29,7 +29,7 @@ SCRIPT = """
 import json, sys
 import torch
 from huggingface_hub import HfApi
-from epic_pl.data.preprocessing import load_tokenizer
+from epic_pl.data.pretrained import load_tokenizer
 from epic_pl.nn.encoders import build_text_encoder
 name, sentences = sys.argv[1], json.loads(sys.argv[2])
 if not name.startswith("pypi:"):

@@ -13,7 +13,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
-from epic_pl.data.bulk import BulkPass, whole_batch
+from epic_pl.data.bulk_pass import BulkPass, whole_batch
 from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.data.clean_text import clean_text
 from epic_pl.data.dataset import ImageTextDataset
@@ -25,15 +25,8 @@ from epic_pl.data.loading import (
     init_worker,
     processed_batches,
 )
-from epic_pl.data.preprocessing import (
-    AnyResize,
-    ImagePreprocessing,
-    Resize,
-    TextPreprocessing,
-    image_preprocessing,
-    load_tokenizer,
-    text_preprocessing,
-)
+from epic_pl.data.preprocessing import AnyResize, ImagePreprocessing, Resize, TextPreprocessing
+from epic_pl.data.pretrained import image_preprocessing, load_tokenizer, text_preprocessing
 from epic_pl.data.processor import Processor
 from epic_pl.data.rows import Rows, check_labels, class_counts
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
@@ -64,9 +57,9 @@ class ImageTextDataModule(LightningDataModule, ABC):
 
     Args:
         image_encoder: the encoder that images are prepared for; see
-            :func:`~epic_pl.data.preprocessing.image_preprocessing`.
+            :func:`~epic_pl.data.pretrained.image_preprocessing`.
         text_encoder: the encoder whose tokenizer is used; see
-            :func:`~epic_pl.data.preprocessing.load_tokenizer`.
+            :func:`~epic_pl.data.pretrained.load_tokenizer`.
         image_encoder_revision: commit or tag of a hub name; ``name@revision`` is the same.
         text_encoder_revision: commit or tag of the text encoder's hub name.
         image_size: side of the images in pixels; None is the image encoder's own.

@@ -32,10 +32,8 @@ from epic_pl.data.preprocessing import (
     Preprocessing,
     TextPreprocessing,
     check_tokenizer,
-    image_preprocessing,
-    load_tokenizer,
-    text_preprocessing,
 )
+from epic_pl.data.pretrained import image_preprocessing, load_tokenizer, text_preprocessing
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.utils.errors import (
     ConfigError,
@@ -104,7 +102,7 @@ class Processor:
         image: preprocessing of images.
         text: preprocessing of texts, which are also cut at the tokenizer's own limit.
         tokenizer: tokenizer of the text encoder, as from
-            :func:`~epic_pl.data.preprocessing.load_tokenizer`.
+            :func:`~epic_pl.data.pretrained.load_tokenizer`.
         task: ``multiclass`` or ``multilabel``.
         num_classes: number of classes C; needed for labels of a multilabel task.
         columns: preprocessing of numbers, dates and categories.
@@ -181,15 +179,15 @@ class Processor:
 
         Args:
             image: name of the image encoder, see
-                :func:`~epic_pl.data.preprocessing.image_preprocessing`.
-            text: name of the text encoder, see :func:`~epic_pl.data.preprocessing.load_tokenizer`.
+                :func:`~epic_pl.data.pretrained.image_preprocessing`.
+            text: name of the text encoder, see :func:`~epic_pl.data.pretrained.load_tokenizer`.
             image_size: side of the images in pixels; None is the image encoder's own.
             resize: how images become square, see
                 :class:`~epic_pl.data.preprocessing.ImagePreprocessing`; "auto" is the image
                 encoder's own.
             max_text_tokens: maximum number of tokens of a text; longer texts are cut.
             clean_text: whether to apply :func:`~epic_pl.data.clean_text.clean_text` to texts.
-            text_prompt: see :func:`~epic_pl.data.preprocessing.text_preprocessing`.
+            text_prompt: see :func:`~epic_pl.data.pretrained.text_preprocessing`.
             task: ``multiclass`` or ``multilabel``.
             num_classes: number of classes C; needed for labels of a multilabel task.
 

@@ -10,15 +10,15 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.progress import track
 
-from epic_pl.data.bulk import BulkPass
+from epic_pl.data.bulk_pass import BulkPass
 from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.images import BadSamplePolicy, usable_rows
 from epic_pl.data.processor import Processor
 from epic_pl.data.rows import Rows
+from epic_pl.data.tables.build import read_unlabelled, table_folder
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.formats import is_image_folder
-from epic_pl.data.tables.rows import read_unlabelled, table_folder
 from epic_pl.utils.errors import DataError, EpicError, raised_as
 from epic_pl.utils.share import ALL, Share
 from epic_pl.utils.types import Batch

@@ -13,7 +13,8 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
-from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
+from epic_pl.data.preprocessing import Preprocessing
+from epic_pl.data.pretrained import load_tokenizer
 from epic_pl.data.processor import Processor
 from epic_pl.inference.description import DESCRIPTION, INPUTS, TOKENIZER, Description
 from epic_pl.utils.errors import CheckpointError, ConfigError, needs_extra, raised_as

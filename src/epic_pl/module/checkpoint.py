@@ -17,11 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from epic_pl.data.preprocessing import (
-    Preprocessing,
-    check_tokenizer,
-    column_preprocessing,
-)
+from epic_pl.data.preprocessing import Preprocessing, check_tokenizer, column_preprocessing
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.module.config import EncoderConfig, EncodersConfig
 from epic_pl.module.postprocess import check_calibration

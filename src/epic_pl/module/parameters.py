@@ -10,12 +10,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from torch import Tensor
 
-from epic_pl.data.preprocessing import (
-    ImagePreprocessing,
-    Preprocessing,
-    TextPreprocessing,
-    image_file,
-)
+from epic_pl.data.preprocessing import ImagePreprocessing, Preprocessing, TextPreprocessing
+from epic_pl.data.pretrained import image_file
 from epic_pl.module.config import EncoderConfig
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders import Encoder

@@ -90,12 +90,8 @@ def _encoder_lines(name: str, side: Modality, size: int | None, counts: list[int
     import torch
     from rich.filesize import decimal
 
-    from epic_pl.data.preprocessing import (
-        TextPreprocessing,
-        image_preprocessing,
-        load_tokenizer,
-        text_preprocessing,
-    )
+    from epic_pl.data.preprocessing import TextPreprocessing
+    from epic_pl.data.pretrained import image_preprocessing, load_tokenizer, text_preprocessing
     from epic_pl.features.store.spec import Field, StoreSpec
     from epic_pl.module.config import EncoderConfig
     from epic_pl.module.parameters import encoder_line

@@ -15,6 +15,7 @@ from rich.filesize import decimal
 
 from epic_pl.data.images import read_image
 from epic_pl.data.inspection.guess import Guess, guess_columns
+from epic_pl.data.tables.build import table_folder
 from epic_pl.data.tables.columns import (
     KINDS,
     RowOptions,
@@ -24,7 +25,6 @@ from epic_pl.data.tables.columns import (
 )
 from epic_pl.data.tables.folders import holds_classes
 from epic_pl.data.tables.formats import SUFFIXES, is_saved_dataset, read_table
-from epic_pl.data.tables.rows import table_folder
 from epic_pl.utils.assets import cache_dir
 from epic_pl.utils.config_files import INIT_CONFIG, first_config, packaged_file, read_yaml
 from epic_pl.utils.errors import ConfigError, DataError, printable

@@ -15,9 +15,9 @@ from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.row_cache import cached_rows
 from epic_pl.data.rows import Rows, learn_columns, table_schema
+from epic_pl.data.tables.build import build_rows, read_rows, read_unlabelled, table_folder
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.data.tables.formats import source_files
-from epic_pl.data.tables.rows import build_rows, read_rows, read_unlabelled, table_folder
 from epic_pl.utils.types import Task
 from epic_pl.utils.validate import check_at_least
 

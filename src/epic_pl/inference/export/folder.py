@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from epic_pl.data.preprocessing import Preprocessing, load_tokenizer
+from epic_pl.data.preprocessing import Preprocessing
+from epic_pl.data.pretrained import load_tokenizer
 from epic_pl.data.processor import Processor
 from epic_pl.inference.description import DESCRIPTION, TOKENIZER, Description, model_inputs
 from epic_pl.inference.export.onnx_file import write_int8, write_onnx

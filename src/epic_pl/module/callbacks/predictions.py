@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data import ImageTextDataModule, TableDataModule
-from epic_pl.data.bulk import BulkPass
+from epic_pl.data.bulk_pass import BulkPass
 from epic_pl.data.rows import Rows
 from epic_pl.data.tables.formats import write_csv
 from epic_pl.module import EPICModule

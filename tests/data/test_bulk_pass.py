@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 from torch.utils.data import Dataset
 
-from epic_pl.data import bulk, row_cache
-from epic_pl.data.bulk import BulkPass
+from epic_pl.data import bulk_pass, row_cache
+from epic_pl.data.bulk_pass import BulkPass
 from epic_pl.data.images import read_image
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.utils.errors import DataError
@@ -55,7 +55,7 @@ def rows(tmp_path, cache):
 @pytest.fixture
 def write(tmp_path, rows, monkeypatch):
     """Writes parts of two batches; returns the batches of the share, and what is said."""
-    monkeypatch.setattr(bulk, "BATCHES", 2)
+    monkeypatch.setattr(bulk_pass, "BATCHES", 2)
 
     def write(
         share=ALL,
@@ -160,7 +160,7 @@ def test_a_share_refuses_its_own_parts_of_rows_or_files_that_have_changed(write,
 
 @pytest.mark.parametrize("policy", ["error", "skip"])
 def test_a_share_looks_once_at_each_of_its_own_images(policy, write, monkeypatch, tmp_path):
-    looked, hashed, stat, digest = [], [], os.stat, bulk.rows_digest
+    looked, hashed, stat, digest = [], [], os.stat, bulk_pass.rows_digest
 
     def spy(path, *given, **more):
         if str(path).endswith(".png"):
@@ -168,7 +168,9 @@ def test_a_share_looks_once_at_each_of_its_own_images(policy, write, monkeypatch
         return stat(path, *given, **more)
 
     monkeypatch.setattr(row_cache.os, "stat", spy)
-    monkeypatch.setattr(bulk, "rows_digest", lambda part: hashed.append(len(part)) or digest(part))
+    monkeypatch.setattr(
+        bulk_pass, "rows_digest", lambda part: hashed.append(len(part)) or digest(part)
+    )
     write(Share(2, 4), policy=policy)  # rows 12 to 17
     assert sorted(looked) == [f"{row}.png" for row in range(12, 18)]
     assert hashed == [6]

@@ -13,9 +13,8 @@ from transformers import (
     SiglipTextConfig,
 )
 
-from epic_pl.data.preprocessing import (
-    ImagePreprocessing,
-    TextPreprocessing,
+from epic_pl.data.preprocessing import ImagePreprocessing, TextPreprocessing
+from epic_pl.data.pretrained import (
     image_file,
     image_preprocessing,
     load_tokenizer,

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageFilter
 from transformers import AutoImageProcessor
 
-from epic_pl.data.preprocessing import image_preprocessing
+from epic_pl.data.pretrained import image_preprocessing
 from epic_pl.data.transforms import build_image_transform
 from epic_pl.utils.errors import EncoderError
 
