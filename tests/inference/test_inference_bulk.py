@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from epic_pl.cli.commands import embed
-from epic_pl.data import bulk
+from epic_pl.data import bulk_pass
 from epic_pl.data.bulk_pass import BulkPass
 from epic_pl.inference.ray import Predictor
 from epic_pl.run.epic_cli import run
@@ -40,7 +40,7 @@ def predict_on_an_actor(model, config, output, shard):
 @pytest.fixture(params=[pytest.param(predict, marks=pytest.mark.slow), encode, predict_on_an_actor])
 def write(request, trained, tmp_path, monkeypatch):
     """Writes parts of a few rows into a folder."""
-    monkeypatch.setattr(bulk, "BATCHES", 1)
+    monkeypatch.setattr(bulk_pass, "BATCHES", 1)
     monkeypatch.setattr(embed, "_BATCH_SIZE", 4)
     model = shutil.copy(trained.checkpoint, tmp_path / "model.ckpt")
 

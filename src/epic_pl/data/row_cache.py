@@ -36,6 +36,7 @@ _THREADS = 16  # threads that look at files, since disks answer several requests
 _CHUNK = 256  # number of paths that a thread takes at a time
 _SAMPLES = [table_schema(multilabel) for multilabel in (False, True)]
 _ROWS = [*_SAMPLES, *(schema.append(pa.field("split", pa.string())) for schema in _SAMPLES)]
+_STRUCTS = "columns", "cells"  # which tables of rows may have beside these
 _IMAGES = pa.schema({"image": pa.string(), "fact": pa.string()})
 
 
@@ -249,7 +250,8 @@ def _read_arrow(path: Path, *schemas: pa.Schema) -> tuple[pa.Table, Any]:
         table = pa.ipc.open_file(content).read_all()
         table.validate(full=True)  # else a doctored offset would read other memory
         sound = zlib.crc32(content) == int.from_bytes(checksum)
-        plain = [f for f in table.schema if f.name != "columns" or not pa.types.is_struct(f.type)]
+        structs = {f.name for f in table.schema if pa.types.is_struct(f.type)}
+        plain = [f for f in table.schema if f.name not in structs.intersection(_STRUCTS)]
         if sound and any(pa.schema(plain).equals(schema) for schema in schemas):
             return table, json.loads(table.schema.metadata[_KEY])
     return schemas[0].empty_table(), None

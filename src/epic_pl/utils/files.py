@@ -138,13 +138,10 @@ def _parsed(text: str) -> Any:
 
 def try_read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None if it cannot be read."""
-    try:
-        require_regular(path)
-        with path.open(encoding="utf-8") as file:
-            content = json.loads(file.read(2**26))  # this package writes no longer files
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+    with suppress(DataError):
+        content: dict[str, Any] = read_json(path)
+        return content
+    return None
 
 
 def free_bytes(folder: Path) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from epic_pl import Classifier
 from epic_pl.cli.commands import embed
-from epic_pl.data import bulk
+from epic_pl.data import bulk_pass
 
 
 @pytest.mark.parametrize("source", ["data/table.csv", "moved.csv", "data/images"])
@@ -68,7 +68,7 @@ def test_what_cannot_be_embedded_is_told_before_anything_is_written(trained, tol
 
 
 def test_ranks_and_shards_have_parts_of_their_own(trained, told, tmp_path, monkeypatch):
-    monkeypatch.setattr(bulk, "BATCHES", 1)
+    monkeypatch.setattr(bulk_pass, "BATCHES", 1)
     monkeypatch.setattr(embed, "_BATCH_SIZE", 4)
     torchrun = {"TORCHELASTIC_RUN_ID": "1", "RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}
     slurm = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}

@@ -57,6 +57,17 @@ def test_a_batch_has_the_cells_of_its_rows(suffix, workers, make, monkeypatch):
         assert seen == len(rows)
 
 
+def test_cells_that_the_model_reads_are_cached_with_their_rows(make, monkeypatch):
+    more = {"price": [1.5, None], "day": ["3.4.2001", ""]}
+    options = {"number_columns": ["price"], "date_columns": {"day": "%d.%m.%Y"}, "columns": []}
+    build, _ = make(more, **options)
+    first = build()
+    monkeypatch.setattr(row_cache, "_write_arrow", None)
+    for data in (first, build()):
+        assert data.column_preprocessing.dates == {"day": "%d.%m.%Y"}
+        assert data.read_split("train").table["cells"][0].as_py()["price"] == 1.5
+
+
 def test_without_the_option_a_batch_has_its_own_keys_alone(make):
     data = make(columns=None)[0]()
     data.setup("fit")

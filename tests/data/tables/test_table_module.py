@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from epic_pl.data import TableDataModule
-from epic_pl.data.tables import rows as table_rows
+from epic_pl.data.tables import build
 from epic_pl.utils.errors import ConfigError, DataError
 
 
@@ -307,7 +307,7 @@ def test_images_may_lie_elsewhere(folder, tmp_path):
 
 def test_rows_come_from_the_cache_while_table_and_options_are_the_same(folder, monkeypatch):
     data = _make(folder, _rows())
-    monkeypatch.setattr(table_rows, "read_table", None)
+    monkeypatch.setattr(build, "read_table", None)
     for split in ("train", "val", "test"):
         assert _again(folder).read_split(split).table.equals(data.read_split(split).table)
     assert _again(folder).class_names == ["a", "b"]

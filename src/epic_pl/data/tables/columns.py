@@ -243,36 +243,31 @@ def read_cells(table: pa.Table, options: RowOptions) -> Any:
 
     The result is an array of structs, in which empty cells are null; None without such columns.
     """
-    read: dict[str, tuple[pa.Array, dict[str, str] | None]] = {}
+    read: dict[str, pa.Array] = {}
+    dates, formats = options.date_columns or (), dict[str, str]()
     for name in options.number_columns or ():
-        cells = _column(table, name, "number_columns")
         way_out = "Write 1234.5, leave the cell empty, or name the column in category_columns."
-        numbers = _parsed(cells, name, partial(as_number, name), pa.float64(), "number", way_out)
-        read[name] = numbers, None
-    for name in options.date_columns or ():
-        cells, formats = _column(table, name, "date_columns"), options.date_columns
-        form = formats[name] if isinstance(formats, dict) else _date_format(cells, name)
+        parse = partial(as_number, name)
+        read[name] = _parsed(table, name, "number", parse, pa.float64(), way_out)
+    for name in dates:
+        form = dates[name] if isinstance(dates, dict) else _date_format(table, name)
         way_out = f"Write 2007-06-10, or give the format: date_columns: {{{name}: '%d.%m.%Y'}}."
-        read_date = partial(as_date, name, form=form)
-        read[name] = _parsed(cells, name, read_date, pa.date32(), "date", way_out), {"format": form}
+        parse, formats[name] = partial(as_date, name, form=form), form
+        read[name] = _parsed(table, name, "date", parse, pa.date32(), way_out)
     for name in options.category_columns or ():
-        cells = _column(table, name, "category_columns")
-        read[name] = _parsed(cells, name, as_category, pa.string(), "category", ""), None
+        read[name] = _parsed(table, name, "category", as_category, pa.string())
     if not read:
         return None
-    made = [pa.field(name, cells.type, metadata=more) for name, (cells, more) in read.items()]
-    return pa.StructArray.from_arrays([cells for cells, _ in read.values()], fields=made)
+    more = {name: {"format": form} for name, form in formats.items()}
+    fields = [pa.field(name, read[name].type, metadata=more.get(name)) for name in read]
+    return pa.StructArray.from_arrays([*read.values()], fields=fields)
 
 
 def _parsed(
-    cells: pa.Array,
-    name: str,
-    parse: Callable[[Any], Any],
-    to: pa.DataType,
-    kind: str,
-    way_out: str,
+    table: pa.Table, name: str, kind: str, parse: Callable[[Any], Any], to: Any, way_out: str = ""
 ) -> pa.Array:
     """Cells as ``parse`` reads them, called once for each that differs; null if empty or NaN."""
+    cells = _column(table, name, f"{kind}_columns")
     _require_scalars(cells.type, name)
     if "string" in str(cells.type):
         cells = _trimmed(cells.cast(pa.string()))
@@ -292,12 +287,13 @@ def _parsed(
     return pa.array(values, to).take(coded.indices)
 
 
-def _date_format(cells: pa.Array, name: str) -> str:
+def _date_format(table: pa.Table, name: str) -> str:
     """The format that reads all dates of a column.
 
     Raises:
         DataError: if several do, and read different dates.
     """
+    cells = _column(table, name, "date_columns")
     if "string" not in str(cells.type):
         return DATE_FORMATS[0]
     texts = _trimmed(cells.cast(pa.string())).unique().drop_null().to_pylist()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -195,8 +196,7 @@ def _delimiter(path: Path, lines: Iterable[str]) -> str:
 
 
 def _of_objects(rows: Iterable[tuple[int, Any]], is_list: bool) -> pa.Table:
-    columns: dict[str, list[Any]] = {}
-    count = 0
+    objects: list[dict[str, Any]] = []
     for number, row in rows:
         place = f"row {number} (counting from 0)" if is_list else f"line {number}"
         if not isinstance(row, dict):
@@ -205,18 +205,14 @@ def _of_objects(rows: Iterable[tuple[int, Any]], is_list: bool) -> pa.Table:
             require_flat(row)  # Arrow would overflow the stack
         except ValueError as error:
             raise ValueError(f"{place}: {error}") from error
-        for name, value in row.items():
-            column = columns.setdefault(name, [])
-            column.extend([None] * (count - len(column)))
-            column.append(value)
-        count += 1
-    arrays: dict[str, pa.Array] = {}
-    for name, column in columns.items():
+        objects.append(row)
+    columns: dict[str, pa.Array] = {}
+    for name in dict.fromkeys(chain.from_iterable(objects)):
         try:
-            arrays[name] = pa.array(column + [None] * (count - len(column)))
+            columns[name] = pa.array([row.get(name) for row in objects])
         except (pa.ArrowException, OverflowError):  # refused only if a role names it
-            arrays[name] = pa.nulls(count, _MIXED)
-    return pa.table(arrays)
+            columns[name] = pa.nulls(len(objects), _MIXED)
+    return pa.table(columns)
 
 
 def is_saved_dataset(path: Path) -> bool:
