@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from epic_pl import data
-from epic_pl.module import Loss, Method
-from epic_pl.run.epic_cli import option_types
-from epic_pl.utils.plugins import known_classes
+from epic_pl.run.epic_cli import parse
+from epic_pl.run.suggestions import option_names
 
 ROOT = Path(__file__).parents[2]
 _SECTIONS = (
@@ -32,9 +31,7 @@ _ADVICE = re.compile(r"\b[Ss]et ([a-z]+(?:[._][a-z_]+)+)(?: |=)")
 def known() -> set[str]:
     """Full names of all options, and all sections on the way to them."""
     names = {"model.help", "model.method.help", "data.help", "data.class_path", "model.init_args"}
-    for path, base in (("model.method", Method), ("model.loss", Loss)):
-        for name in known_classes(base):
-            names |= option_types("fit", {path: name}).keys()
+    names |= set(option_names(parse(["fit", "--config", "openmoji.yaml"]).parser))
     kinds = {base for name in data.__all__ for base in inspect.getmro(getattr(data, name))}
     for kind in kinds:  # and the attributes that other options are linked to
         for each in (*inspect.signature(kind.__init__).parameters, *vars(kind)):

@@ -131,14 +131,9 @@ def load(name: str) -> Callable[..., int | None]:
 def call(name: str, argv: Sequence[str]) -> int:
     """Call that function with arguments of the command line, and return the exit code."""
     from epic_pl.cli.commands.parser import parse_command
-    from epic_pl.run.wrong_options import UnknownOptionError
 
     function = load(name)
-    try:
-        return function(**parse_command(name, function, argv)) or 0
-    except UnknownOptionError as error:  # an option of `fit` or of the command was meant
-        known = [*inspect.signature(function).parameters, *error.known]
-        raise UnknownOptionError(error.name, known) from error
+    return function(**parse_command(name, function, argv)) or 0
 
 
 def _asks_for_help(name: str, argv: Sequence[str]) -> bool:

@@ -29,7 +29,7 @@ from lightning.pytorch.utilities import (
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.preprocessing import column_preprocessing
-from epic_pl.module import EPICModule, Loss, Method
+from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import (
     BestCheckpoint,
     FeatureCache,
@@ -51,8 +51,8 @@ from epic_pl.module.ranking import RANKING
 from epic_pl.nn.encoders import Encoder
 from epic_pl.report.writer import ReportWriter
 from epic_pl.run.error_text import MENDABLE
-from epic_pl.run.wrong_options import explain, given_options
-from epic_pl.utils.config_files import packaged, read_yaml, resolve_configs
+from epic_pl.run.suggestions import suggestion
+from epic_pl.utils.config_files import read_yaml, resolve_configs
 from epic_pl.utils.errors import (
     CheckpointError,
     ConfigError,
@@ -93,13 +93,6 @@ _SECTIONS: dict[str, type[Callback]] = {
     "predictions": PredictionWriter,
     "report": ReportWriter,
     "cache": FeatureCache,
-}
-_CLASSES: dict[str, type] = {
-    "model": EPICModule,
-    "model.method": Method,
-    "model.method.of": Method,  # of the members of an Ensemble
-    "model.loss": Loss,
-    "data": ImageTextDataModule,
 }
 _DEFAULTS = {
     "checkpoint.mode": "max",
@@ -275,9 +268,8 @@ class EPICCLI(LightningCLI):
         words = list(cast(Sequence[str], args))
         try:
             self.config = parser.parse_args(words)
-        except ArgumentError:
-            self._explain(words)
-            raise
+        except ArgumentError as error:
+            raise ArgumentError(None, f"{error}.{suggestion(words, parser)}") from error
         self._saved_options: dict[str, Any] = {}
         config = self.config
         # the constructor would seed the caller's generators although it builds nothing
@@ -295,18 +287,6 @@ class EPICCLI(LightningCLI):
             if self.command == "predict":
                 _name_classes(config["data"], self._saved_options)
             self.config = parser.parse_object({"model": self._saved_options}, config)
-
-    def _explain(self, words: Sequence[str]) -> None:
-        """Raise an error that says what is wrong with refused options, if it can be found out."""
-        given = given_options(words)
-        explain(given, option_types(self.command, given))
-        if null := [word for word in words if word.endswith("=null")]:
-            raise ConfigError(f"{null[0]}: write it into a config, where null is read.") from None
-        if not {"model", "data"} & {name.split(".")[0] for name in given}:
-            raise ConfigError(
-                "Name model and data, as in `epic-pl fit --config openmoji.yaml`: by a file of "
-                f"`epic-pl data init`, or one of {', '.join(packaged(''))}."
-            ) from None
 
     def _checkpoint(self) -> str | None:
         """The path of the checkpoint that the options name; None for a new training."""
@@ -465,41 +445,6 @@ def _check_sections(options: Mapping[str, Any]) -> None:
     for name, kind in get_type_hints(EPICModule.__init__).items():
         if isinstance(kind, type) and is_dataclass(kind) and name in options:
             as_config(kind, options[name])
-
-
-def option_types(command: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The type of each option of a command, None for a section; ``given`` names the classes.
-
-    Raises:
-        ConfigError: if there is no such class.
-    """
-    skip = {*LightningCLI.subcommands()[command], "return"}
-    hints = get_type_hints(getattr(Trainer, command))
-    types = {name: hint for name, hint in hints.items() if name not in skip}
-    types |= {"seed_everything": bool | int, "config": str, "print_config": str}
-    parts: dict[str, type] = {"trainer": Trainer, "model": EPICModule, "data": ImageTextDataModule}
-    for section, kind in (parts | _SECTIONS).items():
-        types |= _types_of(kind, section, given)
-    return types
-
-
-def _types_of(kind: type, path: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The types of the options of a class and of its parts; ``given`` may name a subclass."""
-    named = given.get(path)
-    if path in _CLASSES and isinstance(named, str) and not named.startswith("["):  # not of several
-        kind = find_class(_CLASSES[path], named)
-    types: dict[str, Any] = {path: None}
-    for base in kind.__mro__[:-1]:
-        hints = get_type_hints(base.__init__)  # type: ignore[misc]  # no instance
-        for name, parameter in signature(base).parameters.items():
-            inner, hint = f"{path}.{name}", hints.get(name, Any)
-            if inner in _CLASSES:
-                types |= _types_of(type(parameter.default), inner, given)
-            elif is_dataclass(hint) and isinstance(hint, type):
-                types |= _types_of(hint, inner, given)
-            elif parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                types.setdefault(inner, hint)
-    return types
 
 
 def _name_classes(data: Namespace, saved: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Errors of the command line as one paragraph, without a traceback or a parser's alternatives."""
+"""Errors of the command line as text, without a traceback."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ MENDABLE = (EpicError, ImportError, OSError)
 
 @contextmanager
 def errors_as_text() -> Iterator[None]:
-    """Print an error that a user can fix as one paragraph on stderr, and exit with code 1.
+    """Print an error that a user can fix on stderr, and exit with code 1.
 
     The code is 130 after Ctrl-C, and 143 after SIGTERM.
     """
@@ -44,12 +44,12 @@ def errors_as_text() -> Iterator[None]:
 
 
 def message_of(error: Exception) -> str:
-    """An error's message without a loader worker's traceback or the parser's alternatives."""
+    """An error's message without a loader worker's traceback: one paragraph, or a parser's list."""
     kind = type(error)
     text = str(error).rpartition(f"{kind.__module__}.{kind.__name__}: ")[2]
     if isinstance(error, ModuleNotFoundError) and error.name:
         text += f": pip install {error.name.partition('.')[0]}"
     if isinstance(error, ArgumentError):
-        text += "" if text.endswith((".", "?")) else "."
-        text += " `epic-pl COMMAND --help` lists the options; more help: `epic-pl --help`."
+        text += "\n`epic-pl COMMAND --help` lists the options; more help: `epic-pl --help`."
+        return text
     return " ".join(text.split())

@@ -13,8 +13,8 @@ from epic_pl.cli.commands.parser import parse_command
             ["where", "--fit.x", "1", "--flag", "--count", "2", "--y=3"],
             {"fit_options": ["--fit.x", "1", "--y=3"], "flag": True, "count": 2},
         ),
-        (["where", "--flag", "false", "1"], {"fit_options": ["1"], "flag": False}),
-        (["where", "--flag=false", "--two-words", "a, {b}"], {"two_words": "a, {b}"}),
+        (["where", "--flag", "1"], {"fit_options": ["1"], "flag": True}),
+        (["where", "--two-words", "a, {b}"], {"two_words": "a, {b}"}),
         (["where", "--config", "--count=3"], {"fit_options": ["--config"], "count": 3}),
         (
             ["where", "--model", "Own", "--place=x"],

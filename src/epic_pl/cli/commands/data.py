@@ -52,8 +52,6 @@ def init(
 ) -> None:
     """Guess the columns of a table and write a config for it.
 
-    It also tells how long training will take, if the encoders have been fetched.
-
     Args:
         folder: a table, or its folder.
         output: file to write (epic.yaml beside the table).

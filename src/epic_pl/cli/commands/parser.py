@@ -1,14 +1,13 @@
 """Parsers of commands, made from the signatures and docstrings of their functions."""
 
+import argparse
 import inspect
 import re
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, get_type_hints
 
-from jsonargparse import ArgumentError, ArgumentParser
-
-from epic_pl.run.wrong_options import UnknownOptionError, explain
+from jsonargparse import ArgumentParser
 
 if TYPE_CHECKING:  # made at run time, where a type checker cannot see it
     NonNegativeInt = int
@@ -54,31 +53,15 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
         ArgumentError: naming the option.
     """
     hints, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
-    kinds = {each.name: hints[each.name] for each in parameters if each.default is not each.empty}
     of_fit = _OF_FIT in hints
     given = [*takewhile(lambda word: not word.startswith("-"), argv)] if of_fit else []
-    rest, words = [], list(argv[len(given) :])
-    own: dict[str, str] = {}
-    while words:
-        word = words.pop(0)
-        option, equals, value = word.partition("=")
-        key = option[2:].replace("-", "_") if option.startswith("--") else ""
-        if key not in kinds:
-            if key and not of_fit:
-                raise UnknownOptionError(key, kinds)
-            rest.append(word)
-            continue
-        if not equals and kinds[key] is bool:
-            value = words.pop(0) if words[:1] in (["true"], ["false"]) else "true"
-        elif not equals:
-            if not words or words[0].startswith("--"):
-                raise ArgumentError(None, f"{option} needs a value")
-            value = words.pop(0)
-        own[key] = value
+    splitter = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for each in parameters:
+        if each.default is not each.empty:
+            names = {f"--{each.name}", f"--{each.name.replace('_', '-')}"}
+            flag: Any = {"action": "store_true"} if hints[each.name] is bool else {}
+            splitter.add_argument(*names, **flag, default=argparse.SUPPRESS)
+    own, rest = splitter.parse_known_args(argv[len(given) :])
+    options = [f"--{key}={value!s}" for key, value in vars(own).items()]
     more, rest = ({_OF_FIT: rest}, given) if of_fit else ({}, rest)
-    options = [f"--{key}={value}" for key, value in own.items()]
-    try:
-        return vars(command_parser(name, function).parse_args([*options, *rest])) | more
-    except ArgumentError:
-        explain(own, kinds)
-        raise
+    return vars(command_parser(name, function).parse_args([*options, *rest])) | more
