@@ -47,7 +47,7 @@ def test_samples_are_spread_over_the_split(explain, tmp_path, monkeypatch):
             ["--samples", "test0,nobody"],
             "no sample nobody in this split: see --split. A sample of it is 'test0'.",
         ),
-        (["--count", "0"], "count is '0'"),
+        (["--count", "0"], "0 does not conform"),
         (["--output", "data/table.csv"], "index.html cannot be written to data/table.csv"),
     ],
 )

@@ -74,21 +74,18 @@ def test_the_drawing_has_a_colour_bar_and_the_share_of_every_word():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["one", "$x$"]
 
 
-def test_what_shows_no_difference_is_drawn_once_or_told_in_a_sentence():
-    flat, lively = torch.full((4, 4), 0.25), torch.eye(4)
-    flat[0] = torch.tensor([0.24, 0.26, 0.25, 0.25])
+def test_each_prompt_and_each_exchange_has_a_panel():
     step = Step(torch.full((4, 2, 2), 0.1), torch.full((4, 3), 0.2))
     black, words = Image.new("RGB", (80, 80)), ["a", "red", "dog"]
-    drawn = Explanation("a", black, words, [], None, None, [step, step], [flat, lively])
-    patches, texts, matrices, told = draw_explanation(drawn).subfigs
-    assert [axes.get_title("left").split(":")[0] for axes in patches.axes[:2]] == [
-        "image",
-        "all prompts",
-    ]
-    assert [tick.get_text() for tick in texts.axes[0].get_yticklabels()] == ["all prompts"]
-    assert [axes.get_title("left") for axes in matrices.axes[:1]] == ["similarity before step 2"]
-    sentence = "Before step 1, each patch with each part of the text is compared: all are about "
-    assert [text.get_text() for text in told.texts] == [sentence + "equally similar (0.24 to 0.26)"]
+    shares = [torch.full((4, 4), 0.25), torch.eye(4)]
+    drawn = Explanation("a", black, words, [], None, None, [step, step], shares)
+    patches, texts, matrices = draw_explanation(drawn).subfigs
+    titles = [axes.get_title("left").split(":")[0] for axes in patches.axes[:5]]
+    assert titles == ["image", "prompt 1", "prompt 2", "prompt 3", "prompt 4"]
+    assert [tick.get_text() for tick in texts.axes[0].get_yticklabels()] == titles[1:]
+    titles = [axes.get_title("left") for axes in matrices.axes[:2]]
+    assert titles == ["similarity before step 1", "similarity before step 2"]
+    assert [axes.get_ylabel() for axes in matrices.axes[:2]] == ["patch", "image prompt"]
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 3), (3, 0), (1, 2)])

@@ -17,20 +17,18 @@ _WORDS, _LETTERS = 14, 14  # words in a row, and letters shown of a word
 _WORD_HEIGHT, _CELL = 1.1, 0.24  # height in inches of rotated words, and of a row of numbers
 _MATRIX = 2.5  # height of a matrix in inches
 _MAX_NUMBERS = 100  # number of cells up to which a matrix shows numbers
-_ALIKE = 0.05  # difference of shares, relative to the largest or absolute, that is not visible
 
 
 @plot_style()
 def draw_explanation(explanation: Explanation, step: int = -1, title: bool = True) -> Figure:
     """Draw patches and words of a step, and the similarity matrices of all steps."""
     of_step = explanation.steps[step]
-    maps, shares = _distinct(of_step.patches), _distinct(of_step.words)
+    maps, shares, matrices = of_step.patches, of_step.words, explanation.similarities
     bands = math.ceil(len(explanation.words) / _WORDS)
-    matrices, flat = _similarities(explanation)
     rows = [math.ceil((1 + len(maps)) / _COLUMNS), max(bands, 1), math.ceil(len(matrices) / 2)]
     band = _WORD_HEIGHT + _CELL * len(shares) if bands else 2 * _CELL
     heights = [_PANEL * rows[0] if explanation.image else 2 * _CELL, band * rows[1]]
-    heights += [_MATRIX * rows[2]] * bool(matrices) + [_CELL * len(flat)] * bool(flat)
+    heights += [_MATRIX * rows[2]] * bool(matrices)
     figure = Figure(figsize=(_WIDTH, sum(heights) + 0.3))
     if title:
         figure.suptitle(explanation.headline, parse_math=False, wrap=True)
@@ -44,41 +42,13 @@ def draw_explanation(explanation: Explanation, step: int = -1, title: bool = Tru
     else:
         parts[1].text(0, 0.5, "no text")
     if matrices:
-        _draw_similarities(parts[2], rows[2], matrices)
-    if flat:
-        parts[-1].text(0, 0.5, "\n".join(flat), va="center")
+        first = len(explanation.steps) - len(matrices) + 1
+        _draw_similarities(parts[2], rows[2], dict(enumerate(matrices, first)))
     return figure
 
 
-def _distinct(shares: Tensor) -> Tensor:
-    """Attention ``(n, ...)`` of the prompts, or its mean ``(1, ...)`` if all are alike."""
-    differences = shares.amax(dim=0) - shares.amin(dim=0)
-    alike = not shares.numel() or bool(differences.max() <= _ALIKE * shares.max())
-    return shares.mean(dim=0, keepdim=True) if alike else shares
-
-
 def _names(shares: Tensor) -> list[str]:
-    count = len(shares)
-    return [f"prompt {n + 1}" for n in range(count)] if count > 1 else ["all prompts"]
-
-
-def _similarities(explanation: Explanation) -> tuple[dict[int, Tensor], list[str]]:
-    """Matrices to draw, by step, and a sentence instead of each whose values are about equal."""
-    matrices, flat = {}, []
-    first = len(explanation.steps) - len(explanation.similarities) + 1
-    for step, shares in enumerate(explanation.similarities, first):
-        low, high = float(shares.min()), float(shares.max())
-        if high - low > _ALIKE:
-            matrices[step] = shares
-        else:
-            told = f"Before step {step}, each {' with each '.join(_compared(step))} is compared:"
-            flat.append(f"{told} all are about equally similar ({low:.2f} to {high:.2f})")
-    return matrices, flat
-
-
-def _compared(step: int) -> tuple[str, str]:
-    """Names of rows and columns of a step's similarity matrix."""
-    return ("patch", "part of the text") if step == 1 else ("image prompt", "text prompt")
+    return [f"prompt {number}" for number in range(1, 1 + len(shares))]
 
 
 def sample_svg(explanation: Explanation, step: int = -1) -> bytes:
@@ -127,8 +97,9 @@ def _draw_similarities(part: Any, rows: int, matrices: dict[int, Tensor]) -> Non
         axes.set_axis_on()
         drawn = _draw_matrix(axes, shares, 1, ".2f")
         axes.set_title(f"similarity before step {step}")
-        image, text = _compared(step)
-        axes.set(xticks=[], yticks=[], xlabel=text, ylabel=image)
+        # before the first step there are no prompts yet
+        names = ("patch", "part of the text") if step == 1 else ("image prompt", "text prompt")
+        axes.set(xticks=[], yticks=[], ylabel=names[0], xlabel=names[1])
     part.colorbar(drawn, ax=panels, label="share of each row", shrink=0.8)
 
 
