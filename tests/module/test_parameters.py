@@ -26,12 +26,12 @@ def test_counts_cover_the_model(model):
     total = sum(p.numel() for p in model.parameters())
     assert sum(trained + frozen for trained, frozen in counts.values()) == total
     for part, (trained, frozen) in counts.items():
-        assert (trained == 0) is part.endswith("encoder")
-        assert (frozen == 0) is not part.endswith("encoder")
+        assert (trained == 0) is part.endswith("tower")
+        assert (frozen == 0) is not part.endswith("tower")
     # first prompts, norm and score of the words, and offsets of two further steps
     assert counts["prompts"] == (2 * 3 * 2 * 32 + 3 * 32, 0)
     # of each hub four matrices, two biases and a temperature
-    assert counts["interaction hub"] == (3 * (4 * 32 * 8 + 2 * 8 + 1), 0)
+    assert counts["hubs"] == (3 * (4 * 32 * 8 + 2 * 8 + 1), 0)
     # a linear map of pooled outputs and mean prompts, and two missing-modality embeddings
     assert counts["head"] == (2 * 2 * 32 * 4 + 4 + 2 * 32, 0)
 

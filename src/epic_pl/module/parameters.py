@@ -8,7 +8,6 @@ from lightning.pytorch.callbacks import ModelSummary
 from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Column, Table
-from torch import Tensor
 
 from epic_pl.data.preprocessing import ImagePreprocessing, Preprocessing, TextPreprocessing
 from epic_pl.data.pretrained import image_file
@@ -17,25 +16,15 @@ from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders import Encoder
 from epic_pl.utils.assets.sentence_files import read_sentence_files
 
-_PART_NAMES = {"hubs": "interaction hub"}
 
 
 def count_parameters(model: DualEncoder) -> dict[str, tuple[int, int]]:
     """The numbers (trainable, frozen) of parameters in each part of the model."""
-    parts: dict[str, list[Tensor]] = {
-        "image encoder": list(model.image_encoder.parameters()),
-        "text encoder": list(model.text_encoder.parameters()),
-    }
-    for name, child in model.named_children():
-        if name not in ("image_tower", "text_tower"):
-            parts[_PART_NAMES.get(name, name.replace("_", " "))] = list(child.parameters())
-    return {
-        part: (
-            sum(p.numel() for p in tensors if p.requires_grad),
-            sum(p.numel() for p in tensors if not p.requires_grad),
-        )
-        for part, tensors in parts.items()
-    }
+    counts = {}
+    for name, part in model.named_children():
+        trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
+        counts[name.replace("_", " ")] = trained, sum(p.numel() for p in part.parameters()) - trained
+    return counts
 
 
 def trainable_share(model: DualEncoder) -> float:
