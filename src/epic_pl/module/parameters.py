@@ -17,13 +17,15 @@ from epic_pl.nn.encoders import Encoder
 from epic_pl.utils.assets.sentence_files import read_sentence_files
 
 
-
 def count_parameters(model: DualEncoder) -> dict[str, tuple[int, int]]:
     """The numbers (trainable, frozen) of parameters in each part of the model."""
     counts = {}
     for name, part in model.named_children():
         trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
-        counts[name.replace("_", " ")] = trained, sum(p.numel() for p in part.parameters()) - trained
+        counts[name.replace("_", " ")] = (
+            trained,
+            sum(p.numel() for p in part.parameters()) - trained,
+        )
     return counts
 
 

@@ -16,13 +16,12 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from optuna.trial import FrozenTrial, TrialState
 
 from epic_pl.experiments.options import ONE_DEVICE, use_stored_features
-from epic_pl.experiments.tune.report import MESSAGE, draw_history, write_results
+from epic_pl.experiments.tune.results import MESSAGE, draw_history, write_results
 from epic_pl.experiments.tune.search import Search, suggest, values_of
 from epic_pl.module.callbacks.checkpoints import require_logged
 from epic_pl.run.epic_cli import as_options, parse, quiet_lightning
 from epic_pl.utils.errors import ConfigError, raised_as
 from epic_pl.utils.files import write_bytes
-from epic_pl.utils.html_page import png
 
 _TRAINED = (TrialState.COMPLETE, TrialState.PRUNED)
 
@@ -56,7 +55,7 @@ def best_options(search: Search, trials: int) -> dict[str, Any] | None:
                     write_results(study, search)
             if (best := write_results(study, search)) is None:
                 return None
-            write_bytes(search.output / "search.png", png(draw_history(study, search)))
+            write_bytes(search.output / "search.png", draw_history(study, search))
     except Timeout:
         raise ConfigError(
             f"Another search is running in {search.output}: wait, or give another --output."

@@ -2,20 +2,21 @@
 
 import csv
 import io
+import warnings
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import matplotlib.pyplot as plt
 import optuna
 import yaml
 from jsonargparse import Namespace
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from optuna.trial import TrialState
+from matplotlib import rc_context
+from optuna.exceptions import ExperimentalWarning
+from optuna.visualization.matplotlib import plot_optimization_history
 
 from epic_pl.experiments.tune.search import Search
-from epic_pl.report.scores import label
 from epic_pl.utils.files import write_text
-from epic_pl.utils.html_page import BLUE, GREY, ORANGE, plot_style
+from epic_pl.utils.html_page import png
 
 MESSAGE = "message"
 """Attribute of a trial: why it failed."""
@@ -51,25 +52,10 @@ def write_results(study: optuna.Study, search: Search) -> Path | None:
     return path
 
 
-@plot_style()
-def draw_history(study: optuna.Study, search: Search) -> Figure:
-    """A figure of the metric of each trial, and of the best one so far."""
-    # all validation metrics but the loss are between 0 and 1
-    scale, unit = (1, "") if search.monitor.endswith("loss") else (100, "%")
-    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    numbers, values = zip(*((t.number, scale * (t.value or 0)) for t in done), strict=True)
-    pruned = [t.number for t in study.get_trials(deepcopy=False, states=(TrialState.PRUNED,))]
-    better = np.maximum if search.mode == "max" else np.minimum
-    best = better.accumulate(values)
-    worst = min(values) if search.mode == "max" else max(values)
-    figure = Figure(figsize=(6.4, 3.2))
-    axes = figure.add_subplot(xlabel="trial", title=f"best: {best[-1]:.4g}{unit}")
-    name = label(search.monitor.removeprefix("val/")) if unit else "loss"
-    axes.set_ylabel(f"validation {name}" + (f", {unit}" if unit else ""))
-    axes.step(numbers, best, where="post", color=ORANGE, label="best so far")
-    axes.plot(numbers, values, "o", color=BLUE, label="trial, one seed")
-    axes.plot(pruned, [worst] * len(pruned), "x", color=GREY, label="pruned, no value")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid()
-    figure.legend(loc="outside lower center", ncols=3)
-    return figure
+@rc_context()  # Optuna sets the style for the whole process
+def draw_history(study: optuna.Study, search: Search) -> bytes:
+    """Optuna's plot of the metric of each trial, and of the best one so far, as PNG."""
+    with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+        figure: Any = plot_optimization_history(study, target_name=search.monitor).figure
+    plt.close(figure)
+    return png(figure)
