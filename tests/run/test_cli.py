@@ -154,9 +154,8 @@ def test_untrained_weights_are_refused_and_the_newest_run_is_named(config, best,
     said = _refused(["test", "--config", config], capsys)
     assert re.search("There is no best.ckpt or last.ckpt in runs/.* run `epic-pl fit` first", said)
     assert "--ckpt_path" in said
-    for word, meant in (("bset", " Did you mean 'best'?"), ("nowhere", "")):
-        said = _refused(["test", "--config", config, "--ckpt_path", word], capsys)
-        assert said.endswith(f"There is no checkpoint at '{word}'.{meant}")
+    said = _refused(["test", "--config", config, "--ckpt_path", "bset"], capsys)
+    assert said.endswith("There is no checkpoint at 'bset'.")
     runs = f"--trainer.default_root_dir={fitted / 'runs'}"
     said = _refused(["test", "--config", config, runs], capsys)
     assert f"add --ckpt_path best, which is {best}" in said
@@ -428,8 +427,7 @@ def test_the_best_epoch_is_that_of_a_metric_of_the_users(config, workdir, monkey
     (workdir / "own.yaml").write_text("trainer: {callbacks: [{class_path: own_metric.Peak}]}")
     options = ["--config", config, "--config", "own.yaml", "--trainer.max_epochs=3"]
     options += [f"--{part}.monitor=val/peak" for part in ("checkpoint", "early_stopping")]
-    with pytest.warns(UserWarning, match=r"monitor is 'val/peak': a callback"):
-        cli = run(["fit", *options, "--early_stopping.patience=1"])
+    cli = run(["fit", *options, "--early_stopping.patience=1"])
     kept = cli.trainer.checkpoint_callback
     assert kept.best_model_score == 3
     assert torch.load(kept.best_model_path, weights_only=True)["epoch"] == 1
@@ -451,8 +449,7 @@ def test_a_metric_that_nothing_logs_ends_the_run_at_its_first_validation(
     option, options, config, capsys, workdir
 ):
     options = ["fit", "--config", config, f"--{option}=val/acuracy", *options]
-    with pytest.warns(UserWarning, match=rf"{option} is .* Did you mean 'val/accuracy'\?"):
-        said = _refused(options, capsys)
+    said = _refused(options, capsys)
     assert f"{option} is 'val/acuracy', which nothing has logged" in said
     assert "val/accuracy, val/auroc, val/f1_macro, val/loss, or let" in said
     assert not list(workdir.rglob("best.ckpt"))

@@ -23,7 +23,6 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import (
     disable_possible_user_warnings,
     rank_zero_info,
-    rank_zero_warn,
 )
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
@@ -47,16 +46,13 @@ from epic_pl.module.checkpoint_io import (
 )
 from epic_pl.module.config import as_config
 from epic_pl.module.parameters import ParameterTable
-from epic_pl.module.ranking import RANKING
 from epic_pl.nn.encoders import Encoder
 from epic_pl.report.writer import ReportWriter
 from epic_pl.run.error_text import MENDABLE
 from epic_pl.run.suggestions import suggestion
 from epic_pl.utils.config_files import read_yaml, resolve_configs
 from epic_pl.utils.errors import (
-    CheckpointError,
     ConfigError,
-    did_you_mean,
     first_line,
 )
 from epic_pl.utils.plugins import find_class, load_plugins
@@ -207,7 +203,7 @@ class EPICCLI(LightningCLI):
         self._claim_folder()
         try:
             if self.command == "fit":
-                self._check_monitors()
+                self._check_modes()
             getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
             if self.command == "fit":
                 self._tell_kept()
@@ -305,8 +301,6 @@ class EPICCLI(LightningCLI):
             rank_zero_info(f"--ckpt_path {word} is {path}")
         elif not fits and os.path.isdir(path):
             path = str(find_checkpoint(Path(path)))
-        elif not os.path.exists(path) and (meant := did_you_mean(path, KINDS)):
-            raise CheckpointError(f"There is no checkpoint at {path!r}.{meant}")
         return path
 
     def _newest(self, word: str) -> str:
@@ -386,25 +380,11 @@ class EPICCLI(LightningCLI):
         path = f"{os.path.relpath(self.kept)}, {which}"
         rank_zero_info(f"Kept {path}{metric}: test and predict take it as --ckpt_path.")
 
-    def _check_monitors(self) -> None:
-        """Warn of monitored metrics that only a class of the user could log.
-
-        Raises:
-            ConfigError: if the highest loss would be kept.
-        """
-        losses = ("train/loss", "train/loss_step", "train/loss_epoch", "val/loss")
-        metrics = [str(name) for name in self.model.train_metrics]
-        logged = {*losses, *metrics, *(name.replace("train/", "val/") for name in metrics)}
-        logged.add(f"val/{RANKING[self.model.task]}")
-        stops = self.config["early_stopping"]["patience"] is not None
-        for section in ("checkpoint", "early_stopping") if stops else ("checkpoint",):
+    def _check_modes(self) -> None:
+        """Raise ConfigError if the epoch with the highest loss would be kept."""
+        for section in ("checkpoint", "early_stopping"):
             monitor, mode = (self.config[section][key] for key in ("monitor", "mode"))
-            if monitor is not None and monitor not in logged:
-                rank_zero_warn(
-                    f"{section}.monitor is {monitor!r}: a callback or module of yours must log it. "
-                    f"epic_pl logs {', '.join(sorted(logged))}.{did_you_mean(monitor, logged)}"
-                )
-            if monitor in losses and mode == "max":
+            if str(monitor).partition("/")[2].startswith("loss") and mode == "max":
                 raise ConfigError(f"The lowest {monitor} is best: set {section}.mode to min.")
 
 

@@ -1,6 +1,7 @@
 """Callbacks that save the latest state and, on request, the best epoch, and their files."""
 
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -103,7 +104,8 @@ class LastCheckpoint(Checkpoint):
     It saves after each epoch, after each validation within an epoch, every 15 minutes, and when the
     job is told to end: SIGTERM and SIGUSR1 save the state after the batch (and its validation) that
     is being worked on, SIGUSR1 also requeues a SLURM job, and the process exits with 128 plus the
-    signal's number (143 for SIGTERM). Lightning by itself exits with 0 and saves nothing.
+    signal's number (143 for SIGTERM). Lightning's handlers exit with 0, and ModelCheckpoint with
+    ``save_on_exception`` also saves the state within a step that failed, which cannot be resumed.
 
     A state is never saved between a batch and the validation that follows, or the end of the epoch:
     a run resumed from there would skip either.
@@ -186,8 +188,8 @@ class LastCheckpoint(Checkpoint):
         if not decide(due or ends, all=False):  # one exchange between ranks per step
             return
         ends = decide(ends, all=False)
-        if trainer.is_global_zero:
-            _keep(path, path.with_name(PREVIOUS))
+        if trainer.is_global_zero and path.is_file():
+            shutil.copyfile(path, path.with_name(PREVIOUS))
         trainer.save_checkpoint(path, weights_only=False)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if ends:
@@ -196,19 +198,6 @@ class LastCheckpoint(Checkpoint):
             if number.name == "SIGUSR1" and trainer.is_global_zero:
                 _requeue()
             raise SystemExit(128 + number)
-
-
-def _keep(path: Path, spare: Path) -> None:
-    """Keep a file under a second name, so that a new file can replace it under the first."""
-    if not path.is_file():
-        return
-    part = spare.with_name(f".{spare.name}.part")
-    part.unlink(missing_ok=True)
-    try:
-        os.link(path, part)
-        os.replace(part, spare)
-    except OSError:  # a filesystem without hard links
-        os.replace(path, spare)
 
 
 def _requeue() -> None:

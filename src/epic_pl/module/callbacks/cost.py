@@ -20,35 +20,43 @@ class CostMeter(Callback):
 
     The rate covers the whole loop (loading, step, logging) after two steps. CPU memory counts the
     process's anonymous and shared pages, not mapped files. GPU memory is what torch has allocated.
+
+    Attributes:
+        timed_steps: number of steps that were timed.
+        timed_samples: number of their samples on this rank.
+        timed_seconds: their duration.
+        peak_memory_mb: peak memory minus memory at the start, in MB (a million bytes).
     """
 
     def __init__(self) -> None:
-        self.timed_steps = 0
-        self.timed_samples = 0
-        self.timed_seconds = 0.0
-        self._memory: _PeakMemory | None = None
+        self.timed_steps = self.timed_samples = 0
+        self.timed_seconds = self.peak_memory_mb = 0.0
+        self._device, self._ended = torch.device("cpu"), threading.Event()
 
     @property
     def samples_per_s(self) -> float:
         """Samples per second of this rank; 0 before anything was timed."""
         return self.timed_samples / self.timed_seconds if self.timed_seconds else 0.0
 
-    @property
-    def peak_memory_mb(self) -> float:
-        """Peak memory minus memory at the start, in MB (a million bytes)."""
-        return self._memory.growth / 1e6 if self._memory else 0.0
-
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start both measurements."""
-        self._memory = _PeakMemory(trainer.strategy.root_device)
-        self._start = time.perf_counter()
-        self._steps = 0
+        """Start both measurements: of memory by torch's allocator on a GPU, else by a thread."""
+        self._device, self._ended = trainer.strategy.root_device, threading.Event()
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._device)
+            self._first = torch.cuda.memory_allocated(self._device)
+        else:
+            threading.Thread(target=self._sample, args=(own_memory(),), daemon=True).start()
+        self._start, self._steps = time.perf_counter(), 0
+
+    def _sample(self, first: int) -> None:
+        while not self._ended.wait(_SAMPLING_S):
+            self.peak_memory_mb = max(self.peak_memory_mb, (own_memory() - first) / 1e6)
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Count a step."""
         self._steps += 1
-        if trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize(trainer.strategy.root_device)
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         now = time.perf_counter()
         if self._steps <= WARMUP_STEPS:
             self._start = now
@@ -58,43 +66,13 @@ class CostMeter(Callback):
         self.timed_seconds = now - self._start
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
-        """Stop sampling memory."""
-        if self._memory is not None:
-            self._memory.stop()
+        """End the measurement of memory."""
+        self._ended.set()
+        if self._device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self._device)
+            self.peak_memory_mb = (peak - self._first) / 1e6
 
     on_exception = on_train_end  # the thread must not outlive a failed run
-
-
-class _PeakMemory:
-    """Peak memory since construction: from torch's allocator on a GPU, else sampled by a thread."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device if device.type == "cuda" else None
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        if self._device is None:
-            self._first = self._peak = own_memory()
-            self._thread.start()
-        else:
-            self._first = torch.cuda.memory_allocated(self._device)
-            torch.cuda.reset_peak_memory_stats(self._device)
-
-    def _sample(self) -> None:
-        while not self._done.wait(_SAMPLING_S):
-            self._peak = max(self._peak, own_memory())
-
-    def stop(self) -> None:
-        """Stop sampling."""
-        self._done.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    @property
-    def growth(self) -> int:
-        """Bytes at the peak minus bytes at the start."""
-        if self._device is not None:
-            self._peak = torch.cuda.max_memory_allocated(self._device)
-        return self._peak - self._first
 
 
 def own_memory() -> int:
