@@ -78,19 +78,16 @@ def options_key(parsed: Mapping[str, Any], *others: Any) -> str:
     """
     hashes: dict[str, Any] = {}
     for name, value in parsed["data"].get("init_args", {}).items():
-        with suppress(OSError):  # for example, a text that is too long for a path
-            # rows to predict do not change results
-            if isinstance(value, str) and name != "predict_table" and Path(value).is_file():
-                with open(value, "rb") as file:
-                    hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
-            elif name == "table" and os.path.isdir(value):
-                # deeper than SPLIT/CLASS/IMAGE are other files, as of runs that were started there
-                files = [str(file) for file in visible_files(Path(value)) if len(file.parts) <= 3]
-                states = image_states(files, Path(value))
-                hashes[name] = {file: state for file, state in states.items() if state}
-            elif name in ("image_encoder", "text_encoder"):
-                folder = Path(value.removeprefix("local-dir:"))
-                files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*"))
-                hashes[name] = image_states(files, folder)
+        if isinstance(value, str) and name != "predict_table":  # those do not change results
+            path = Path(value.removeprefix("local-dir:"))
+            with suppress(OSError):  # for example, a text that is too long for a path
+                if path.is_file():
+                    with path.open("rb") as file:
+                        hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
+                elif name in ("table", "image_encoder", "text_encoder") and path.is_dir():
+                    # deeper than SPLIT/CLASS/IMAGE are other files, as of runs started there
+                    files = [str(each) for each in visible_files(path) if len(each.parts) <= 3]
+                    states = image_states(files, path)
+                    hashes[name] = {file: state for file, state in states.items() if state}
     content = json.dumps((parsed, hashes, *others), sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from timeit import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import CostMeter
 from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.parameters import trainable_share
+from epic_pl.module.prediction_table import prediction_table
 from epic_pl.run.epic_cli import build_data, parse, quiet_lightning
 from epic_pl.utils.errors import EpicError
 from epic_pl.utils.files import replacing, try_read_json, write_json
@@ -148,7 +150,7 @@ def _fitted(folder: Path) -> dict[str, Any] | None:
 
 
 def _write_predictions(module: EPICModule, path: Path) -> None:
-    """Write ``sample_id``, ``image_path``, ``truth`` and ``probability_<class>`` of a test.
+    """Write the predictions of a test, with ``truth``.
 
     ``truth`` is a class name, or a list of them for multilabel.
     """
@@ -158,14 +160,14 @@ def _write_predictions(module: EPICModule, path: Path) -> None:
     if module.task == "multiclass":
         truth, kind = [name for [name] in truth], pa.string()
     columns = {
-        "sample_id": pa.array(outputs.sample_id, pa.string()),
-        "image_path": pa.array(outputs.image_path or [None] * len(truth), pa.string()),
-        "truth": pa.array(truth, kind),
+        "sample_id": outputs.sample_id,
+        "image_path": outputs.image_path or [None] * len(truth),
     }
     scores = evaluator.probabilities(outputs.logits).numpy()
-    columns |= {f"probability_{name}": scores[:, i] for i, name in enumerate(module.class_names)}
+    least = module.postprocessor.threshold_array()
+    table = prediction_table(columns, scores, module.class_names, least, top_k=None)
     with replacing(path) as partial:
-        pa.parquet.write_table(pa.table(columns), partial)
+        pa.parquet.write_table(table.append_column("truth", pa.array(truth, kind)), partial)
 
 
 def _latency_ms(module: EPICModule, dataset: ImageTextDataset, device: torch.device) -> float:
@@ -176,12 +178,8 @@ def _latency_ms(module: EPICModule, dataset: ImageTextDataset, device: torch.dev
     text = "" if image is None and row["text"] is None else row["text"]  # all lack the modality
     classifier = Classifier(module, device)
     item: Any = {"image": image, "text": text, **dict.fromkeys(classifier.columns)}
-    milliseconds: list[float] = []
-    for _ in range(_WARMUP_CALLS + _TIMED_CALLS):
-        start = time.perf_counter()
-        classifier([item])
-        milliseconds.append(1000 * (time.perf_counter() - start))
-    return statistics.median(milliseconds[_WARMUP_CALLS:])
+    seconds = repeat(lambda: classifier([item]), number=1, repeat=_WARMUP_CALLS + _TIMED_CALLS)
+    return 1000 * statistics.median(seconds[_WARMUP_CALLS:])
 
 
 def _device_name(device: torch.device) -> str:

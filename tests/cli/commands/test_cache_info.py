@@ -10,7 +10,6 @@ from epic_pl.utils.errors import CacheError
 def test_each_store_of_the_default_folder_is_shown_and_names_as_they_are(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("EPIC_PL_CACHE", str(tmp_path))
     fields = (Field("a", (1,)),)
     requests = [

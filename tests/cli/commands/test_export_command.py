@@ -234,7 +234,7 @@ def test_saved_and_exported_models_are_taken_or_the_message_says_what_is(
     command, trained, exported, told, tmp_path, monkeypatch
 ):
     room, written = "epic_pl.inference.export.folder.write_folder", []
-    made = Written(0, 0, "", 0, 0)
+    made = Written(0, 0, "")
     monkeypatch.setattr(room, lambda *given: written.append(given[0].digest()) or made)
     classifier, saved = Classifier.load("runs", device="cpu"), tmp_path / "saved"
     classifier.save_pretrained(saved)
@@ -267,7 +267,7 @@ def test_saved_and_exported_models_are_taken_or_the_message_says_what_is(
 @pytest.mark.parametrize("where", ["runs", "runs/fit/version_0", "best", "last"])
 def test_a_run_is_named_as_for_the_other_commands(where, trained, told, tmp_path, monkeypatch):
     room = "epic_pl.inference.export.folder.write_folder"
-    monkeypatch.setattr(room, lambda *_: Written(0, 0, "", 0, 0))
+    monkeypatch.setattr(room, lambda *_: Written(0, 0, ""))
     config = ["--config", trained.config]
     for options in [config] if where in ("best", "last") else [config, []]:
         code, said, error = told("export", where, "--output", tmp_path, *options)

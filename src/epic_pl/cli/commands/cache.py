@@ -33,31 +33,24 @@ def info(folder: Path | None = None) -> None:
     Raises:
         CacheError: if there is no store.
     """
-    from rich.console import Console
     from rich.filesize import decimal
-    from rich.markup import escape
-    from rich.table import Column, Table
 
     from epic_pl.features.store.fill import default_root
     from epic_pl.features.store.reader import FeatureStore
     from epic_pl.features.store.spec import SPEC
-    from epic_pl.utils.errors import CacheError
+    from epic_pl.utils.errors import CacheError, printable
 
     folder = (folder or default_root()).resolve()
     stores = [path for path in (folder, *sorted(folder.glob("*"))) if (path / SPEC).is_file()]
     if not stores:
         raise CacheError(f"There is no feature store in {folder}: run `epic-pl cache build`.")
-    names = ("precision", "level", "dtype", "items", "size")
-    columns = (Column(name, no_wrap=True) for name in ("store", *names))
-    table = Table(*columns, Column("encoder", overflow="fold"), box=None)
     for path in stores:
         size = decimal(sum(file.stat().st_size for file in path.glob("*") if file.is_file()))
         try:
             store = FeatureStore(path, ())  # numbers are verified when a run reads them
         except CacheError as error:
-            table.add_row(path.name, "", "", "", "", size, f"[red]{escape(str(error))}[/]")
+            print(f"{path.name}: {size}, {error}")
             continue
-        spec = store.spec
-        made = (escape(str(spec.provenance.get(name, "-"))) for name in names[:2])
-        table.add_row(path.name, *made, spec.dtype, f"{len(store):,}", size, escape(spec.encoder))
-    Console().print(table)
+        spec, made = store.spec, store.spec.provenance
+        kind = f"{made.get('level', '-')} in {made.get('precision', '-')}, stored in {spec.dtype}"
+        print(printable(f"{path.name}: {len(store):,} items, {size}, {kind}, of {spec.encoder}"))

@@ -56,8 +56,6 @@ def export(
     print(f"{checkpoint} exported to {output}")
     for path in sorted(path for path in output.rglob("*") if path.is_file()):
         print(f"  {path.relative_to(output)}  {path.stat().st_size / 1e6:,.1f} MB")
-    own, eager = 1000 * written.seconds, 1000 * written.eager_seconds
-    print(f"one sample takes at least {own:.1f} ms, in eager torch {eager:.1f} ms")
     difference = f"{written.difference:.1e} in float32, {written.as_tested:.1e} as it was tested"
     print(f"largest difference to the checkpoint's probabilities: {difference}")
     print(f"decisions on random inputs that differ from the tested ones: {written.decisions}")

@@ -5,10 +5,8 @@ Shape legend: B batch, S text tokens, H, W image height and width in pixels.
 
 import shutil
 from dataclasses import asdict
-from functools import partial
 from importlib import resources
 from pathlib import Path
-from timeit import timeit
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +32,6 @@ TOLERANCE = 1e-4
 """Largest accepted difference between a probability of the exported model and the module's."""
 # B and S of the batches that verify the model; the traced inputs have other sizes
 _COMPARED = ((3, 8), (1, 2), (4, 3), (56, 8))
-_TIMED, _CALLS = (1, 16), 7
 
 
 def check_output(folder: Path, overwrite: bool) -> None:
@@ -102,7 +99,7 @@ def describe(module: EPICModule, tokenizer: Any | None) -> Description:
 
 
 class Written(NamedTuple):
-    """What was verified: differences of probabilities, and the shortest seconds of one sample.
+    """What was verified: the largest differences of probabilities.
 
     ``difference`` is to the module in float32. ``as_tested`` is to the module at the precision of
     its checkpoint, which validation and test have measured, and whose ``decisions`` differ.
@@ -111,8 +108,6 @@ class Written(NamedTuple):
     difference: float
     as_tested: float
     decisions: str
-    seconds: float
-    eager_seconds: float
 
 
 def write_folder(
@@ -158,11 +153,9 @@ def write_folder(
         given = _outputs(run, module)
         decided, before = map(module.postprocessor.predict, (given, tested))
         differing = int((decided != before).view(len(given), -1).any(dim=1).sum())
-        as_tested = float((given - tested).abs().max()), f"{differing} of {len(given)}"
-        times = _seconds(random_inputs(module.model, *_TIMED), run, eager)
-        written = Written(difference, *as_tested, *times)
+        as_tested = float((given - tested).abs().max())
         replace_model(made, folder)
-    return written
+    return Written(difference, as_tested, f"{differing} of {len(given)}")
 
 
 def replace_model(made: Path, folder: Path) -> None:
@@ -176,13 +169,6 @@ def replace_model(made: Path, folder: Path) -> None:
     shutil.rmtree(folder / TOKENIZER, ignore_errors=True)
     for path in sorted(made.iterdir(), key=lambda path: path.name == DESCRIPTION):
         path.replace(folder / path.name)
-
-
-@torch.no_grad()
-def _seconds(inputs: tuple[Tensor, ...], *functions: Program) -> list[float]:
-    """Shortest time of a call of each function; calls alternate, so other load affects all."""
-    turns = [[timeit(partial(run, *inputs), number=1) for run in functions] for _ in range(_CALLS)]
-    return [min(times) for times in zip(*turns, strict=True)]
 
 
 @torch.no_grad()
