@@ -27,7 +27,7 @@ from epic_pl.module.parameters import trainable_share
 from epic_pl.module.prediction_table import prediction_table
 from epic_pl.run.epic_cli import build_data, parse, quiet_lightning
 from epic_pl.utils.errors import EpicError
-from epic_pl.utils.files import replacing, try_read_json, write_json
+from epic_pl.utils.files import replacing, try_read_json
 
 _WARMUP_CALLS, _TIMED_CALLS = 3, 20
 
@@ -75,8 +75,8 @@ def _store(runs: Sequence[Run], none: Sequence[str], folder: Path) -> dict[str, 
 def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
     """Train with options of ``fit`` in a folder, or continue there, and test.
 
-    It writes ``predictions.parquet`` of the test, and ``fit.json``, which says that training is
-    finished.
+    It writes ``predictions.parquet`` of the test. A training that is continued, also one that was
+    finished and not tested, has storing, processor, rate and memory of its last process.
 
     Returns:
         Metrics of the test, cost, and settings such as the cache level.
@@ -90,8 +90,7 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
         f"--checkpoint.dirpath={checkpoints}",
         f"--last_checkpoint.dirpath={checkpoints}",
     ]
-    fitted, last = _fitted(folder), checkpoints / "last.ckpt"
-    if fitted is None and last.is_file():
+    if (last := checkpoints / "last.ckpt").is_file():
         places.append(f"--ckpt_path={last}")
     cli = parse(["fit", *options, *places])
     module, data, trainer = built = cli.build()
@@ -99,26 +98,23 @@ def train_and_test(options: Sequence[str], folder: Path) -> dict[str, Any]:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
     callbacks[:0] = [timer, meter]  # first, so that they measure the hooks of the others, too
     cache_level = use_stored_features(built)
-    if fitted is None:
-        start = time.monotonic()
-        if cache_level != "off":  # store features before training is timed
-            feature_cache(trainer).build_stores(trainer, module, data)
-        storing_s = 0.0 if cache_level == "off" else time.monotonic() - start
-        start = time.process_time()
-        cli.execute()
-        fitted = {  # of a resumed fit, storing, processor, rate and memory since it was resumed
-            "storing_s": storing_s,
-            "processor_s": time.process_time() - start,
-            "validation": _scores(trainer, "val/"),
-            "checkpoint": cli.kept,
-            "epochs": trainer.current_epoch,
-            "seconds": timer.time_elapsed(),
-            "samples_per_s": meter.samples_per_s or None,
-            "peak_memory_mb": meter.peak_memory_mb,
-        }
-        if fitted["checkpoint"]:
-            write_json(folder / "fit.json", fitted)
-    kept = fitted["checkpoint"] or None
+    start, storing_s = time.monotonic(), 0.0
+    if cache_level != "off":  # store features before training is timed
+        feature_cache(trainer).build_stores(trainer, module, data)
+        storing_s = time.monotonic() - start
+    start = time.process_time()
+    cli.execute()
+    fitted = {
+        "storing_s": storing_s,
+        "processor_s": time.process_time() - start,
+        "validation": _scores(trainer, "val/"),
+        "checkpoint": cli.kept,
+        "epochs": trainer.current_epoch,
+        "seconds": timer.time_elapsed(),
+        "samples_per_s": meter.samples_per_s or None,
+        "peak_memory_mb": meter.peak_memory_mb,
+    }
+    kept = cli.kept or None
     trainer.test(module, datamodule=data, ckpt_path=kept, weights_only=True, verbose=False)
     _write_predictions(module, folder / "predictions.parquet")
     device, thresholds = trainer.strategy.root_device, module.postprocessor.thresholds
@@ -140,13 +136,6 @@ def _scores(trainer: Trainer, prefix: str) -> dict[str, float]:
     """The metrics that a trainer logged last of one split."""
     logged = trainer.callback_metrics.items()
     return {name.removeprefix(prefix): float(v) for name, v in logged if name.startswith(prefix)}
-
-
-def _fitted(folder: Path) -> dict[str, Any] | None:
-    """Content of ``fit.json``, if the checkpoint that it names is in this run's folder."""
-    fitted = try_read_json(folder / "fit.json") or {}
-    kept = folder / "checkpoints" / Path(str(fitted.get("checkpoint"))).name
-    return fitted | {"checkpoint": str(kept)} if kept.is_file() else None
 
 
 def _write_predictions(module: EPICModule, path: Path) -> None:
