@@ -252,8 +252,8 @@ def read_cells(table: pa.Table, options: RowOptions) -> Any:
     for name in dates:
         form = dates[name] if isinstance(dates, dict) else _date_format(table, name)
         way_out = f"Write 2007-06-10, or give the format: date_columns: {{{name}: '%d.%m.%Y'}}."
-        parse, formats[name] = partial(as_date, name, form=form), form
-        read[name] = _parsed(table, name, "date", parse, pa.date32(), way_out)
+        formats[name], parse_date = form, partial(as_date, name, form=form)
+        read[name] = _parsed(table, name, "date", parse_date, pa.date32(), way_out)
     for name in options.category_columns or ():
         read[name] = _parsed(table, name, "category", as_category, pa.string())
     if not read:
