@@ -116,9 +116,8 @@ def test_a_fold_is_a_table_whose_columns_are_read_by_kind(script, main, split, m
     table = pq.read_table(f"out/{TABLE}/10k-fold4/table.parquet").to_pandas()
     names = ["image", "text0", "text1", "number0", "category0", "date0", "label", "split"]
     assert [*table] == names
-    config = yaml.safe_load(Path(f"out/{TABLE}/10k-fold4/epic.yaml").read_text())["data"][
-        "init_args"
-    ]
+    config = yaml.safe_load(Path(f"out/{TABLE}/10k-fold4/epic.yaml").read_text())
+    options = config["data"]["init_args"]
     assert options["text_columns"] == ["text0", "text1"]
     for kind in ("number", "category", "date"):
         assert options[f"{kind}_columns"] == [f"{kind}0"]
