@@ -31,7 +31,7 @@ from epic_pl import Classifier
 from epic_pl.data.datasets.openmoji import LEFT_OUT
 from epic_pl.data.inspection.init import write_config
 from epic_pl.utils.assets import fetch_openmoji, load_emoji
-from epic_pl.utils.assets.cache import cached_folder
+from epic_pl.utils.assets.cached import cached_folder
 from epic_pl.utils.assets.openmoji import draw_svg
 from tables import write_csv
 

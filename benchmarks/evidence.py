@@ -37,7 +37,7 @@ import classical
 import tables
 from epic_pl.experiments.compare.plan import Variant, add_alone, choose, plan, tuned
 from epic_pl.experiments.compare.results import COSTS
-from epic_pl.experiments.compare.tables import show, write_comparison
+from epic_pl.experiments.compare.summary import show, write_comparison
 from epic_pl.experiments.runs import Run, execute
 from epic_pl.experiments.training import store_features, train_and_test
 from epic_pl.utils.files import try_read_json, write_json, write_text

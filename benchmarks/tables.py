@@ -20,7 +20,7 @@ import yaml
 from epic_pl.data.datasets.openmoji import LEFT_OUT, MIN_EXAMPLES
 from epic_pl.data.inspection.init import write_config
 from epic_pl.utils.assets import Emoji, fetch_openmoji, load_emoji
-from epic_pl.utils.assets.cache import cache_dir, cached_folder
+from epic_pl.utils.assets.cached import cache_dir, cached_folder
 from epic_pl.utils.assets.openmoji import draw_svg
 from epic_pl.utils.assets.wheels import verify_sha256
 from epic_pl.utils.errors import AssetError, DataError

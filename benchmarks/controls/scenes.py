@@ -23,7 +23,7 @@ from rich.progress import track
 from epic_pl.data.datamodule import ImageTextDataModule, Split
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.utils.assets import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
-from epic_pl.utils.assets.cache import cache_dir, cached_folder
+from epic_pl.utils.assets.cached import cache_dir, cached_folder
 from epic_pl.utils.assets.wheels import OPENMOJI
 from epic_pl.utils.validate import check_at_least, check_word
 

@@ -16,7 +16,7 @@ from PIL import Image
 import tiny_runs
 from epic_pl import Classifier
 from epic_pl.run.epic_cli import run
-from epic_pl.utils.assets.cache import cache_dir
+from epic_pl.utils.assets.cached import cache_dir
 from epic_pl.utils.errors import CheckpointError, ConfigError, DataError
 
 TABLE = pa.table({"a": ["b"]})

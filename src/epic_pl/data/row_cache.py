@@ -22,7 +22,7 @@ from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 
 from epic_pl.data.rows import Rows, table_schema
-from epic_pl.utils.assets.cache import cache_dir
+from epic_pl.utils.assets.cached import cache_dir
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.files import replacing
 from epic_pl.utils.untrusted import require_regular

@@ -12,7 +12,7 @@ from epic_pl.data.row_cache import image_states
 from epic_pl.data.tables.folders import visible_files
 from epic_pl.module.callbacks import FeatureCache
 from epic_pl.run.epic_cli import Built, data_of, parse
-from epic_pl.utils.assets.cache import cache_dir
+from epic_pl.utils.assets.cached import cache_dir
 from epic_pl.utils.errors import ConfigError, EpicError
 
 ONE_DEVICE = ("--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto")

@@ -22,8 +22,8 @@ from epic_pl.module.checkpoint import weights_digest
 from epic_pl.module.evaluator import Evaluator, finite, require_data
 from epic_pl.module.outputs import presence_masks
 from epic_pl.module.postprocess import ENOUGH_ROWS
-from epic_pl.report.columns import column_report
 from epic_pl.report.figures import MAX_CLASSES, confusion_counts, draw_figures
+from epic_pl.report.importance import column_report
 from epic_pl.report.passes import tested_batches
 from epic_pl.report.scores import coverage_table, headline, label, ranking_interval
 from epic_pl.report.tables import (

@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
 from epic_pl.experiments.compare.results import comparison_rows
-from epic_pl.experiments.compare.tables import _draw_comparison, show, write_comparison
+from epic_pl.experiments.compare.summary import _draw_comparison, show, write_comparison
 from epic_pl.utils.errors import ConfigError
 
 TRUTH = [0, 1, 2, 1, 0, 2, 1, 1] * 10

@@ -19,9 +19,9 @@ from tiny_models import METHODS
 
 from epic_pl.cli.main import call
 from epic_pl.experiments.tune import study
-from epic_pl.experiments.tune.results import draw_history
 from epic_pl.experiments.tune.search import Search, plan_search
 from epic_pl.experiments.tune.study import TrialWatch, best_options, train
+from epic_pl.experiments.tune.summary import draw_history
 from epic_pl.run.epic_cli import as_options, parse, run
 from epic_pl.utils.errors import ConfigError
 

@@ -46,7 +46,7 @@ def compare(
         import optuna  # noqa: F401 an extra that the searches need
 
     from epic_pl.experiments.compare.plan import add_alone, choose, plan, read_variants, tuned
-    from epic_pl.experiments.compare.tables import show, write_comparison
+    from epic_pl.experiments.compare.summary import show, write_comparison
     from epic_pl.experiments.runs import execute
     from epic_pl.experiments.training import store_features, train_and_test
 

@@ -16,8 +16,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from optuna.trial import FrozenTrial, TrialState
 
 from epic_pl.experiments.options import ONE_DEVICE, use_stored_features
-from epic_pl.experiments.tune.results import MESSAGE, draw_history, write_results
 from epic_pl.experiments.tune.search import Search, suggest, values_of
+from epic_pl.experiments.tune.summary import MESSAGE, draw_history, write_results
 from epic_pl.module.callbacks.checkpoints import require_logged
 from epic_pl.run.epic_cli import as_options, parse, quiet_lightning
 from epic_pl.utils.errors import ConfigError, raised_as

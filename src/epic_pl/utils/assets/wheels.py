@@ -12,7 +12,7 @@ from zipfile import ZipFile
 
 from rich.console import Console
 
-from epic_pl.utils.assets.cache import cache_dir
+from epic_pl.utils.assets.cached import cache_dir
 from epic_pl.utils.errors import AssetError
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from epic_pl.utils.assets.cache import cache_dir, cached_folder
+from epic_pl.utils.assets.cached import cache_dir, cached_folder
 from epic_pl.utils.errors import AssetError
 
 
@@ -29,7 +29,7 @@ def test_failed_build_leaves_no_folder_and_the_next_one_starts_clean(cache, monk
     folder = cached_folder("a/b", lambda target: (target / "whole").write_text("x") and None)
     assert [path.name for path in folder.iterdir()] == ["whole"]
     monkeypatch.setattr(
-        "epic_pl.utils.assets.cache.FileLock", None
+        "epic_pl.utils.assets.cached.FileLock", None
     )  # a complete folder needs no lock
     assert cached_folder("a/b", killed) == folder
 
