@@ -4,7 +4,6 @@
     python benchmarks/after_training.py runs      # the same by the runs of a comparison
     python benchmarks/after_training.py next      # labels by smallest margin, or at random
     python benchmarks/after_training.py drift     # emoji of another drawer among the images
-    python benchmarks/after_training.py columns   # a price and a brand, as words of the text
 
 Rows are emoji with their image, name and category, and all models are `LateFusionMLP`. Each part
 takes two to ten minutes on one core and prints its rows.
@@ -23,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.linear_model import LogisticRegression
 
 from common import build_parser, show
 from epic_pl import Classifier
@@ -240,90 +237,17 @@ def _draw_others(folder: Path) -> None:
     package.unlink()
 
 
-def columns(folder: Path, seeds: int) -> list[dict[str, Any]]:
-    """Accuracy with one word of the name, and with a price and a brand that depend on the class."""
-    table, draw = emoji_table(), random.Random(0)
-    names = sorted(set(table["category"]))
-    table["word"] = [draw.choice(name.split()) for name in table["name"]]
-    prices = [
-        draw.lognormvariate(2.0 + 0.35 * names.index(each), 0.6) for each in table["category"]
-    ]
-    table["price"] = [f"{price:.2f}" for price in prices]
-    edges = np.quantile(prices, np.linspace(0, 1, 9)[1:-1])
-    bands = np.searchsorted(edges, prices)
-    low, high = ["0", *(f"{e:.0f}" for e in edges)], [*(f"{e:.0f}" for e in edges), "more"]
-    table["range"] = [f"{low[band]} to {high[band]}" for band in bands]
-    table["level"] = [_LEVELS[band] for band in bands]
-    table["brand"] = [
-        _BRANDS[(names.index(each) // 3 if draw.random() < 0.7 else draw.randrange(3))]
-        for each in table["category"]
-    ]
-    texts = {
-        "image and word": "word",
-        "with price and brand": "{word}. price {price}, brand {brand}",
-        "with a range of the price": "{word}. price {range}, brand {brand}",
-        "with a word for the range": "{word}. {level} price, brand {brand}",
-    }
-    rows, parts = [], np.array(table["split"])
-    numbers = np.column_stack(
-        [np.log(prices), np.eye(3)[[_BRANDS.index(b) for b in table["brand"]]]]
-    )
-    train_rows, test_rows, labels = parts == "train", parts == "test", np.array(table["category"])
-    for name, model in (
-        ("price and brand: logistic regression", LogisticRegression(max_iter=1000)),
-        ("price and brand: boosted trees", HistGradientBoostingClassifier(random_state=0)),
-    ):
-        model.fit(numbers[train_rows], labels[train_rows])
-        rows.append(
-            {
-                "what is seen": name,
-                **spread([100 * model.score(numbers[test_rows], labels[test_rows])]),
-            }
-        )
-    for name, text in texts.items():
-        scores, sums = [], []
-        for seed in range(seeds):
-            classifier, score = train(folder / f"{len(rows)}_{seed}", table, text, seed)
-            scores.append(score)
-            if text == "word":
-                sums.append(product(classifier, table, numbers, train_rows, test_rows))
-        rows.append({"what is seen": name, **spread(scores)})
-        if sums:
-            rows.append(
-                {"what is seen": "times logistic regression of the columns", **spread(sums)}
-            )
-    return rows
-
-
-def product(
-    classifier: Classifier, table: Table, numbers: Any, train_rows: Any, test_rows: Any
-) -> float:
-    """Accuracy of the product of both models' probabilities, over the frequency of the class."""
-    labels = np.array(table["category"])
-    model = LogisticRegression(max_iter=1000).fit(numbers[train_rows], labels[train_rows])
-    tested = np.flatnonzero(test_rows)
-    items = [{"image": table["image"][i], "text": table["word"][i]} for i in tested]
-    seen = np.log(classifier.probabilities(items, progress=False))
-    order = [classifier.class_names.index(name) for name in model.classes_]
-    frequency = np.log([np.mean(labels[train_rows] == name) for name in model.classes_])
-    joint = seen[:, order] + model.predict_log_proba(numbers[test_rows]) - frequency
-    return 100 * float(np.mean(model.classes_[joint.argmax(axis=1)] == labels[test_rows]))
-
-
 def spread(scores: list[float]) -> dict[str, Any]:
     """Mean and standard deviation over seeds."""
     deviation = f" ± {np.std(scores, ddof=1):.1f}" if len(scores) > 1 else ""
     return {"accuracy %": f"{np.mean(scores):.1f}{deviation}", "seeds": len(scores)}
 
 
-_LEVELS = ("tiny", "very low", "low", "moderate", "medium", "high", "very high", "huge")
-_BRANDS = ("acme", "globex", "initech")
 PARTS = {
     "errors": (errors, 1),
     "runs": (runs, 15),
     "next": (next_labels, 3),
     "drift": (shifts, 20),
-    "columns": (columns, 3),
 }
 
 
