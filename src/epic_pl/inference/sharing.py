@@ -15,7 +15,7 @@ from epic_pl.inference.model_card import CARD
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.checkpoints import find_checkpoint
 from epic_pl.module.checkpoint import CHECKPOINT_KEY, adapter_state, require_info
-from epic_pl.module.checkpoint_io import check_content, local_path, read_checkpoint
+from epic_pl.module.checkpoint_io import check_content, read_checkpoint
 from epic_pl.utils.assets.encoders import cached_commit, repository
 from epic_pl.utils.errors import AssetError, CheckpointError, DataError, raised_as
 from epic_pl.utils.files import read_json, write_bytes, write_json
@@ -97,7 +97,7 @@ def find_model(
         CheckpointError: if there is none.
         AssetError: if it cannot be fetched.
     """
-    place = Path(local_path(str(path)))
+    place = Path(path)
     if not place.exists() and _HUB_NAME.fullmatch(str(path)):
         return _fetch_model(str(path), revision, token, offline)
     saved = any((place / name).is_file() for name in (WEIGHTS, DESCRIPTION))

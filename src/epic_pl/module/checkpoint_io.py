@@ -3,27 +3,23 @@
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
 import torch
 import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
 
 from epic_pl.module.losses import Loss
 from epic_pl.nn.base import Method
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.utils.errors import CheckpointError, UntrustedError
+from epic_pl.utils.errors import CheckpointError
 from epic_pl.utils.files import write_bytes
 from epic_pl.utils.plugins import find_class
 from epic_pl.utils.untrusted import MOST_OPTIONS, integers, require_flat, require_regular
 
 LAST = "last.ckpt"
-PREVIOUS = "last.previous.ckpt"
 _CLASSES: dict[str, type] = {"method": Method, "loss": Loss}
 """Options that name a class."""
 _MANY = 1000  # of anything can be built in a moment
@@ -64,20 +60,6 @@ class DurableCheckpointIO(TorchCheckpointIO):
             ) from error
 
 
-def local_path(path: str) -> str:
-    """The path of a local file, given as a path or as a ``file://`` address.
-
-    Raises:
-        CheckpointError: for another address, since such a file could not be checked.
-    """
-    scheme, is_address, _ = path.partition("://")
-    if not is_address:
-        return path
-    if scheme == "file":
-        return url2pathname(urlsplit(path).path)
-    raise CheckpointError(f"{path!r} is an address: download the file, and give its path.")
-
-
 def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     """Read a checkpoint from a path or an open file without running code.
 
@@ -86,7 +68,9 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     """
     try:
         if isinstance(path, str):
-            path = local_path(path)
+            if "://" in path:  # Lightning would read it from elsewhere, so it cannot be checked
+                way_out = "download the file, and give its path"
+                raise CheckpointError(f"{path!r} is an address: {way_out}.")
             require_regular(path)
         with zipfile.ZipFile(path) as archive:  # torch.load does not verify the checksums
             # torch compresses nothing, and a small file could unpack to any size
@@ -105,11 +89,9 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     except IsADirectoryError as error:
         raise CheckpointError(f"{path!r} is a folder: name a checkpoint in it.") from error
     except Exception as error:  # torch.load raises errors of any class on damaged files
-        spare = str(path).replace(LAST, PREVIOUS)
-        way = f" {spare} is the one before it." if spare != path and Path(spare).is_file() else ""
         raise CheckpointError(
             f"{path!r} cannot be read as a checkpoint of tensors and plain types: it is damaged, "
-            f"no checkpoint, or would need code to be run.{way}"
+            "no checkpoint, or would need code to be run."
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         raise CheckpointError(f"{path!r} holds no state_dict, so it is not a checkpoint.")
@@ -119,32 +101,23 @@ def read_checkpoint(path: str | IO[bytes]) -> dict[str, Any]:
     return content
 
 
-def newest_readable(root: Path, place: str, names: Sequence[str]) -> str:
-    """The first readable file of ``names`` in the most recently written folder.
+def newest_checkpoint(root: Path, place: str, names: Sequence[str]) -> str:
+    """The first file of ``names`` that there is in the most recently written folder.
 
     Args:
         root: a folder.
         place: glob pattern of the files' folders below it.
-        names: file names in order of preference; later ones are fallbacks for damaged files.
+        names: file names in order of preference.
 
     Raises:
         CheckpointError: if there is none.
     """
     files = [path for name in names for path in root.glob(f"{place}/{name}")]
     if not files:
-        none = f"There is no {' or '.join(names[:-1])} in {root / place}: run `epic-pl fit` first"
+        none = f"There is no {' or '.join(names)} in {root / place}: run `epic-pl fit` first"
         raise CheckpointError(f"{none}, or set --ckpt_path or trainer.default_root_dir.")
     newest = max(files, key=lambda path: path.stat().st_mtime).parent
-    found = [path for name in names if (path := newest / name) in files]
-    for path, spare in pairwise(found):
-        try:
-            read_checkpoint(str(path))
-            return str(path)
-        except UntrustedError:
-            raise
-        except CheckpointError as error:
-            rank_zero_warn(f"{error} Taken is {spare}.")
-    return str(found[-1])
+    return str(next(path for path in files if path.parent == newest))
 
 
 def check_content(content: dict[str, Any], path: str | IO[bytes]) -> None:

@@ -40,8 +40,7 @@ from epic_pl.module.callbacks.run_record import RunRecord
 from epic_pl.module.checkpoint import check_classes, input_options, require_info
 from epic_pl.module.checkpoint_io import (
     DurableCheckpointIO,
-    local_path,
-    newest_readable,
+    newest_checkpoint,
     read_checkpoint,
 )
 from epic_pl.module.config import as_config
@@ -295,7 +294,6 @@ class EPICCLI(LightningCLI):
         if not path:
             best = self._newest("best")
             raise ConfigError(f"No weights are trained: add --ckpt_path best, which is {best}.")
-        path = local_path(path)
         if path in KINDS and not Path(path).is_file():
             word, path = path, self._newest(path)
             rank_zero_info(f"--ckpt_path {word} is {path}")
@@ -310,7 +308,7 @@ class EPICCLI(LightningCLI):
         if word == "last" or config["checkpoint"]["monitor"] is None:
             own = config["last_checkpoint"]["dirpath"] or own
         root, place = (own, ".") if own else (runs, "fit/version_*/checkpoints")
-        path = newest_readable(Path(root), place, KINDS[word])
+        path = newest_checkpoint(Path(root), place, KINDS[word])
         _require_same_data(path, config["data"])
         return path
 

@@ -1,7 +1,6 @@
 """Callbacks that save the latest state and, on request, the best epoch, and their files."""
 
 import os
-import shutil
 import signal
 import subprocess
 import threading
@@ -18,12 +17,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from epic_pl.data.loading import JOB_SIGNALS
-from epic_pl.module.checkpoint_io import LAST, PREVIOUS, newest_readable
+from epic_pl.module.checkpoint_io import LAST, newest_checkpoint
 from epic_pl.utils.errors import CheckpointError, ConfigError
 from epic_pl.utils.validate import check_at_least, check_writable
 
-KINDS = {"best": ("best.ckpt", LAST, PREVIOUS), "last": (LAST, PREVIOUS)}
-"""Files of a run's checkpoints; of several, the first that can be read."""
+KINDS = {"best": ("best.ckpt", LAST), "last": (LAST,)}
+"""Files of a run's checkpoints; of several, the first that there is."""
 # their places below a run's folder, the folder of a config's runs, or their own folder
 _PLACES = ("checkpoints", "fit/version_*/checkpoints", ".")
 _INTERVAL = 15 * 60  # seconds of training that a killed run loses at most, by default
@@ -39,7 +38,7 @@ def find_checkpoint(path: Path) -> Path:
         return path
     for place in _PLACES:
         if any(file for name in KINDS["best"] for file in path.glob(f"{place}/{name}")):
-            return Path(newest_readable(path, place, KINDS["best"]))
+            return Path(newest_checkpoint(path, place, KINDS["best"]))
     way = "give runs/NAME or a checkpoint; embed, serve, app and export also take saved models"
     raise CheckpointError(f"There is no run or checkpoint at {path}: {way}.")
 
@@ -99,7 +98,7 @@ def require_logged(trainer: L.Trainer, option: str, monitor: str | None) -> None
 
 
 class LastCheckpoint(Checkpoint):
-    """Saves the latest state as ``last.ckpt``, and the one before as ``last.previous.ckpt``.
+    """Saves the latest state as ``last.ckpt``.
 
     It saves after each epoch, after each validation within an epoch, every 15 minutes, and when the
     job is told to end: SIGTERM and SIGUSR1 save the state after the batch (and its validation) that
@@ -188,8 +187,6 @@ class LastCheckpoint(Checkpoint):
         if not decide(due or ends, all=False):  # one exchange between ranks per step
             return
         ends = decide(ends, all=False)
-        if trainer.is_global_zero and path.is_file():
-            shutil.copyfile(path, path.with_name(PREVIOUS))
         trainer.save_checkpoint(path, weights_only=False)
         self._saved_at, self._saved_step = time.monotonic(), trainer.global_step
         if ends:
