@@ -709,6 +709,13 @@ def test_the_command_line_reads_a_checkpoint_before_the_parser_does(
     assert re.search(named, said)
 
 
+@pytest.mark.parametrize("content", [{3: 1}, {"a b": {"": 1}}, {"": 2}, {"trainer": {True: 1}}])
+def test_a_config_whose_keys_are_no_names_is_refused(content, config, capsys):
+    Path("keys.yaml").write_text(yaml.safe_dump(content))
+    said = _refused(["fit", "--config", config, "--config", "keys.yaml"], capsys)
+    assert "ArgumentError: " in said
+
+
 def test_a_config_names_no_class_of_the_parsers_own_denylist(config, capsys, workdir):
     callbacks = {"trainer": {"callbacks": [_class("subprocess.Popen")]}}
     Path("theirs.yaml").write_text(yaml.safe_dump(callbacks))

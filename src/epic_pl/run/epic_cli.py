@@ -264,7 +264,8 @@ class EPICCLI(LightningCLI):
         try:
             self.config = parser.parse_args(words)
         except ArgumentError as error:
-            raise ArgumentError(None, f"{error}.{suggestion(words, parser)}") from error
+            said = str(error).rstrip(".")
+            raise ArgumentError(None, f"{said}.{suggestion(words, parser)}") from error
         self._saved_options: dict[str, Any] = {}
         config = self.config
         # the constructor would seed the caller's generators although it builds nothing

@@ -1,10 +1,10 @@
 """The option or class that a misspelt word of a command line may mean."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from jsonargparse import ArgumentParser, dict_to_namespace
+from jsonargparse import ArgumentParser
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.module import EPICModule, Loss, Method
@@ -28,7 +28,7 @@ def option_names(parser: ArgumentParser) -> list[str]:
     for option, base in _CLASSES.items():
         for kind in (base, *known_classes(base).values()):
             of_class = ArgumentParser(exit_on_error=False)
-            of_class.add_class_arguments(kind, option)
+            of_class.add_class_arguments(kind, option, fail_untyped=False)
             names += of_class.get_defaults().keys()
     return list(dict.fromkeys(map(_plain, names)))
 
@@ -46,7 +46,7 @@ def suggestion(words: Sequence[str], parser: ArgumentParser) -> str:
     if {"model", "data"} & {name.split(".")[0] for name in given}:
         return ""
     return (
-        " Name both by a config, as in `epic-pl fit --config openmoji.yaml`: a file of "
+        " Name model and data by a config, as in `epic-pl fit --config openmoji.yaml`: a file of "
         f"`epic-pl data init`, or one of {', '.join(packaged(''))}."
     )
 
@@ -57,12 +57,21 @@ def _given(words: Sequence[str]) -> Iterator[tuple[str, Any]]:
         option, equals, value = word.partition("=")
         value = value if equals else following
         if option in ("--config", "-c"):
-            yield from dict_to_namespace(read_yaml(value) or {}).items()
+            yield from _flat(read_yaml(value))
         elif option.startswith("--"):
             yield option[2:], value
 
 
+def _flat(content: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values of the options in the content of a config."""
+    if isinstance(content, Mapping):
+        for key, value in content.items():
+            yield from _flat(value, f"{name}.{key}")
+    else:
+        yield name, content
+
+
 def _plain(name: str) -> str:
     """The name of an option without what the parser adds to those of a class."""
-    added = ("class_path", "init_args", "help")
+    added = ("", "class_path", "init_args", "help")
     return ".".join(part for part in name.split(".") if part not in added)
