@@ -69,31 +69,16 @@ class Food101DataModule(ImageTextDataModule):
     @cached_property
     def class_names(self) -> list[str]:
         """The classes of the annotation files, in alphabetical order."""
-        return sorted(self._tables["train"]["label"].unique().to_pylist())
+        return sorted(self._layout["train"][0]["label"].unique().to_pylist())
 
     @cached_property
-    def _files(self) -> dict[Split, Path]:
-        """The annotation files by split; a validation file is optional."""
-        form = "texts/{}_titles.csv" if self.text_source == "titles" else "{}.jsonl"
-        files: dict[Split, Path] = {}
-        for split in _RELEASED:
-            files[split] = find_path(self.data_dir, [form.format(split)], _HOW_TO_GET)
-        for path in (files["train"].with_name(f"{name}.jsonl") for name in ("dev", "val")):
-            if self.text_source == "jsonl" and path.is_file():
-                files["val"] = path
-        return files
-
-    @cached_property
-    def _tables(self) -> dict[Split, pa.Table]:
-        """Columns ``id``, ``img``, ``text`` and ``label`` of each annotation file, as strings."""
-        read = _titles if self.text_source == "titles" else _jsonl
-        return {split: read(split, path) for split, path in self._files.items()}
+    def _layout(self) -> "_Layout":
+        return (_titles if self.text_source == "titles" else _jsonl)(self.data_dir)
 
     def read_split(self, split: Split) -> Rows:
         """The rows of a split."""
-        held_out = split in ("train", "val") and "val" not in self._files
-        source: Split = "train" if held_out else split
-        path, table = self._files[source], self._tables[source]
+        held_out = split in ("train", "val") and "val" not in self._layout
+        table, root, path = self._layout["train" if held_out else split]
         labels = label_codes(table, "label", self.class_names, "id", path)
         rows = sample_table(table["id"], table["img"], table["text"], labels)
         if held_out:
@@ -104,21 +89,35 @@ class Food101DataModule(ImageTextDataModule):
         texts = rows["text"].to_pylist()
         notes = {"rows with an empty text": texts.count("")}
         notes["rows without a text"] = texts.count(None)
-        root = path.parent
-        if self.text_source == "titles":
-            images = ("images/images/train", "images/train")
-            root = find_path(root.parent, images, _HOW_TO_GET).parent
         return Rows(rows, root, path, notes=notes)
 
 
-def _titles(split: Split, path: Path) -> pa.Table:
-    table = read_csv(path, ("img", "text", "label"))
-    ids = [Path(image).stem for image in table["img"].to_pylist()]
-    paths = pc.binary_join_element_wise(split, table["label"], table["img"], "/")
-    return table.set_column(0, "img", paths).append_column("id", [ids])
+_Layout = dict[Split, tuple[pa.Table, Path, Path]]
+"""Columns ``id``, ``img``, ``text`` and ``label`` as strings, image root and file of splits."""
 
 
-def _jsonl(split: Split, path: Path) -> pa.Table:
-    table = read_jsonl(path, ("id", "img", "text", "label"), required=("img", "label"))
-    stems = pa.array([Path(image).stem for image in table["img"].to_pylist()])
-    return table.set_column(0, "id", pc.coalesce(table["id"], stems))
+def _titles(data_dir: str) -> _Layout:
+    layout: _Layout = {}
+    for split in _RELEASED:
+        path = find_path(data_dir, [f"texts/{split}_titles.csv"], _HOW_TO_GET)
+        images = find_path(path.parents[1], ("images/images/train", "images/train"), _HOW_TO_GET)
+        table = read_csv(path, ("img", "text", "label"))
+        ids = [Path(image).stem for image in table["img"].to_pylist()]
+        paths = pc.binary_join_element_wise(split, table["label"], table["img"], "/")
+        table = table.set_column(0, "img", paths).append_column("id", [ids])
+        layout[split] = table, images.parent, path
+    return layout
+
+
+def _jsonl(data_dir: str) -> _Layout:
+    files = {split: find_path(data_dir, [f"{split}.jsonl"], _HOW_TO_GET) for split in _RELEASED}
+    for path in (files["train"].with_name(f"{name}.jsonl") for name in ("dev", "val")):
+        if path.is_file():
+            files["val"] = path
+    layout: _Layout = {}
+    for split, path in files.items():
+        table = read_jsonl(path, ("id", "img", "text", "label"), required=("img", "label"))
+        stems = pa.array([Path(image).stem for image in table["img"].to_pylist()])
+        table = table.set_column(0, "id", pc.coalesce(table["id"], stems))
+        layout[split] = table, path.parent, path
+    return layout

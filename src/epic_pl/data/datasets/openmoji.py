@@ -9,7 +9,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -106,16 +105,21 @@ class OpenMojiDataModule(ImageTextDataModule):
         """The rows of a split; for training on entailment they are images, not yet pairs."""
         root = fetch_openmoji(self.image_preprocessing.size)
         emoji = _split_emoji(self._emoji, self.variant, self.split_seed, self.fold)[split]
+        names, classes = [shown.name for shown in emoji], self.class_names
+        pairs = [(row, name, 1) for row, name in enumerate(names)]
         if self.variant == "subcategory":
-            names = self.class_names
-            return emoji_rows(emoji, root, [names.index(shown.subcategory) for shown in emoji])
-        if split == "train":
-            return emoji_rows(emoji, root, [1] * len(emoji))
-        # with the number in the seed, val and test draw different statements
-        number = _EVAL_PAIRS[split]
-        pairs = fixed_pairs([shown.name for shown in emoji], number, (self.split_seed, number))
-        rows, statements, truths = zip(*pairs, strict=True)
-        return emoji_rows([emoji[row] for row in rows], root, truths, statements)
+            pairs = [(at, name, classes.index(emoji[at].subcategory)) for at, name, _ in pairs]
+        elif split != "train":
+            # with the number in the seed, val and test draw different statements
+            number = _EVAL_PAIRS[split]
+            pairs = fixed_pairs(names, number, (self.split_seed, number))
+        codes, seen, ids = [emoji[at].code for at, _, _ in pairs], Counter[str](), []
+        for code in codes:  # an image of several pairs has numbered ids
+            ids.append(f"{code}#{seen[code]}" if seen[code] else code)
+            seen[code] += 1
+        _, texts, labels = zip(*pairs, strict=True)
+        table = sample_table(ids, [f"{code}.png" for code in codes], texts, labels)
+        return Rows(table, root, root)
 
     def build_dataset(
         self, split: Split, rows: Rows, transform: ImageTransform
@@ -163,20 +167,6 @@ def _share_out(
     val = len(rows["val"]) / len(outside)
     parts = stratified_split(codes[rest], {"train": 1 - val, "val": val}, seed)
     return {split: rest[part] for split, part in parts.items()} | {"test": test}
-
-
-def emoji_rows(
-    emoji: Sequence[Emoji], root: Path, labels: Sequence[int], texts: Sequence[str] | None = None
-) -> Rows:
-    """One row per emoji, with its name or one of ``texts``; repeated emoji get numbered ids."""
-    texts = [shown.name for shown in emoji] if texts is None else texts
-    seen: Counter[str] = Counter()
-    ids, images = [], []
-    for code in (shown.code for shown in emoji):
-        ids.append(f"{code}#{seen[code]}" if seen[code] else code)
-        images.append(f"{code}.png")
-        seen[code] += 1
-    return Rows(sample_table(ids, images, texts, labels), root, root)
 
 
 class EntailmentPairs(ImageTextDataset):
