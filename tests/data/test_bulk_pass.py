@@ -10,7 +10,6 @@ from torch.utils.data import Dataset
 
 from epic_pl.data import bulk_pass, row_cache
 from epic_pl.data.bulk_pass import BulkPass
-from epic_pl.data.images import read_image
 from epic_pl.data.rows import Rows, sample_table
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.share import ALL, Share
@@ -69,7 +68,7 @@ def write(tmp_path, rows, monkeypatch):
         **more,
     ):
         made = BulkPass(tmp_path / name, table, size, share, policy, model, **more)
-        usable, note = made.check(lambda path: read_image(tmp_path / path), EMPTY)
+        usable, note = made.check(None, EMPTY)
         given = list(made.loader(kind(usable.table), list))
         for ids in given[:batches]:
             made.add(pa.table({"id": ids}))

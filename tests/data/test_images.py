@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, TiffImagePlugin
 
-from epic_pl.data import HatefulMemesDataModule
-from epic_pl.data.dataset import ImageTextDataset
+from epic_pl.data import HatefulMemesDataModule, images
 from epic_pl.data.decoding import MAX_BYTES, MAX_SCANS
 from epic_pl.data.images import read_image, refuse_outside
 from epic_pl.data.row_cache import ImageRecord, image_states
@@ -336,8 +335,13 @@ def make(tmp_path):
 def test_images_are_decoded_once_and_bad_ones_again(make, tmp_path, monkeypatch):
     rest = [str(n) for n in range(1238, 1244)]
     assert make("skip").table["sample_id"].to_pylist() == rest
-    read, seen = ImageTextDataset.read, []
-    monkeypatch.setattr(ImageTextDataset, "read", lambda *a: seen.append(a[1]) or read(*a))
+    read, seen = images.read_image, []
+
+    def seeing(path, **options):
+        seen.append(path.as_posix())
+        return read(path, **options)
+
+    monkeypatch.setattr(images, "read_image", seeing)
     dataset = make("absent")
     assert seen == ["img/01237.png"]
     samples = [dataset[row] for row in range(8)]

@@ -83,11 +83,11 @@ class BulkPass:
         states = [self._states[path] for path in part["image"].drop_null().to_pylist()]
         return _digest(f"{rows_digest(part)} {states}")
 
-    def check(self, read: Callable[[str], Any], empty: pa.Table) -> tuple[Rows, str]:
+    def check(self, min_size: int | None, empty: pa.Table) -> tuple[Rows, str]:
         """Check the rows of all parts that are to be written.
 
         Args:
-            read: function that decodes an image by its path, or raises a DataError.
+            min_size: as in :func:`~epic_pl.data.images.read_image`.
             empty: table without rows, which is written at once for parts without usable rows.
 
         Returns:
@@ -102,7 +102,7 @@ class BulkPass:
         numbers = [number for number, part in enumerate(parts) for _ in range(len(part))]
         table = table.append_column("part", pa.array(numbers, pa.int64()))
         rows = replace(self._rows, table=table)
-        table, note = usable_rows(rows, self._policy, read, self._states)
+        table, note = usable_rows(rows, self._policy, min_size, self._states)
         if not len(table) and len(self._todo) == self.total:
             raise DataError(f"No row of {rows.source} can be used: {note}. Correct the rows.")
         lengths = np.bincount(table["part"].to_numpy(), minlength=len(parts)).tolist()

@@ -280,14 +280,11 @@ class ImageTextDataModule(LightningDataModule, ABC):
                 "have no label. Choose a labelled file; unlabelled ones are for predict."
             )
         check_labels(rows, self.num_classes, self.task)
-        table, note = usable_rows(rows, self.on_bad_sample, self._reader(split, rows))
+        table, note = usable_rows(rows, self.on_bad_sample, self._transform(split).min_size)
         if not table.num_rows:
             raise DataError(f"The {split} split of {self.name} is empty: check its options.")
         self._tell(split, rows, note)
         return self.dataset_of_rows(split, replace(rows, table=table))
-
-    def _reader(self, split: Split, rows: Rows) -> Callable[[str], Any]:
-        return ImageTextDataset(rows.table, rows.image_root, self._transform(split)).read
 
     def _tell(self, split: Split, rows: Rows, note: str) -> None:
         """Log the number of rows of a split, and notes on them."""
@@ -386,8 +383,8 @@ class ImageTextDataModule(LightningDataModule, ABC):
         if self._open_pass is None:
             return self._eval_loader("predict")
         split = self.predict_split
-        bulk, empty = self._open_pass(rows := self.read_split(split))
-        usable, note = bulk.check(self._reader(split, rows), empty)
+        bulk, empty = self._open_pass(self.read_split(split))
+        usable, note = bulk.check(self._transform(split).min_size, empty)
         self._tell(split, usable, note)
         return bulk.loader(**self._served(self.dataset_of_rows(split, usable)))
 

@@ -2,7 +2,8 @@
 
 import io
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -77,7 +78,7 @@ def _opened(source: Path | bytes, root: Path | None) -> BinaryIO:
 def usable_rows(
     rows: Rows,
     policy: BadSamplePolicy,
-    read: Callable[[str], Any],
+    min_size: int | None,
     states: Mapping[str, str | None] | None = None,
 ) -> tuple[pa.Table, str]:
     """Drop or refuse rows that have a bad image, or neither image nor text.
@@ -86,7 +87,7 @@ def usable_rows(
         rows: rows to check.
         policy: ``error`` refuses missing images and empty rows, and does not search for corrupt
             images; ``skip`` drops all these rows; ``absent`` keeps those that have a text.
-        read: function that decodes an image by its path, or raises a DataError.
+        min_size: as in :func:`read_image`.
         states: states of the rows' images from :func:`~epic_pl.data.row_cache.image_states`; None
             determines them here.
 
@@ -104,6 +105,7 @@ def usable_rows(
     bad = {path: f"there is no such file{_hint(path)}" for path in paths if states[path] is None}
     if policy != "error":
         there = {path: state for path in paths if (state := states[path]) is not None}
+        read = partial(read_image, min_size=min_size, root=root)
         bad |= ImageRecord(root).unreadable(there, read)
     hit = pc.is_in(table["image"], value_set=pa.array(list(bad), pa.string()))
     if policy == "absent":

@@ -160,7 +160,7 @@ class ImageRecord:
         known |= new
         return {path: known[key] for path, key in keys.items()}
 
-    def unreadable(self, states: Mapping[str, str], read: Callable[[str], Any]) -> dict[str, str]:
+    def unreadable(self, states: Mapping[str, str], read: Callable[[Path], Any]) -> dict[str, str]:
         """Paths of images for which ``read`` raises a DataError, with the problem.
 
         Images that are known as sound are not decoded again.
@@ -172,7 +172,7 @@ class ImageRecord:
 
         def problem(path: str) -> str | None:
             try:
-                read(path)
+                read(Path(path))
             except DataError as error:
                 return str(error)
             return None

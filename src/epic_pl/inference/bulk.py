@@ -70,8 +70,7 @@ def checked_dataset(
         DataError: if a row cannot be used.
     """
     check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
-    read = ImageTextDataset(rows.table, rows.image_root, processor.transform).read
-    table, note = usable_rows(rows, on_bad_sample, read)
+    table, note = usable_rows(rows, on_bad_sample, processor.transform.min_size)
     if note:
         rank_zero_info(note)
     return processor.dataset(table, rows.image_root)
@@ -118,8 +117,7 @@ def write_parts(
     check_at_least(1, batch_size=batch_size)
     check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
     bulk = BulkPass(output, rows, batch_size, share, on_bad_sample, model, **options)
-    read = ImageTextDataset(rows.table, rows.image_root, processor.transform).read
-    usable, note = bulk.check(read, make(None))
+    usable, note = bulk.check(processor.transform.min_size, make(None))
     if note:
         rank_zero_info(note)
     dataset = processor.dataset(usable.table, usable.image_root)
