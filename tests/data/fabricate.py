@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from epic_pl.data.images import read_image
+
 # no network: timm knows this name's preprocessing, and a folder without files has its defaults
 NO_FILES = str(Path(__file__).parent)
 ENCODERS = {"image_encoder": "vit_tiny_patch16_224", "text_encoder": NO_FILES, "image_size": 32}
@@ -198,7 +200,8 @@ def hateful_memes(root, *, names=MEME_FILES):
 def raw(dataset, index):
     """A row with its image as read from disk."""
     row = dataset.row(index)
-    return row | {"image": row["image"] and dataset.read(row["image"])}
+    path = row["image"] and dataset.image_root / row["image"]
+    return row | {"image": path and read_image(path, dataset.transform.min_size)}
 
 
 def rows_of(data, split):

@@ -121,14 +121,10 @@ class ImageTextDataset(Dataset[Sample]):
         """The transformed image ``(3, H, W)`` at a path."""
         return self._transformed(self._usable(path), 0)
 
-    def read(self, path: str) -> Image:
-        """The image at a path, as read from disk."""
-        min_size = getattr(self.transform, "min_size", None)
-        return read_image(Path(path), min_size, root=self.image_root)
-
     def _usable(self, path: str, of: str = "") -> Image:
+        min_size = getattr(self.transform, "min_size", None)
         try:
-            return self.read(path)
+            return read_image(Path(path), min_size, root=self.image_root)
         except DataError as error:
             raise DataError(
                 f"{of}{error} To go on without such images, set on_bad_sample to skip or absent."

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from epic_pl.data.images import IMAGE_SUFFIXES
-from epic_pl.data.inspection.kinds import Kinds, guess_kinds
+from epic_pl.data.inspection.kinds import guess_kinds
 from epic_pl.data.tables import columns
 from epic_pl.data.tables.columns import SPLIT_NAMES, is_list, may_embed
 from epic_pl.data.tables.labels import MISSING, written_lists
@@ -61,7 +61,8 @@ class Guess:
     split_rows: Mapping[str, int]  # by split name; all are train without a column
     multilabel: bool
     unused: list[str]
-    kinds: Kinds
+    kinds: Mapping[str, list[str]]  # further columns by option, such as number_columns
+    leaks: Mapping[str, float]  # share of rows whose label a column tells
 
 
 def guess_columns(
@@ -131,7 +132,7 @@ def guess_columns(
     if image is None and not texts:
         raise DataError(f"No column looks like images or text: name one of {names} by --text.")
     unused = [name for name in left if name not in texts and f"{{{name}}}" not in (image or "")]
-    kinds = guess_kinds(table.select([*unused, label]), splits != "predict", label)
+    kinds, leaks = guess_kinds(table.select([*unused, label]), splits != "predict", label)
     return Guess(
         image_column=image,
         text_columns=texts[0] if len(texts) == 1 else texts or None,
@@ -144,6 +145,7 @@ def guess_columns(
         multilabel=multilabel,
         unused=unused,
         kinds=kinds,
+        leaks=leaks,
     )
 
 

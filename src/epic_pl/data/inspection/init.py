@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from epic_pl.data.images import read_image
 from epic_pl.data.inspection.guess import Guess, guess_columns
 from epic_pl.data.tables.build import table_folder
 from epic_pl.data.tables.columns import (
-    KINDS,
     RowOptions,
     read_image_paths,
     read_texts,
@@ -91,13 +91,12 @@ def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
         "label": guess.label_column + (f" (several{several})" if guess.multilabel else ""),
         "splits": "; ".join(splits),
     }
-    read = {kind: getattr(guess.kinds, f"{kind}_columns") for kind in KINDS}
     plural = {"number": "numbers", "date": "dates", "category": "categories"}
-    lines |= {plural[kind]: ", ".join(names) for kind, names in read.items() if names}
-    known = {name for names in read.values() for name in names}
-    left = [name for name in guess.unused if name not in known]
+    for option, names in guess.kinds.items():
+        lines[plural[option.removesuffix("_columns")]] = ", ".join(names)
+    left = [name for name in guess.unused if name not in chain(*guess.kinds.values())]
     lines |= {"left out": ", ".join(left) or "no column", **chosen}
-    if leaks := guess.kinds.leaks:
+    if leaks := guess.leaks:
         told = (f"{name} tells the label of {share:.0%} of rows" for name, share in leaks.items())
         lines["leaks"] = f"{', '.join(told)}: is it known before the label?"
     alone = " --alone LateFusionMLP" if guess.image_column and texts else ""
@@ -145,7 +144,7 @@ def _options(
         "table": str(path.resolve()),
         "image_root": guess.image_root and str(guess.image_root.resolve()),
         **{name: value for name, value in vars(guess).items() if name in columns},
-        **{name: value for name, value in vars(guess.kinds).items() if name in columns and value},
+        **guess.kinds,
         "val_size": val_size,
         "test_size": 0.2 if rows < 20_000 else 0.1,
         "batch_size_per_device": int(np.clip(2 ** round(np.log2(rows / 30)), 4, 32)),

@@ -2,7 +2,6 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,29 +18,22 @@ _RECURS = 0.2  # largest share of different values among a category's cells
 _LONGEST = 50  # characters of a category
 
 
-@dataclass(frozen=True)
-class Kinds:
-    """Columns by kind, and those that tell the label alone with the share of rows in which."""
+def guess_kinds(
+    table: pa.Table, labelled: npt.NDArray[np.bool_], label: str
+) -> tuple[dict[str, list[str]], dict[str, float]]:
+    """Guess the kinds of a table's columns in the rows that are ``labelled (N,)``.
 
-    number_columns: list[str] = field(default_factory=list)
-    date_columns: list[str] = field(default_factory=list)
-    category_columns: list[str] = field(default_factory=list)
-    leaks: dict[str, float] = field(default_factory=dict)
-
-
-def guess_kinds(table: pa.Table, labelled: npt.NDArray[np.bool_], label: str) -> Kinds:
-    """The kinds of a table's columns, in the rows that are ``labelled (N,)``.
-
-    Columns without a kind are ids, constants, or texts.
+    Returns:
+        The columns by option, such as ``number_columns``, without ids, constants and texts; and
+        those that tell the label alone, with the share of rows in which they do.
     """
     plain = [
         each.name for each in table.schema if not (is_bytes(each.type) or is_struct(each.type))
     ]
-    kinds, table = Kinds(), table.select(plain).filter(pa.array(labelled))
+    kinds, leaks = dict[str, list[str]](), dict[str, float]()
+    table = table.select(plain).filter(pa.array(labelled))
     labels = [str(cell) for cell in table[label].to_pylist()]
-    for name in table.column_names:
-        if name == label:
-            continue
+    for name in [name for name in plain if name != label]:
         for kind in ("number", "date", "category"):
             named: Any = {f"{kind}_columns": [name]}
             try:
@@ -49,15 +41,13 @@ def guess_kinds(table: pa.Table, labelled: npt.NDArray[np.bool_], label: str) ->
             except DataError:
                 continue
             values = [row[name] for row in cells.to_pylist()]
-            if not _is_informative(kind, values):
-                break
-            share = told(values, labels)
-            if share >= LEAK:
-                kinds.leaks[name] = share
-            else:
-                getattr(kinds, f"{kind}_columns").append(name)
+            if _is_informative(kind, values):
+                if (share := told(values, labels)) >= LEAK:
+                    leaks[name] = share
+                else:
+                    kinds.setdefault(f"{kind}_columns", []).append(name)
             break
-    return kinds
+    return kinds, leaks
 
 
 def _is_informative(kind: str, values: Sequence[object]) -> bool:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from epic_pl.data.cells import DATE_FORMATS, as_category, as_date, as_number, part_names
 from epic_pl.data.rows import refuse_rows
-from epic_pl.utils.assets.cached import cache_dir
+from epic_pl.utils.assets.cache import cache_dir
 from epic_pl.utils.errors import ConfigError, DataError, did_you_mean, raised_as
 from epic_pl.utils.types import Batch
 
@@ -247,13 +247,13 @@ def read_cells(table: pa.Table, options: RowOptions) -> Any:
     dates, formats = options.date_columns or (), dict[str, str]()
     for name in options.number_columns or ():
         way_out = "Write 1234.5, leave the cell empty, or name the column in category_columns."
-        parse = partial(as_number, name)
-        read[name] = _parsed(table, name, "number", parse, pa.float64(), way_out)
+        number = partial(as_number, name)
+        read[name] = _parsed(table, name, "number", number, pa.float64(), way_out)
     for name in dates:
         form = dates[name] if isinstance(dates, dict) else _date_format(table, name)
         way_out = f"Write 2007-06-10, or give the format: date_columns: {{{name}: '%d.%m.%Y'}}."
-        formats[name], parse_date = form, partial(as_date, name, form=form)
-        read[name] = _parsed(table, name, "date", parse_date, pa.date32(), way_out)
+        day, formats[name] = partial(as_date, name, form=form), form
+        read[name] = _parsed(table, name, "date", day, pa.date32(), way_out)
     for name in options.category_columns or ():
         read[name] = _parsed(table, name, "category", as_category, pa.string())
     if not read:
