@@ -4,7 +4,6 @@ Shape legend: N samples, C classes.
 """
 
 from collections import Counter
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch.utils.data import Dataset
 
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.preprocessing import ImagePreprocessing
-from epic_pl.module.evaluator import Evaluator, Scores, as_pil_image
+from epic_pl.module.evaluator import Evaluator, as_pil_image, finite
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.postprocess import answers, calibration_error, error_by_chance, reliability_bins
 from epic_pl.module.prediction_table import prediction_table
@@ -157,10 +156,8 @@ def absence_table(
             mixed = torch.where(no_text[:, None], image_only, logits)
             mixed = torch.where(no_image[:, None], text_only, mixed)
             draws.append(evaluator.scores(mixed, labels))
-        means: Scores = {}
-        for name in draws[0]:
-            values = [value for scores in draws if (value := scores[name]) is not None]
-            means[name] = fmean(values) if len(values) == DRAWS else None
+        values = np.array([[*scores.values()] for scores in draws], np.float64)  # None is NaN
+        means = dict(zip(draws[0], map(finite, values.mean(axis=0)), strict=True))
         condition = f"{rate:.0%} missing a modality"
         table.append({"condition": condition, "samples": len(labels), **means})
     return table

@@ -8,7 +8,7 @@ from importlib.metadata import entry_points
 from inspect import isabstract
 from typing import TypeVar
 
-from epic_pl.utils.errors import ConfigError, UntrustedError, did_you_mean, first_line
+from epic_pl.utils.errors import ConfigError, UntrustedError, did_you_mean, first_line, raised_as
 
 ENTRY_POINTS = "epic_pl.plugins"
 """Group of the entry points of installed plug-ins, whose modules are imported."""
@@ -101,12 +101,9 @@ def find_class(base: type[Kind], name: str, file: object = None) -> type[Kind]:
 
 
 def _import(module: str, name: str) -> object:
-    try:
+    way_out = "Install its package, or add its folder to PYTHONPATH."
+    with raised_as(ConfigError, f"{name} cannot be imported", way_out):
         return import_module(module)
-    except Exception as error:  # other packages may raise any error
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        way_out = "Install its package, or add its folder to PYTHONPATH."
-        raise ConfigError(f"{name} cannot be imported: {reason}. {way_out}") from error
 
 
 def _subclasses(base: type[Kind]) -> Iterable[type[Kind]]:

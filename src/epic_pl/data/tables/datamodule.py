@@ -120,24 +120,13 @@ class TableDataModule(ImageTextDataModule):
             self.predict_split = "predict"
 
     def _all_rows(self) -> Rows:
-        if self._is_elsewhere:
+        # rows to predict and classes need no other table
+        needless = self.predict_path is not None and bool(self.options.classes)
+        if needless and not os.path.exists(self.path):
             schema = table_schema(multilabel=self.options.label_separator is not None)
             empty = schema.append(pa.field("split", pa.string())).empty_table()
             return Rows(empty, Path(), self.path, self.options.classes or ())
         return self._read(self.path, "labelled", partial(read_rows, build=build_rows))
-
-    @cached_property
-    def _is_elsewhere(self) -> bool:
-        """Whether rows to predict and classes are given, but no table exists."""
-        known = self.predict_path is not None and bool(self.options.classes)
-        return known and not os.path.exists(self.path)
-
-    @cached_property
-    def _predict_rows(self) -> Rows:
-        """The rows of ``predict_table``."""
-        assert self.predict_path is not None
-        read = partial(read_unlabelled, multilabel=self.task == "multilabel")
-        return self._read(self.predict_path, f"predict {self.task}", read)
 
     def _read(self, path: Path, kind: str, read: Callable[[Path, Path, RowOptions], Rows]) -> Rows:
         root = self.image_root or table_folder(path)
@@ -168,8 +157,9 @@ class TableDataModule(ImageTextDataModule):
         """The rows of a split."""
         rows = self._rows
         if split == "predict" and self.predict_path is not None:
-            rows = self._predict_rows
-        elif self._is_elsewhere:
+            read = partial(read_unlabelled, multilabel=self.task == "multilabel")
+            rows = self._read(self.predict_path, f"predict {self.task}", read)
+        elif not rows.table.num_rows:
             source_files(self.path)  # raises the error that there is no table
         # rows are ordered by split, so that a split is a slice of the memory map, without a copy
         start = pc.index(rows.table["split"], split).as_py()

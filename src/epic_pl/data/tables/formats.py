@@ -128,14 +128,12 @@ def read_csv(path: Path, names: Sequence[str] | None = None) -> pa.Table:
             delimiter = _delimiter(path, file) if names is None else ","
             file.seek(0)
             reader = csv.reader(file, delimiter=delimiter, strict=True)
-            if names is None:
-                header = next((row for row in reader if any(map(str.strip, row))), [])
-                names = [unquoted(name) for name in header]
-                line = reader.line_num + 1
             for row in reader:
-                if row and len(row) != len(names):
+                if names is None:
+                    names = [unquoted(name) for name in row] if any(map(str.strip, row)) else None
+                elif row and len(row) != len(names):
                     raise csv.Error(f"{len(row)} cells, not {len(names)}")
-                if row:
+                elif row:
                     rows.append(row)
                 line = reader.line_num + 1
         except UnicodeDecodeError as error:
