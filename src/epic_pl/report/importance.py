@@ -17,10 +17,9 @@ from epic_pl.module.evaluator import Evaluator
 from epic_pl.module.metrics import main_metric_sums
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.report.passes import tested_batches
-from epic_pl.report.scores import headline
+from epic_pl.report.scores import headline, resampled_scores
 
 PERMUTATIONS = 5
-_RESAMPLES = 2000
 
 
 def column_report(
@@ -80,12 +79,7 @@ def _logits(
 def _importance(evaluator: Evaluator, outputs: SplitOutputs, permuted: Tensor) -> dict[str, float]:
     sums = [main_metric_sums(evaluator.predict(outputs.logits), outputs.labels)]
     sums += [main_metric_sums(evaluator.predict(logits), outputs.labels) for logits in permuted]
-    each = torch.stack(sums).double().numpy()  # (1 + R, N, 2)
-    count = each.shape[1]
-    weights = np.ones((1, count))
-    drawn = np.random.default_rng(0).multinomial(count, [1 / count] * count, size=_RESAMPLES)
-    totals = np.concatenate([weights, drawn]) @ each  # (1 + R, 1 + draws, 2)
-    scores = totals[..., 0] / totals[..., 1].clip(min=1)
+    scores = resampled_scores(torch.stack(sums).double().numpy())  # (1 + R, 1 + D)
     lost, *draws = scores[0] - scores[1:].mean(axis=0)
     low, high = np.percentile(draws, [2.5, 97.5])
     return {"importance": float(lost), "low": float(low), "high": float(high)}

@@ -4,9 +4,11 @@ Shape legend: N samples.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,6 +18,7 @@ from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.ranking import RANKING, ranking_scores
 
 Table = list[dict[str, Any]]
+Floats = npt.NDArray[np.float64]
 
 _RESAMPLES = 2000
 _RANKED = 1000  # resamples of a ranking, which take longer
@@ -58,10 +61,7 @@ def headline(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, Any]:
     if evaluator.task == "multiclass":
         name, (low, high) = "accuracy", wilson_interval(int(hits.sum()), len(hits))
     else:
-        rng, draws = np.random.default_rng(0), []
-        for _ in range(_RESAMPLES):
-            rows = torch.from_numpy(rng.integers(len(hits), size=len(hits)))
-            draws.append(float(hits[rows].sum() / counted[rows].sum().clamp(min=1)))
+        _, *draws = resampled_scores(sums.double().numpy())
         name, (low, high) = "f1_micro_tuned", np.percentile(draws, [2.5, 97.5]).tolist()
     chance = _chance(outputs.labels)
     return {"score": name, "value": value, "low": low, "high": high, "chance": chance}
@@ -72,17 +72,30 @@ def ranking_interval(evaluator: Evaluator, outputs: SplitOutputs) -> dict[str, A
 
     None where it is not defined, as for samples of one class.
     """
-    rng, count = np.random.default_rng(0), len(outputs.labels)
-    blocks = (rng.multinomial(count, [1 / count] * count, size=100) for _ in range(_RANKED // 100))
     probabilities, values = evaluator.probabilities(outputs.logits), []
-    for weights in (np.ones((1, count)), *blocks):
-        times = torch.from_numpy(weights.T.astype(np.float64))
+    for weights in _resamples(len(outputs.labels), _RANKED):
+        times = torch.from_numpy(weights.T)
         values.append(ranking_scores(evaluator.task, probabilities, outputs.labels, times))
     value, *draws = torch.cat(values).tolist()
     if not math.isfinite(value):
         return None
     low, high = np.nanpercentile(draws, [2.5, 97.5]).tolist()
     return {"score": RANKING[evaluator.task], "value": value, "low": low, "high": high}
+
+
+def resampled_scores(sums: Floats) -> Floats:
+    """Scores ``(..., 1 + D)`` of sums ``(..., N, 2)``: of all samples, then of D resamples."""
+    totals = [weights @ sums for weights in _resamples(sums.shape[-2], _RESAMPLES)]
+    hits, counted = np.moveaxis(np.concatenate(totals, axis=-2), -1, 0)
+    return np.asarray(hits / counted.clip(min=1))
+
+
+def _resamples(count: int, draws: int) -> Iterator[Floats]:
+    """How often each of N samples counts, ``(D, N)``: once first, then as a bootstrap draws it."""
+    yield np.ones((1, count))
+    rng = np.random.default_rng(0)
+    for _ in range(draws // 100):
+        yield rng.multinomial(count, [1 / count] * count, size=100).astype(np.float64)
 
 
 def _chance(labels: Tensor) -> float:
