@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import tiny_runs
+from epic_pl.data import dataset
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.experiments import training
 from epic_pl.experiments.compare.plan import Variant, add_alone, plan
@@ -73,10 +74,13 @@ def test_each_image_is_read_and_encoded_once_in_any_order_of_methods(
                 Image.new("RGB", (40, 36), (number, 9, 99)).save(tmp_path / "data" / row["image"])
     known = {side: {row[side] for row in rows if row[side]} for side in ("image", "text")}
     read: list[str] = []
-    image, encoded = ImageTextDataset.read, Counter()
-    monkeypatch.setattr(
-        ImageTextDataset, "read", lambda self, path: read.append(path) or image(self, path)
-    )
+    image, encoded = dataset.read_image, Counter()
+
+    def reading(path, *options, **more):
+        read.append(path.as_posix())
+        return image(path, *options, **more)
+
+    monkeypatch.setattr(dataset, "read_image", reading)
     for side, kind in (("image", TimmViTEncoder), ("text", TransformersEncoder)):
         layer = kind.run_layer
 

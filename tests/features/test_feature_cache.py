@@ -122,7 +122,7 @@ def test_runs_are_those_of_images(workshop, attention, level, absent, monkeypatc
     module, cache = workshop.module(attention), workshop.cache(level)
     assert_close(logits_of(workshop, module, cache), logits_of(workshop, module))
     images = workshop.trainer().predict(module, datamodule=workshop.data())
-    monkeypatch.setattr(ImageTextDataset, "read", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr(ImageTextDataset, "__getitem__", lambda *_: pytest.fail("a row was read"))
     stored = workshop.trainer(cache).predict(module, datamodule=workshop.data())
     for one, other in zip(images, stored, strict=True):
         assert one["sample_id"] == other["sample_id"]

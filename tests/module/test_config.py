@@ -21,7 +21,7 @@ from epic_pl.utils.errors import ConfigError
         ({"options": {"interaction_layers": 9}}, "3 and 3 layers"),
         ({"optim": {"warmup": 500}}, "warmup is a probability, not 500"),
         ({"optim": {"lr": 0.0}}, "lr must be positive"),
-        ({"optim": {"lr": float("nan")}}, "lr must be positive and finite, not nan"),
+        ({"optim": {"lr": float("nan")}}, "lr is nan, but must be of type float, and finite"),
         ({"optim": {"prompt_lr": -0.1}}, "prompt_lr must be positive"),
         ({"optim": {"weight_decay": -0.1}}, "weight_decay is at least 0"),
         ({"modality_dropout": -0.1}, "modality_dropout is a probability"),

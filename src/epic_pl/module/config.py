@@ -20,7 +20,7 @@ from epic_pl.nn.epic import EPIC
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES, EncoderPrecision, check_precision, choose_precision
 from epic_pl.utils.config_files import find_config, read_yaml
-from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.errors import ConfigError, raised_as
 from epic_pl.utils.plugins import find_class, name_of
 from epic_pl.utils.validate import check_choices, check_positive, check_probabilities, check_type
 
@@ -168,33 +168,24 @@ def as_config(kind: type[Config], value: Config | Mapping[str, Any]) -> Config:
     known = [field.name for field in fields(kind) if field.init]
     if unknown := sorted(map(str, set(value) - set(known))):
         raise ConfigError(f"{kind.__name__} has no {', '.join(unknown)}; it has {known}.")
-    nested = {name: _nested(hints[name], option) for name, option in value.items()}
-    try:
-        made = kind(**nested)
-    except TypeError as error:
-        _check_types(kind, hints, value)
-        raise ConfigError(f"{kind.__name__}: {error}.") from error
-    _check_types(kind, hints, value)  # after the config's own checks, which say more
-    return cast(Config, made)
+    # classes of other packages may have types that JSON has not
+    own = kind.__module__.startswith("epic_pl.")
+    given = {name: _option(hints[name], name, option, own) for name, option in value.items()}
+    with raised_as(ConfigError, kind.__name__, "", TypeError):
+        return cast(Config, kind(**given))
 
 
-def _nested(hint: Any, option: Any) -> Any:
-    """The value of an option that has options of its own, or of a list of such."""
+def _option(hint: Any, name: str, option: Any, checked: bool) -> Any:
+    """The value of an option, whose type is ``checked`` unless it has options of its own."""
     if is_dataclass(hint):
         return as_config(cast(Any, hint), option)
     if Method not in get_args(hint):
+        if checked:
+            check_type(hint, name, option)
         return option
     if isinstance(option, list):
         return [as_choice(Method, one, EPIC) for one in option]
     return as_choice(Method, option, EPIC)
-
-
-def _check_types(kind: type, hints: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    for name, option in options.items():
-        # classes of other packages may have types that JSON has not
-        nested = is_dataclass(hints[name]) or Method in get_args(hints[name])
-        if kind.__module__.startswith("epic_pl.") and not nested:
-            check_type(hints[name], name, option)
 
 
 def as_choice(kind: type[Config], value: Any, default: type[Config]) -> Config:

@@ -25,7 +25,7 @@ def check_choices(config: Any) -> None:
     """Raise ConfigError for the first option of a config that is none of its Literal's words."""
     for name, kind in get_type_hints(type(config)).items():
         if get_origin(kind) is Literal:
-            check_word(get_args(kind), **{name: getattr(config, name)})
+            check_type(kind, name, getattr(config, name))
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -55,9 +55,12 @@ def fits(value: Any, kind: Any) -> bool:
 
 def check_type(kind: Any, name: str, value: object) -> None:
     """Raise ConfigError if the value of an option does not have its annotated type."""
-    if not fits(value, kind):
+    if get_origin(kind) is Literal:
+        check_word(get_args(kind), **{name: value})
+    elif not fits(value, kind):
         kind = kind if get_args(kind) else getattr(kind, "__name__", kind)
-        raise ConfigError(f"{name} is {value!r:.60}, but must be of type {kind}.")
+        finite = ", and finite" if kind == "float" else ""
+        raise ConfigError(f"{name} is {value!r:.60}, but must be of type {kind}{finite}.")
 
 
 def check_types(config: Any) -> None:

@@ -11,7 +11,6 @@ from lightning.pytorch.strategies import SingleDeviceStrategy
 
 import tiny_runs
 from epic_pl.cli.main import main
-from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.features.items import Items
 from epic_pl.module.callbacks import feature_cache
 from epic_pl.utils.errors import ConfigError, DataError
@@ -99,7 +98,7 @@ def test_a_test_split_that_is_not_there_is_left_out_and_told(project, build, tol
     assert told("cache", "info", "--folder", project / "features")[0] == 0
 
 
-def gone(*_):
+def gone(*_, **__):
     raise DataError("the images are gone")
 
 
@@ -116,7 +115,7 @@ def test_what_the_command_stored_is_all_that_later_runs_need(project, build, mon
         return encode(items, inputs, layer)
 
     monkeypatch.setattr(Items, "encode", encode_blank)
-    monkeypatch.setattr(ImageTextDataset, "read", gone)
+    monkeypatch.setattr("epic_pl.data.dataset.read_image", gone)
     main(["fit", *given, "--trainer.max_epochs", "1"])
     (best,) = project.glob("runs/fit/*/checkpoints/last.ckpt")
     main(["test", *given, "--ckpt_path", str(best)])

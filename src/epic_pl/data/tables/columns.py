@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from epic_pl.data.cells import DATE_FORMATS, as_category, as_date, as_number, part_names
 from epic_pl.data.rows import refuse_rows
-from epic_pl.utils.assets.cache import cache_dir
+from epic_pl.utils.assets.cached import cache_dir
 from epic_pl.utils.errors import ConfigError, DataError, did_you_mean, raised_as
 from epic_pl.utils.types import Batch
 
