@@ -116,24 +116,23 @@ def _deflated(content):
     return buffer.getvalue()
 
 
+NO_CHECKPOINTS = {
+    "empty": (b"", "cannot be read"),
+    "text": (b"not a checkpoint at all\n", "cannot be read"),
+    "zip": (b"PK\x05\x06" + bytes(18), "cannot be read"),
+    "noise": (bytes(range(256)) * 4, "cannot be read"),
+    "pickled code": (b"cbuiltins\nopen\n(S'pwned'\nS'w'\ntR.", "code to be run"),
+    "stack underflow": (b"\x80\x02R.", "cannot be read"),
+    "bad utf-8": (b"\x80\x02X\x02\x00\x00\x00\xff\xff.", "cannot be read"),
+    "compressed": (_deflated(_saved({"state_dict": {"w": torch.ones(9)}})), "damaged"),
+    "a list": (_saved([1, 2]), "no state_dict"),
+    "weights": (_saved({"weights": 1}), "no state_dict"),
+    "a tensor": (_saved(torch.ones(1)), "no state_dict"),
+}
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-@pytest.mark.parametrize(
-    ("content", "words"),
-    {
-        "empty": (b"", "cannot be read"),
-        "text": (b"not a checkpoint at all\n", "cannot be read"),
-        "zip": (b"PK\x05\x06" + bytes(18), "cannot be read"),
-        "noise": (bytes(range(256)) * 4, "cannot be read"),
-        "pickled code": (b"cbuiltins\nopen\n(S'pwned'\nS'w'\ntR.", "code to be run"),
-        "stack underflow": (b"\x80\x02R.", "cannot be read"),
-        "bad utf-8": (b"\x80\x02X\x02\x00\x00\x00\xff\xff.", "cannot be read"),
-        "compressed": (_deflated(_saved({"state_dict": {"w": torch.ones(9)}})), "damaged"),
-        "a list": (_saved([1, 2]), "no state_dict"),
-        "weights": (_saved({"weights": 1}), "no state_dict"),
-        "a tensor": (_saved(torch.ones(1)), "no state_dict"),
-    }.values(),
-    ids=lambda value: repr(value[:12]),
-)
+@pytest.mark.parametrize(("content", "words"), NO_CHECKPOINTS.values(), ids=NO_CHECKPOINTS)
 def test_what_is_no_checkpoint_is_refused_by_name(content, words, workdir):
     (workdir / "bad.ckpt").write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"'bad\.ckpt' .*{words}"):
