@@ -53,10 +53,11 @@ def fits(value: Any, kind: Any) -> bool:
     return kind is Any or type(value) is kind
 
 
-def check_type(kind: Any, name: str, value: object) -> None:
+def check_type(kind: Any, name: str, value: Any) -> None:
     """Raise ConfigError if the value of an option does not have its annotated type."""
-    if get_origin(kind) is Literal:
-        check_word(get_args(kind), **{name: value})
+    words = get_args(kind)
+    if get_origin(kind) is Literal and isinstance(words[0], str):
+        check_word(words, **{name: value})
     elif not fits(value, kind):
         kind = kind if get_args(kind) else getattr(kind, "__name__", kind)
         finite = ", and finite" if kind == "float" else ""
