@@ -54,8 +54,7 @@ def resolve(name: str) -> str:
     """
     if not name.startswith(_PREFIX):
         return name
-    folder, fill = _asset(name)
-    return str(cached_folder(folder, fill))
+    return str(cached_folder(*_asset(name)))
 
 
 def fetched_folder(name: str) -> Path | None:
