@@ -401,7 +401,7 @@ def test_a_pass_before_a_fit_changes_nothing_of_the_fit(make, tmp_path):
 
 
 def test_a_batch_crosses_the_files_that_the_page_on_architecture_names(make):
-    """13 with the default method and head; 96 pixels have more patches than prompts read."""
+    """14 with the default method and head; 96 pixels have more patches than prompts read."""
     head = {"network": "wide", "similarity": True, "boundary": True}
     module = make(encoders={"image_size": 96}, options=vars(EPIC()), head=head).eval()
     batch, crossed = tiny_runs.batch(), set()

@@ -74,7 +74,7 @@ def test_the_drawing_has_a_colour_bar_and_the_share_of_every_word():
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["one", "$x$"]
 
 
-def test_each_prompt_and_each_exchange_has_a_panel():
+def test_each_prompt_and_each_hub_has_a_panel():
     step = Step(torch.full((4, 2, 2), 0.1), torch.full((4, 3), 0.2))
     black, words = Image.new("RGB", (80, 80)), ["a", "red", "dog"]
     shares = [torch.full((4, 4), 0.25), torch.eye(4)]
