@@ -135,6 +135,7 @@ def test_tables_in_bulk_take_the_columns_of_training(on_priced, classifier, tmp_
         classifier.predict_table(tmp_path / "few.csv", image=None, text="text")
 
 
+@pytest.mark.slow
 def test_saved_models_and_exports_answer_alike(classifier, tmp_path, on_priced):
     items = _items(_rows())
     expected = classifier.probabilities(items)

@@ -5,12 +5,15 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 import openmoji
 import tiny_runs
 
 README = Path(__file__).parents[2] / "README.md"
 
 
+@pytest.mark.slow
 def test_the_demo_trains_compares_predicts_and_explains(
     on_openmoji, monkeypatch, tmp_path, capfd, cache, tiny_vit_dir, tiny_tokenizer_dir
 ):

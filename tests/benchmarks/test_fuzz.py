@@ -61,9 +61,10 @@ sys.exit(fuzz.main())
     ("what", "limit", "said"),
     [
         pytest.param('raise KeyError("a")', 60, "KeyError: 'a'", id="exception"),
-        pytest.param("time.sleep(60)", 1, 'broken.py", line 10', id="hang", marks=pytest.mark.slow),
+        pytest.param("time.sleep(60)", 1, 'broken.py", line 10', id="hang"),
     ],
 )
+@pytest.mark.slow
 def test_findings_are_told_and_their_inputs_kept(what, limit, said, workdir):
     pytest.importorskip("atheris")
     script = workdir / "broken.py"

@@ -31,6 +31,7 @@ def train(tmp_path, config):
     return train
 
 
+@pytest.mark.slow
 def test_a_comparison_reads_each_image_once_whatever_comes_first(
     config, tmp_path, monkeypatch, capfd
 ):
@@ -140,6 +141,7 @@ def test_a_run_has_result_and_predictions_and_caches_what_it_can(
         assert scores[metric].item() == pytest.approx(result["metrics"][metric], nan_ok=True)
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_from_its_last_checkpoint_and_then_is_only_tested(train, tmp_path):
     train("EPIC", "--trainer.max_epochs=1")  # as if killed after the first of three epochs
     before = train("EPIC", "--trainer.max_epochs=3")

@@ -47,6 +47,7 @@ def _rows(folder):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_past_a_killed_trial(config, tmp_path):
     options = ["--config", config, "--space", "space.yaml", "--output", OUTPUT]
     assert call("tune", [*options, "--trials", "1"]) == 0
