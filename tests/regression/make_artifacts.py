@@ -41,6 +41,9 @@ OPTIONS = {
             "table": "rows.csv",
             "id_column": "id",
             "split_column": "split",
+            "number_columns": ["price"],
+            "category_columns": ["maker"],
+            "date_columns": ["sold"],
             "batch_size_per_device": 8,
         },
     },
@@ -74,13 +77,15 @@ def write_inputs() -> None:
         Image.new("RGB", (32, 32), colour).save(f"{name}.png")
     with open("rows.csv", "w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["id", "image", "text", "label", "split"])
+        rows.writerow(["id", "image", "text", "price", "maker", "sold", "label", "split"])
         for split, count in SPLITS.items():
             for number in range(count):
                 label = list(COLOURS)[number % 3]
                 image = "" if split == "test" and number in (3, 4) else f"{label}.png"
                 text = "" if split == "test" and number in (7, 8) else f"a {label} square"
-                rows.writerow([f"{split}{number}", image, text, label, split])
+                price = "" if number == 5 else number * 1.5
+                cells = price, f"maker {number % 2}", f"2026-0{1 + number % 9}-01"
+                rows.writerow([f"{split}{number}", image, text, *cells, label, split])
     Path("config.yaml").write_text(yaml.safe_dump(OPTIONS, sort_keys=False))
 
 
