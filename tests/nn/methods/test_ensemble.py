@@ -230,6 +230,14 @@ def test_methods_without_members_that_differ_on_shared_features_are_refused(of):
         build(of)
 
 
+def test_members_with_prompts_and_checkpointed_layers_are_refused_before_training():
+    image = image_encoder()
+    image.checkpoint_layers = True
+    with pytest.raises(ConfigError, match=r"set model\.encoders\.checkpoint_layers to false"):
+        Ensemble().build(Pair(image, text_encoder()), 2)
+    assert Ensemble(LateFusionMLP()).build(Pair(image, text_encoder()), 2)
+
+
 @pytest.mark.parametrize(
     "of",
     [

@@ -43,7 +43,8 @@ class EnsembleModel(DualEncoder):
         head: parts of the head, of which each method of the members may replace some.
 
     Raises:
-        ConfigError: if a method trains inside the encoders, or members read other layers.
+        ConfigError: if a method trains inside the encoders, members read other layers, or layers
+            with prompts are checkpointed.
     """
 
     def __init__(
@@ -60,6 +61,11 @@ class EnsembleModel(DualEncoder):
                 raise ConfigError(
                     f"{type(of).__name__} cannot be a member of an Ensemble. {reason} Take EPIC, "
                     "Parts or LateFusionMLP."
+                )
+            if first.image_tower.takes_prompts and encoders.image.checkpoint_layers:
+                raise ConfigError(
+                    "Members of an Ensemble pass the layers together, and torch.vmap cannot run "
+                    "them again in a backward pass: set model.encoders.checkpoint_layers to false."
                 )
             more = range(method.members - 1)
             groups.append([first, *(of.build(encoders, num_classes, head) for _ in more)])
