@@ -124,8 +124,7 @@ class JointState(TokenState):
             tokens = self.before(layer)
             if trims and last and encoder.can_trim_last_layer(layer):
                 outputs = encoder.run_last_layer(tokens, self.mask, prompts)  # (B, 1 + n, d)
-                after = replace(self, tokens=tokens, next_layer=layer + 1, first=outputs[:, :1])
-                return after, outputs[:, 1:]
+                return replace(self, first=outputs[:, :1]), outputs[:, 1:]
             tokens, acquired = encoder.run_layer(layer, tokens, self.mask, prompts)
         return replace(self, tokens=tokens, next_layer=layer + 1), acquired
 

@@ -161,3 +161,12 @@ def test_maples_depth_is_four_or_that_of_the_shallower_encoder():
 def test_pmf_trains_as_many_parameters_as_the_release():
     # the release has one more bias, of its second head, and no missing-modality embeddings
     assert count_trained(base_method("PMF", head=PLAIN)) == 2_543_818 - 101 + 2 * 768
+
+
+def test_boundary_features_of_maple_are_the_mean_of_what_enters_the_interaction_layer():
+    model, entering = make("MaPLe", interaction_layers=2), []
+    layer = model.image_encoder.model.blocks[1]
+    layer.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
+    boundary = model(batch([3, 2])).pooled.image.boundary
+    patches = entering[0][:, 1:5]  # after the class token, before the prompts
+    torch.testing.assert_close(boundary, patches.mean(dim=1))
