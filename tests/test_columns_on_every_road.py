@@ -221,6 +221,7 @@ def test_a_compared_run_is_timed_on_a_row_with_its_columns(on_priced, tmp_path):
     assert result["latency_ms"] > 0
 
 
+@pytest.mark.slow
 def test_samples_with_columns_are_explained(on_priced, classifier, tmp_path):
     from epic_pl.cli.main import main
     from epic_pl.inference.explain.samples import predict_alone
@@ -431,6 +432,7 @@ def test_ambiguous_dates_are_asked_for(tmp_path, tiny_vit_dir, tiny_tokenizer_di
     assert data.column_preprocessing.dates == {"day": "%m/%d/%Y"}
 
 
+@pytest.mark.slow
 def test_a_report_has_the_importance_of_each_column(on_priced, tmp_path):
     options = ["--config", on_priced.config, "--model.method=LateFusionMLP", "--data.alone=columns"]
     options += ["--trainer.max_epochs=60", "--model.optim.lr=0.02", "--model.head.network=wide"]

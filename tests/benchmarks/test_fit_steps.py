@@ -9,6 +9,7 @@ import fit_steps
 from epic_pl.module import EPICModule
 
 
+@pytest.mark.slow
 def test_operations_of_one_step_are_counted(on_openmoji, monkeypatch, capfd):
     for hook in ("on_train_batch_start", "on_train_batch_end"):
         monkeypatch.setattr(EPICModule, hook, getattr(EPICModule, hook))

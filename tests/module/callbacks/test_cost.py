@@ -18,6 +18,7 @@ def test_steps_after_the_first_two_are_timed(make, tmp_path):
     assert meter.samples_per_s == pytest.approx(16 / meter.timed_seconds)
 
 
+@pytest.mark.slow
 def test_memory_of_a_step_counts_and_that_before_does_not(make, tmp_path):
     def pages(megabytes):  # new ones: an allocator may take what earlier tests left it
         held = mmap.mmap(-1, megabytes * 1_000_000)
