@@ -87,18 +87,23 @@ class EPICModel(DualEncoder):
         """Logits and features of a batch, as in the equations of docs/method.md."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)  # U at the first interaction layers
-        rerun = self.image_encoder.checkpointed
+        encoder = self.image_encoder  # knows whether hubs run again in the backward pass
         hubs: Iterator[Any] = cycle(self.hubs)  # one for each consolidation, or the same for all
         first: Consolidated | None = None
         if self.from_tokens:
             consolidate = partial(self.consolidate_tokens, next(hubs))
-            tokens = image.content_tokens(), text.content_tokens(), text.mask
-            masks = present.image, present.text
-            first = self.image_encoder.checkpointed_by_rows(consolidate, *tokens, *masks)
+            first = encoder.checkpointed_by_rows(
+                consolidate,
+                image.content_tokens(),
+                text.content_tokens(),
+                text.mask,
+                present.image,
+                present.text,
+            )
         prompts = self.prompts.first(batch["attention_mask"].shape[0], first)  # P^1
         for step in range(self.num_steps):
             if step:
-                consolidated = rerun(next(hubs), prompts, present)  # C^k
+                consolidated = encoder.checkpointed(next(hubs), prompts, present)  # C^k
                 first = first or consolidated
                 prompts = self.prompts.activate(step, consolidated.prompts)  # P^{k+1}
             image, acquired_image = image.acquire(step, prompts.image)

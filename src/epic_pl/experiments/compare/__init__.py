@@ -1,4 +1,4 @@
 """``epic-pl compare``: a comparison of methods with several seeds on the same data.
 
-``plan`` lists the runs, ``results`` reads their results, and ``tables`` writes them.
+``plan`` lists the runs, ``results`` reads their results, and ``summary`` writes them.
 """

@@ -1,5 +1,5 @@
 """``epic-pl tune``: search of ``fit`` options by Optuna on the validation metric.
 
-``search`` reads the search space, ``study`` runs the trials, and ``results`` writes the files.
+``search`` reads the search space, ``study`` runs the trials, and ``summary`` writes the files.
 The test split is never read.
 """
