@@ -196,7 +196,13 @@ def test_servers_take_columns_in_json_and_in_forms(classifier, started):
         assert "price: Field required" in less.text
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[] if name in ("EPIC", "LinearProbe") else pytest.mark.slow)
+        for name in METHODS
+    ],
+)
 def test_each_method_trains_on_columns_with_missing_modalities(method, on_priced, tmp_path):
     if method == "LoRA":
         pytest.importorskip("peft")

@@ -34,7 +34,10 @@ def config(workdir, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
     return tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir, **options)
 
 
-@pytest.mark.parametrize(("level", "command"), [("off", "validate"), ("layers", "test")])
+@pytest.mark.parametrize(
+    ("level", "command"),
+    [pytest.param("off", "validate", marks=pytest.mark.slow), ("layers", "test")],
+)
 def test_a_weighted_loss_equals_that_of_the_models_logits(level, command, config, workdir):
     options = ["--config", str(config), "--model=own_weights.Weighted", f"--cache.level={level}"]
     options += ["--cache.dtype=float32"]

@@ -140,7 +140,12 @@ def test_an_unknown_command_is_told_with_those_that_it_may_mean(capsys, word, kn
 
 
 @pytest.mark.parametrize(
-    ("args", "unbuffered"), [(["--help"], ""), (["--help"], "1"), (["doctor"], "")]
+    ("args", "unbuffered"),
+    [
+        (["--help"], ""),
+        (["--help"], "1"),
+        pytest.param(["doctor"], "", marks=pytest.mark.slow),
+    ],
 )
 def test_a_closed_pipe_ends_quietly(args, unbuffered):
     end, pipe = os.pipe()

@@ -222,7 +222,7 @@ class ToldToEnd(L.Callback):
     [
         (None, 2, signal.SIGUSR1),
         (1, 1, signal.SIGTERM),
-        (2, 2, signal.SIGTERM),
+        pytest.param(2, 2, signal.SIGTERM, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_that_is_told_to_end_in_every_batch_ends_as_if_undisturbed(

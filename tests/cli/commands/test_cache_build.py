@@ -184,6 +184,7 @@ def test_a_rank_that_fails_ends_all(project):
     assert "Traceback" not in printed
 
 
+@pytest.mark.slow
 def test_shards_store_together_what_one_command_does(project, told, monkeypatch):
     monkeypatch.setattr(feature_cache, "SHARD_BYTES", SHARD_BYTES)
     given, parts = ["cache", "build", *options(project)], project / "parts"

@@ -101,6 +101,7 @@ def test_a_clear_difference_has_the_interval_of_the_paired_z_test():
     assert result["p_value"] < 0.001
 
 
+@pytest.mark.slow
 def test_about_one_in_twenty_equal_methods_is_called_different():
     rng = np.random.default_rng(1)
     called = 0

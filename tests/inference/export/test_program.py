@@ -53,6 +53,7 @@ def test_an_untraceable_model_is_an_error(build):
         export_program(classifier)
 
 
+@pytest.mark.slow
 def test_a_program_of_merged_patches_takes_any_number_of_rows(make):
     module = make(method="Parts", encoders={"image_size": 96})  # 12 patches a side
     classifier = Probabilities(module.model, module.postprocessor).eval()
