@@ -15,6 +15,7 @@ import torch
 import tiny_runs
 from epic_pl import Classifier, TableDataModule
 from epic_pl.data.tables.columns import RowOptions
+from epic_pl.inference.ray import Predictor
 from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import CheckpointError, DataError, EpicError
 
@@ -133,6 +134,16 @@ def test_tables_in_bulk_take_the_columns_of_training(on_priced, classifier, tmp_
     (tmp_path / "few.csv").write_text("image,text\n,a\n")
     with pytest.raises(DataError, match=r"no column 'price' \(number_columns\)"):
         classifier.predict_table(tmp_path / "few.csv", image=None, text="text")
+
+
+def test_an_actor_on_a_ray_cluster_takes_the_columns_of_training(on_priced, classifier, tmp_path):
+    source = {"table": "data/table.csv", "image": "image", "text": "text"}
+    options = {"output": tmp_path, "top_k": None, "batch_size": 16, "on_bad_sample": "error"}
+    actor = Predictor({"path": on_priced.checkpoint, "device": "cpu"}, source, **options)
+    for index in (0, 1):
+        actor({"index": index, "count": 2})
+    expected = classifier.predict_table(**source, batch_size=16)
+    assert pq.read_table(tmp_path).equals(expected)
 
 
 @pytest.mark.slow
