@@ -147,8 +147,8 @@ class EPIC(Method):
     docs/method.md defines each option, and says which values are closest to the paper.
 
     Attributes:
-        num_prompts: number of prompts n of each modality; to tell how things lie in an image takes
-            four or more.
+        num_prompts: number of prompts n of each modality; with two, models do not learn how things
+            lie in an image, with three or four they do.
         interaction_layers: K (the last K layers of each encoder), or pairs
             ``[image layer, text layer]``, counted from 0, in which both numbers increase.
         prompt_attention: "joint": tokens and prompts attend to each other; "read_only": prompts
