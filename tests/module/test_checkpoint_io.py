@@ -214,4 +214,18 @@ def test_values_that_a_loader_may_refuse_do_not_hide_a_class():
 
 def test_strings_that_only_look_like_code_are_no_classes():
     names = ["a: b", "[x", "class_path", "subprocess.Popen", "{a: b}", "- c", ""]
+    names += ["Dr. No: 1962", "{a.b: c}"]
     refuse_classes({"class_names": names, "preprocessing": {"image_encoder": "pypi:a"}}, "a.ckpt")
+
+
+def test_names_and_values_of_a_table_are_data(tmp_path):
+    names = ["class_path: subprocess.Popen", "[x", "St. Louis: downtown"]
+    columns = {"numbers": {"price.usd": [1.0]}, "categories": {"class_path": names}}
+    options = {"class_names": names, "preprocessing": {"columns": columns}}
+    content = {"state_dict": {}, "hyper_parameters": options}
+    torch.save(content, tmp_path / "a.ckpt")
+    assert read_checkpoint(str(tmp_path / "a.ckpt"))["hyper_parameters"] == options
+    for damaged in ({"class_names": [POPEN]}, {"preprocessing": {"columns": {"numbers": POPEN}}}):
+        torch.save({**content, "hyper_parameters": damaged}, tmp_path / "a.ckpt")
+        with pytest.raises(CheckpointError, match=r"a\.ckpt'.* damaged"):
+            read_checkpoint(str(tmp_path / "a.ckpt"))

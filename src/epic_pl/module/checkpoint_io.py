@@ -11,13 +11,15 @@ import torch
 import yaml
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from epic_pl.data.preprocessing import column_preprocessing
 from epic_pl.module.losses import Loss
 from epic_pl.nn.base import Method
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.utils.errors import CheckpointError
+from epic_pl.utils.errors import CheckpointError, ConfigError, first_line
 from epic_pl.utils.files import write_bytes
 from epic_pl.utils.plugins import find_class
 from epic_pl.utils.untrusted import MOST_OPTIONS, integers, require_flat, require_regular
+from epic_pl.utils.validate import fits
 
 LAST = "last.ckpt"
 _CLASSES: dict[str, type] = {"method": Method, "loss": Loss}
@@ -27,6 +29,8 @@ _MANY = 1000  # of anything can be built in a moment
 _FOREIGN_KEYS = {"hparams", "module_arguments"}
 # keys that the command line's parser reads as more than an option, or that choose a file
 _SPECIAL_KEYS = ("class_path", "_class_path", "_instantiator", "init_args", "dict_kwargs")
+MADE_BY_DATA = ("class_names", "preprocessing")
+"""Options that come from the data, with names and values of its user."""
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
@@ -151,6 +155,16 @@ def check_content(content: dict[str, Any], path: str | IO[bytes]) -> None:
             raise CheckpointError(f"A family in {path!r} is damaged: {family!r:.60}.")
         if family is not None:
             find_class(Encoder, family, path)
+    # names and values of a user's table may look like anything, and no parser reads them
+    if not fits(names := rest.pop("class_names", None), list[str] | None):
+        raise CheckpointError(f"The class_names of {path!r} are damaged: {names!r:.60}.")
+    if isinstance(prepared := rest.get("preprocessing"), Mapping):
+        try:
+            column_preprocessing(prepared)
+        except (ConfigError, LookupError, TypeError, AttributeError) as error:
+            problem = f"{path!r} is damaged, or of another version: {first_line(error)}"
+            raise CheckpointError(f"{problem}.") from error
+        rest["preprocessing"] = {**prepared, "columns": None}
     refuse_classes(rest, path)
     shapes = (getattr(tensor, "shape", ()) for tensor in content["state_dict"].values())
     most = max([_MANY, *chain.from_iterable(shapes)])
@@ -187,8 +201,9 @@ def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
     Raises:
         CheckpointError: naming the class, or if options are nested too deeply to be checked.
     """
+    from_text = isinstance(options, str)
     try:
-        if isinstance(options, str):
+        if from_text:
             # this loader ignores tags, so it finds every mapping that the parser could find
             content = yaml.load(options, yaml.BaseLoader)
             options = None if isinstance(content, str) else content
@@ -202,7 +217,9 @@ def refuse_classes(options: Any, path: str | IO[bytes]) -> None:
         ) from error
     if isinstance(options, Mapping):
         for key in options:
-            if key in _SPECIAL_KEYS or "." in str(key):
+            parts = str(key).split(".")
+            # a text such as "Dr. No: 1962" is read as a mapping, too
+            if not {*parts}.isdisjoint(_SPECIAL_KEYS) or (parts[1:] and not from_text):
                 raise CheckpointError(
                     f"The hyperparameters of {path!r} name a class to build ({key}: "
                     f"{options[key]!r}), which would run code: do not use it."

@@ -35,7 +35,8 @@ def prediction_table(
         class_names: C names.
         thresholds: minimum probability of each label ``(C,)``; None for multiclass.
         top_k: None gives one probability column a class (``probability_<class>``); k gives the k
-            best as columns ``label_1``, ``probability_1``, ...
+            best as columns ``label_1``, ``probability_1``, ..., where multiclass has no
+            ``label_1``, since it is ``label``.
     """
     order = np.argsort(-scores, axis=1, kind="stable")  # (N, C)
     names = np.array(class_names, dtype=object)
@@ -50,7 +51,8 @@ def prediction_table(
         table |= {f"probability_{name}": scores[:, i] for i, name in enumerate(class_names)}
     else:
         for k in range(min(top_k, len(class_names))):
-            table[f"label_{k + 1}"] = pa.array(names[order[:, k]].tolist(), pa.string())
+            if k or thresholds is not None:
+                table[f"label_{k + 1}"] = pa.array(names[order[:, k]].tolist(), pa.string())
             table[f"probability_{k + 1}"] = scores[np.arange(len(scores)), order[:, k]]
     return pa.table(table)
 

@@ -39,6 +39,7 @@ from epic_pl.module.callbacks.checkpoints import KINDS, find_checkpoint, require
 from epic_pl.module.callbacks.run_record import RunRecord
 from epic_pl.module.checkpoint import check_classes, input_options, require_info
 from epic_pl.module.checkpoint_io import (
+    MADE_BY_DATA,
     DurableCheckpointIO,
     newest_checkpoint,
     read_checkpoint,
@@ -282,7 +283,9 @@ class EPICCLI(LightningCLI):
             _prepare_alike(config["data"], self._saved_options)
             if self.command == "predict":
                 _name_classes(config["data"], self._saved_options)
-            self.config = parser.parse_object({"model": self._saved_options}, config)
+            options = self._saved_options.items()
+            read = {name: value for name, value in options if name not in MADE_BY_DATA}
+            self.config = parser.parse_object({"model": read}, config)
 
     def _checkpoint(self) -> str | None:
         """The path of the checkpoint that the options name; None for a new training."""
@@ -516,12 +519,12 @@ def build(options: Sequence[str]) -> Built:
     return parse(["fit", *options]).build()
 
 
-@_plain_errors()
 def build_data(options: Sequence[str]) -> ImageTextDataModule:
     """The DataModule for options of ``epic-pl fit``, without a model."""
     return data_of(parse(["fit", *options]).config["data"])
 
 
+@_plain_errors()
 def data_of(section: Any) -> ImageTextDataModule:
     """The DataModule of a section ``data`` of parsed options."""
     config = Namespace(data=section)  # type: ignore[no-untyped-call]  # jsonargparse

@@ -9,7 +9,7 @@ from jsonargparse import ArgumentError
 
 import tiny_runs
 from epic_pl.cli.main import call
-from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.errors import ConfigError, DataError
 
 
 @pytest.fixture
@@ -18,6 +18,13 @@ def compare(config, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("COLUMNS", "100")
     return lambda *options: call("compare", ["--config", config, *options])
+
+
+def test_an_error_of_the_table_is_one_line(compare, config, tmp_path):
+    with tiny_runs.changed_rows(tmp_path / "data" / "table.csv") as rows:
+        rows[-1]["label"] = "unheard of"
+    with pytest.raises(DataError, match="Labels unknown in training: 'unheard of'"):
+        compare("--methods", "LinearProbe")
 
 
 @pytest.mark.slow
