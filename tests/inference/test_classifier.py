@@ -94,7 +94,7 @@ def test_scores_are_those_of_the_command_line(trained, classifier, rows, tmp_pat
     kept = set((cache_dir() / "rows").iterdir())
     best = classifier.predict_table(arrow, **named, top_k=1)
     assert set((cache_dir() / "rows").iterdir()) == kept  # none of a table in memory
-    assert best.column_names[-2:] == ["label_1", "probability_1"]
+    assert best.column_names[-2:] == ["entropy", "probability_1"]
 
 
 def test_one_item_many_items_and_the_best_labels(classifier, rows):

@@ -122,7 +122,8 @@ def usable_rows(
         first = next((f" The first: {path} under {root}: {bad[path]}." for path in bad), "")
         raise DataError(
             f"{rows.source} (row numbers count from 0): {note}.{first} Correct the cells or "
-            "image_root, drop the rows, or set on_bad_sample to skip or absent."
+            "image_root, drop the rows, or set on_bad_sample to skip or absent. `epic-pl data "
+            "check` finds images that cannot be decoded, too."
         )
     return table.filter(pc.invert(empty if policy == "absent" else pc.or_(hit, empty))), note
 

@@ -67,6 +67,19 @@ def test_what_cannot_be_embedded_is_told_before_anything_is_written(trained, tol
         assert not list(output.glob("*"))
 
 
+def test_bad_rows_are_treated_as_the_run_did(trained, told, tmp_path):
+    shutil.copytree("runs", tmp_path / "runs")
+    (made,) = (tmp_path / "runs").rglob("config.yaml")
+    content = made.read_text()
+    assert "on_bad_sample: error" in content
+    (tmp_path / "bad.csv").write_text("image\nno_such.png\nimages/test0.png\n")
+    options = [tmp_path / "bad.csv", "--image", "image", "--image_root", "data", "--output"]
+    for policy, code in (("skip", 0), ("error", 1)):
+        made.write_text(content.replace("on_bad_sample: error", f"on_bad_sample: {policy}"))
+        found, _, error = told("embed", tmp_path / "runs", *options, tmp_path / policy)
+        assert found == code, error
+
+
 def test_ranks_and_shards_have_parts_of_their_own(trained, told, tmp_path, monkeypatch):
     monkeypatch.setattr(bulk_pass, "BATCHES", 1)
     monkeypatch.setattr(embed, "_BATCH_SIZE", 4)

@@ -1,5 +1,6 @@
 """``epic-pl embed``."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ def embed(
     text: str | None = None,
     id: str | None = None,
     image_root: Path | None = None,
-    on_bad_sample: Literal["error", "skip", "absent"] = "error",
+    on_bad_sample: Literal["error", "skip", "absent"] | None = None,
     workers: NonNegativeInt = 0,
     shard: str | None = None,
 ) -> None:
@@ -34,7 +35,8 @@ def embed(
         text: column of texts, or a template.
         id: column of unique names (the row's number).
         image_root: folder of relative image paths (the table's folder).
-        on_bad_sample: what to do about an image that cannot be read, or an empty row.
+        on_bad_sample: what to do about an image that cannot be read, or an empty row (what the
+            run did; error if its config.yaml is not at hand).
         workers: number of processes that read images (0 is this process).
         shard: part of the rows as i/n, such as 3/8, for jobs that do not wait for each other (all).
 
@@ -47,6 +49,9 @@ def embed(
 
     from epic_pl.inference.bulk import read_source, write_parts
     from epic_pl.inference.classifier import Classifier
+    from epic_pl.inference.sharing import find_model
+    from epic_pl.utils.config_files import read_yaml
+    from epic_pl.utils.errors import EpicError
     from epic_pl.utils.share import Share
     from epic_pl.utils.validate import check_writable
 
@@ -57,6 +62,11 @@ def embed(
     if cluster and torch.accelerator.is_available():
         torch.accelerator.set_device_index(cluster.local_rank() % torch.accelerator.device_count())
     rows, clf = read_source(source, image, text, id, image_root), Classifier.load(model)
-    options: Any = {"share": share, "on_bad_sample": on_bad_sample, "num_workers": workers}
+    if on_bad_sample is None:
+        with suppress(EpicError, LookupError, TypeError):
+            config: Any = read_yaml(str(find_model(model).parents[1] / "config.yaml"))
+            on_bad_sample = config["data"]["init_args"]["on_bad_sample"]
+    options: Any = {"share": share, "on_bad_sample": on_bad_sample or "error"}
+    options |= {"num_workers": workers}
     options |= {"batch_size": _BATCH_SIZE, "title": "Encoding"}
     print(write_parts(rows, output, clf.processor, clf.feature_table, clf.digest, **options))

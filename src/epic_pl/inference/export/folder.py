@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from epic_pl.data.preprocessing import Preprocessing
@@ -130,11 +131,14 @@ def write_folder(
     for tower in module.model.towers:
         tower.encoder.float()
         tower.encoder.precision = None
+    rank_zero_info("Tracing the model ...")
     program = export_program(eager)
     with folder_beside(folder) as made:
         path = made / ONNX
+        rank_zero_info(f"Writing {ONNX} ...")
         write_onnx(program, path)
         if int8:
+            rank_zero_info(f"Writing {ONNX_INT8} ...")
             write_int8(path, made / ONNX_INT8)
         if tokenizer is not None and description.preprocessing is not None:
             files = resources.files("epic_pl")
@@ -145,6 +149,7 @@ def write_folder(
         write_json(made / DESCRIPTION, asdict(description))
         if tokenizer is not None:
             tokenizer.save_pretrained(made / TOKENIZER)
+        rank_zero_info("Comparing it with the checkpoint on random inputs ...")
         run = load_program(path)
         difference = largest_difference(run, module)
         if not difference <= TOLERANCE:  # also true for NaN
