@@ -22,8 +22,9 @@ from epic_pl.utils.errors import CheckpointError, DataError, EpicError
 COLUMNS = {
     "number_columns": ["price"],
     "date_columns": {"released": "%d.%m.%Y"},
-    "category_columns": ["of brand"],
+    "category_columns": ["of brand", "in.stock"],
 }
+NAMES = ["price", "released", "in.stock", "of brand"]
 METHODS = ("EPIC", "Parts", "LateFusionMLP", "LinearProbe", "PMF", "LoRA", "Ensemble")
 
 
@@ -32,7 +33,8 @@ def _fill(rows) -> None:
     for number, row in enumerate(rows):
         colour = list(tiny_runs.COLOURS).index(row["label"])
         row["price"] = "" if number % 11 == 5 else 10.5 * colour + number % 3
-        row["of brand"] = ("acme", "", "ajax")[number // 3 % 3]
+        row["of brand"] = ("St. Louis: downtown", "", "ajax")[number // 3 % 3]
+        row["in.stock"] = number % 2 == 1
         row["released"] = f"{1 + number % 27:02}.{1 + number // 3 % 4:02}.{2000 + number // 6}"
 
 
@@ -65,9 +67,8 @@ def _rows(split="test"):
 
 
 def _items(rows):
-    names = ["price", "released", "of brand"]
     return [
-        {"image": f"data/{row['image']}", "text": row["text"], **{n: row[n] for n in names}}
+        {"image": f"data/{row['image']}", "text": row["text"], **{n: row[n] for n in NAMES}}
         for row in rows
     ]
 
@@ -89,16 +90,17 @@ def test_data_module_processor_and_stored_features_give_the_same_columns(
 
 def test_an_item_has_each_column_and_each_is_read(classifier):
     (item,) = _items([row for row in _rows() if row["price"] and row["of brand"]][:1])
-    names = ("price", "released", "of brand")
-    assert classifier.columns == [*names]
+    assert classifier.columns == NAMES
     given = {name: item[name] for name in ("image", "text")}
     whole = classifier.probabilities([item])
-    (label,) = classifier(**given, price=0.5, released=None, **{"of brand": None}, top_k=1)
+    (label,) = classifier(
+        **given, price=0.5, released=None, **{"of brand": None, "in.stock": True}, top_k=1
+    )
     assert label["label"] in classifier.class_names
     same = {**item, "released": date(2004, 3, 2), "price": float(item["price"])}
     day = {**item, "released": "02.03.2004"}
     np.testing.assert_array_equal(classifier.probabilities([same]), classifier.probabilities([day]))
-    for name in names:
+    for name in NAMES:
         assert not np.allclose(classifier.probabilities([{**item, name: None}]), whole, atol=1e-6)
     unknown = classifier.probabilities([{**item, "of brand": "of no training row"}])
     assert not np.allclose(unknown, whole, atol=1e-6)
@@ -110,17 +112,28 @@ def test_an_item_has_each_column_and_each_is_read(classifier):
         ({"price": "1.234,50"}, r"price is '1\.234,50', but must be a finite number such as"),
         ({"price": float("inf")}, "price is inf"),
         ({"price": True}, "price is True"),
+        ({"price": np.True_}, "price is "),
+        ({"price": "1_000"}, "price is '1_000'"),
+        ({"price": 10**400}, "price is 1000"),
+        ({"of brand": np.array(["a", "b"])}, "of brand is array.*must be one number, date or text"),
         ({"released": "31.02.2000"}, r"released is '31\.02\.2000', but must be a date such as"),
-        ({"colour": 1}, "has the key 'colour'; known are image, text, price, released, of brand"),
+        (
+            {"colour": 1},
+            "has the key 'colour'; known are image, text, price, released, in.stock, of brand",
+        ),
     ],
 )
 def test_wrong_and_unknown_values_are_named(change, told, classifier):
     (item,) = _items(_rows()[:1])
     with pytest.raises(DataError, match=told):
         classifier([{**item, **change}])
-    with pytest.raises(DataError, match="Item 0 lacks price, of brand, which the model reads"):
+    with pytest.raises(
+        DataError, match=r"Item 0 lacks price, in\.stock, of brand, which the model reads"
+    ):
         classifier([{"text": "a", "released": None}])
-    with pytest.raises(TypeError, match=r"has no prise; it has .*price, released, of brand"):
+    with pytest.raises(
+        TypeError, match=r"has no prise; it has .*price, released, in\.stock, of brand"
+    ):
         classifier(text="a", prise=1)
 
 
@@ -182,13 +195,14 @@ def test_saved_models_and_exports_answer_alike(classifier, tmp_path, on_priced):
 
 
 def test_servers_take_columns_in_json_and_in_forms(classifier, started):
-    (item,) = _items(_rows()[:1])
+    (item,) = _items([row for row in _rows() if row["price"]][:1])
     cells = {name: item[name] for name in classifier.columns}
     expected = classifier([{"text": item["text"], **cells}])[0]
     with started(classifier) as client:
         sent = client.post("/classify", json={"text": item["text"], **cells, "price": 1.5})
         assert sent.status_code == 200
-        as_json = client.post("/classify", json={"text": item["text"], **cells})
+        typed = {**cells, "price": float(cells["price"]), "in.stock": cells["in.stock"] == "True"}
+        as_json = client.post("/classify", json={"text": item["text"], **typed})
         files = {
             name: (None, str(value)) for name, value in {"text": item["text"], **cells}.items()
         }
@@ -271,7 +285,7 @@ def test_columns_train_in_two_processes(on_priced, tmp_path):
     command = [sys.executable, "-m", "epic_pl", "fit", *options]
     subprocess.run(command, check=True, capture_output=True)
     (checkpoint,) = tmp_path.rglob("last.ckpt")
-    assert Classifier.load(checkpoint, device="cpu").columns == ["price", "released", "of brand"]
+    assert Classifier.load(checkpoint, device="cpu").columns == NAMES
 
 
 def test_columns_alone_learn_what_only_they_tell(on_priced, tmp_path):
@@ -428,6 +442,9 @@ def test_a_hostile_table_trains(on_priced, tmp_path, tiny_vit_dir, tiny_tokenize
     ("options", "told"),
     [
         ({"number_columns": ["label"]}, "have a 'label' already: rename the column"),
+        ({"category_columns": ["self"]}, "have a 'self' already"),
+        ({"date_columns": ["top_k"]}, "have a 'top_k' already"),
+        ({"date_columns": {"a": "%d.%m.%Y %d"}}, r"a: %d\.%m\.%Y %d is no format such as"),
         ({"number_columns": ["a"], "category_columns": ["a"]}, "'a' is read twice"),
         ({"number_columns": ["a year"], "date_columns": ["a"]}, "'a year' is read twice"),
     ],
@@ -461,7 +478,7 @@ def test_a_report_has_the_importance_of_each_column(on_priced, tmp_path):
     content = json.loads((tmp_path / "report" / "report.json").read_text())
     first, *others = content["columns"]["importance"]
     assert first["column"] == "price"
-    assert {row["column"] for row in others} == {"released", "of brand"}
+    assert {row["column"] for row in others} == {*NAMES} - {"price"}
     assert 0.2 < first["importance"] <= first["high"]
     assert first["low"] > max(row["importance"] for row in others)
     alone, whole = content["columns"]["alone"], content["headline"]
@@ -480,8 +497,9 @@ def test_the_page_has_an_input_of_each_kind(classifier):
         for block in build_page(classifier, "colours").blocks.values()
         if getattr(block, "label", None) in classifier.columns
     }
-    assert kinds == {"price": "Number", "released": "Textbox", "of brand": "Dropdown"}
-    cells = {"price": 0.5, "released": "", "of brand": None}
+    choices = {"in.stock": "Dropdown", "of brand": "Dropdown"}
+    assert kinds == {"price": "Number", "released": "Textbox"} | choices
+    cells = {"price": 0.5, "released": "", "of brand": None, "in.stock": "True"}
     found = answer(classifier, None, "a blue square", cells).labels["Text alone"]
     expected = classifier([{"text": "a blue square", **cells}], top_k=1)[0][0]
     assert found[expected["label"]] == pytest.approx(expected["score"])

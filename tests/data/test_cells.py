@@ -1,13 +1,21 @@
 """The features of numbers, dates and categories, against a slow reference."""
 
+import math
+from dataclasses import asdict
 from datetime import date, datetime
+from decimal import Decimal
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 
 from epic_pl.data.cells import BINS, MOST_VALUES, ColumnPreprocessing, as_category, as_date
+from epic_pl.data.preprocessing import column_preprocessing
+from epic_pl.data.tables.columns import RowOptions, read_cells
+from epic_pl.utils.errors import ConfigError
 
 DAYS = [date(2000 + number % 7, 1 + number % 12, 1 + number % 28) for number in range(40)]
 
@@ -34,7 +42,7 @@ def test_a_number_is_its_share_of_each_interval_between_quantiles():
 def test_a_date_is_its_year_month_and_weekday():
     columns = ColumnPreprocessing.fit({}, {"day": ("%d/%m/%Y", DAYS)}, {})
     assert columns.names == ["day"]
-    assert [*columns.numbers] == ["day year", "day month", "day weekday"]
+    assert {*columns.numbers} == {"day year", "day month", "day weekday"}
     assert {columns.owners[name] for name, _ in columns.features} == {"day"}
     forms = ["07/03/2004", "2004-03-07", date(2004, 3, 7), datetime(2004, 3, 7, 23, 59)]
     rows = columns.encode([{"day": form} for form in forms])
@@ -58,19 +66,68 @@ def test_a_category_has_an_indicator_if_it_recurs_and_others_share_one():
     assert len(ColumnPreprocessing.fit({}, {}, {"brand": many}).categories["brand"]) == MOST_VALUES
 
 
-def test_whole_numbers_are_the_same_category_in_any_form():
-    assert {as_category(form) for form in (3, 3.0, "3", np.int64(3), np.float64(3))} == {"3"}
-    assert as_category(2.5) == "2.5"
+@pytest.mark.parametrize(
+    ("text", "forms"),
+    [
+        ("3", (3, 3.0, "3", " 3.0", np.int64(3), np.float64(3), np.float32(3))),
+        ("-3", (-3, -3.0, "-3.00", np.float32(-3))),
+        ("0.1", (0.1, "0.1", np.float64(0.1), np.float32(0.1))),
+        ("True", (True, "true", "TRUE", np.True_)),
+        (str(2**60 + 1), (2**60 + 1, str(2**60 + 1))),
+        ("1.50", ("1.50",)),
+    ],
+)
+def test_a_category_is_the_same_in_any_form(text, forms):
+    assert {as_category(form) for form in forms} == {text}
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64(), pa.int8(), pa.bool_(), pa.string()])
+def test_a_category_of_a_table_is_that_of_python(kind):
+    cells = {"bool": [True, False], "int8": [1, -2], "string": ["1.0", "0.1"]}
+    cells = cells.get(str(kind), [1.0, 0.1, -2.0, math.nan])
+    table = pa.table({"size": pa.array([*cells, None], kind)})
+    read = read_cells(table, RowOptions(category_columns=["size"])).to_pylist()
+    given = table["size"].to_pandas().dropna().to_numpy() if pa.types.is_floating(kind) else cells
+    texts = [as_category(cell) for cell in given]
+    assert [row["size"] for row in read] == [*texts, *[None] * (len(read) - len(texts))]
+
+
+@pytest.mark.parametrize(
+    "cell", [None, "", " ", math.nan, np.float32("nan"), pd.NA, pd.NaT, Decimal("sNaN")]
+)
+def test_unknown_values_are_empty(cell):
+    columns = ColumnPreprocessing.fit({"price": [1, 2]}, {"day": ("%Y", DAYS)}, {"a": ["b", "b"]})
+    assert columns.parsed({"price": cell, "day": cell, "a": cell}) == {}
+
+
+def test_features_do_not_depend_on_the_order_of_columns():
+    numbers, values = {"b": [1, 2], "a": [3, 4]}, {"d": ["x", "x"], "c": ["y", "y"]}
+    columns = ColumnPreprocessing.fit(numbers, {}, values)
+    turned = [dict(reversed(given.items())) for given in (numbers, values)]
+    assert columns.features == ColumnPreprocessing.fit(turned[0], {}, turned[1]).features
+    saved = {"columns": asdict(columns)}
+    assert column_preprocessing(saved) == columns
+    saved["columns"]["numbers"] = dict(reversed(saved["columns"]["numbers"].items()))
+    with pytest.raises(ConfigError, match="numbers is not in alphabetical order"):
+        column_preprocessing(saved)
+    with pytest.raises(ConfigError, match=r"numbers is .*must be of type"):
+        column_preprocessing({"columns": {"numbers": {"a": [10**400]}}})
+
+
+def test_a_given_format_comes_before_iso_8601():
+    read = [as_date("day", text, "%Y-%d-%m") for text in ("2007-10-06", "2007-13-06", "20070610")]
+    assert [day.timetuple()[:3] for day in read] == [(2007, 6, 10), (2007, 6, 13), (2007, 6, 10)]
 
 
 def test_the_features_are_named_in_their_order_and_an_empty_row_is_zero():
     columns = ColumnPreprocessing.fit(
         {"price": [1, 2, 3]}, {"day": ("%Y", DAYS)}, {"brand": ["x", "x"]}
     )
-    assert columns.names == ["price", "day", "brand"]
+    assert columns.names == ["day", "price", "brand"]
     assert columns.width == len(columns.features) == columns.encode([{}]).shape[1]
     assert not columns.encode([{}]).any()
-    assert columns.features[:3] == [("price", "1"), ("price", "2"), ("price", "known")]
+    first = columns.features.index(("price", "1"))
+    assert columns.features[first:][:3] == [("price", "1"), ("price", "2"), ("price", "known")]
     assert columns.features[-3:] == [("brand", "x"), ("brand", "other"), ("brand", "known")]
     for name, cell in (("price", 2), ("day", "2001-02-03"), ("brand", "x")):
         (row,) = columns.encode([{name: cell}])
@@ -90,7 +147,7 @@ def test_columns_without_content_have_no_features_but_the_flag():
     assert torch.equal(rows, torch.tensor([[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]))
 
 
-@pytest.mark.parametrize("text", ["10.06.2007", "0000-01-01", "yesterday", "5"])
+@pytest.mark.parametrize("text", ["10.06.2007", "0000-01-01", "yesterday", "5", "1112010112345"])
 def test_what_is_no_date_is_refused(text):
     with pytest.raises(ValueError, match="day is"):
         as_date("day", text, "%Y/%m/%d")

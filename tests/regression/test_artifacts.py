@@ -17,10 +17,10 @@ COLUMNS = {"image": "image", "text": "text", "id": "id"}
 
 
 @pytest.fixture(params=sorted(ARCHIVES))
-def artifacts(request, workdir):
-    """The unpacked files of a version; their folder is the working folder."""
+def version(request, workdir):
+    """The version whose files are unpacked in the working folder."""
     shutil.unpack_archive(ARCHIVES[request.param], workdir, filter="data")
-    return workdir
+    return request.param
 
 
 def check(predicted, expected):
@@ -35,9 +35,13 @@ def check(predicted, expected):
 
 
 @pytest.mark.parametrize("model", ["adapter.ckpt", "saved", "exported"])
-def test_models_classify_as_they_did(artifacts, model):
+def test_models_classify_as_they_did(version, model):
     if model != "exported" and not Path("saved").exists():  # 0.1.0 named no classes
         with pytest.raises(CheckpointError, match=r"is of another version|no run or checkpoint"):
+            Classifier.load(model)
+        return
+    if version == "0.3.0":  # its columns stand in the order of its options
+        with pytest.raises(CheckpointError, match="is not in alphabetical order"):
             Classifier.load(model)
         return
     predicted = Classifier.load(model, device="cpu").predict_table("rows.csv", **COLUMNS)

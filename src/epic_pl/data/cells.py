@@ -6,11 +6,12 @@ Shape legend: B batch, F features.
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +27,7 @@ DATE_FORMATS = (
     *("%d %B %Y", "%B %d, %Y", "%d %b %Y", "%b %d, %Y"),
 )
 _DATE_PARTS = ("year", "month", "weekday")
+_WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class ColumnPreprocessing:
     Tabular Deep Learning*, arXiv 2203.05556): of each interval between two quantiles the share that
     lies below the number. A date is the numbers year, month and weekday. A category has an
     indicator of each value that occurs at least twice, and one of all others. A further feature of
-    each column is 1, or 0 if the cell is empty: then all its features are 0.
+    each column is 1, or 0 if the cell is empty: then all its features are 0. Features stand in the
+    alphabetical order of their columns, numbers before categories.
 
     Attributes:
         numbers: increasing quantiles of each column of numbers, also of a date's parts.
@@ -54,6 +57,10 @@ class ColumnPreprocessing:
     dates: dict[str, str] = field(default_factory=dict)
     categories: dict[str, list[str]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for kind, columns in vars(self).copy().items():
+            object.__setattr__(self, kind, dict(sorted(columns.items())))
+
     @classmethod
     def fit(
         cls,
@@ -65,7 +72,7 @@ class ColumnPreprocessing:
         formats = {name: form for name, (form, _) in dates.items()}
         given: dict[str, Iterable[float | None]] = dict(numbers)
         for name, (_, days) in dates.items():
-            parts = [*map(_parts, days)]
+            parts = [*map(date_parts, days)]
             for at, part in enumerate(part_names(name)):
                 given[part] = [numbers[at] for numbers in parts]
         knots = {name: _quantiles(cells) for name, cells in given.items()}
@@ -137,18 +144,34 @@ class ColumnPreprocessing:
         found: dict[str, Any] = {}
         for name in self.names:
             cell = row.get(name)
-            cell = cell.strip() if isinstance(cell, str) else cell
-            if cell is None or cell == "" or cell != cell:  # NaN is empty, too
+            if is_empty(name, cell):
                 continue
+            cell = cell.strip() if isinstance(cell, str) else cell
             if name in self.dates:
                 found |= zip(
-                    part_names(name), _parts(as_date(name, cell, self.dates[name])), strict=True
+                    part_names(name), date_parts(as_date(name, cell, self.dates[name])), strict=True
                 )
             else:
                 found[name] = (
                     as_category(cell) if name in self.categories else as_number(name, cell)
                 )
         return found
+
+
+def is_empty(name: str, cell: Any) -> bool:
+    """Whether a cell is None, NaN, NaT, NA or a blank text.
+
+    Raises:
+        ValueError: if it is a list, an array or another container.
+    """
+    if isinstance(cell, str):
+        return not cell.strip()
+    if hasattr(cell, "__len__"):
+        raise ValueError(f"{name} is {cell!r:.60}, but must be one number, date or text")
+    try:
+        return cell is None or bool(cell != cell)
+    except (TypeError, ArithmeticError):  # pandas' NA, and a Decimal's signalling NaN
+        return True
 
 
 def as_number(name: str, cell: Any) -> float:
@@ -158,31 +181,52 @@ def as_number(name: str, cell: Any) -> float:
         ValueError: if it is none.
     """
     try:
-        number = float(cell)
+        number = math.nan if isinstance(cell, bool | np.bool_) or "_" in str(cell) else float(cell)
     except (TypeError, ValueError, OverflowError):
-        number = math.inf
-    if not math.isfinite(number) or isinstance(cell, bool):
+        number = math.nan
+    if not math.isfinite(number):
         raise ValueError(f"{name} is {cell!r:.60}, but must be a finite number such as 1234.5")
     return number
 
 
 def as_category(cell: Any) -> str:
-    """The text of a category; 1.0 is 1, as in a table of whole numbers with gaps."""
-    return str(int(cell)) if isinstance(cell, float) and cell.is_integer() else str(cell).strip()
+    """The text of a category, the same from a table and from Python.
+
+    1.0 is 1, as pandas writes whole numbers with gaps, and true is True.
+    """
+    if isinstance(cell, float | np.floating) and float(cell).is_integer():
+        return str(int(cell))
+    text = str(cell).strip()
+    if whole := _WHOLE.fullmatch(text):
+        return whole[1]
+    return text.capitalize() if text.lower() in ("true", "false") else text
 
 
 def as_date(name: str, cell: Any, form: str) -> date:
-    """A date from a date, or from a text of ISO 8601 or of a format.
+    """A date from a date, or from a text of a format or else of ISO 8601.
 
     Raises:
         ValueError: if it is none.
     """
     if isinstance(cell, date):
         return cell
-    for read in (datetime.fromisoformat, lambda text: datetime.strptime(text, form)):
+    text = str(cell)
+    with suppress(ValueError):
+        return datetime.strptime(text, form)
+    # without marks Python takes 13 digits for a date with a time
+    if not text.isdecimal() or len(text) == len("20070610"):
         with suppress(ValueError):
-            return read(str(cell))
+            return datetime.fromisoformat(text)
     raise ValueError(f"{name} is {cell!r:.60}, but must be a date such as 2007-06-10, or as {form}")
+
+
+def is_format(form: str) -> bool:
+    """Whether dates can be written and read in a format of ``strptime``."""
+    try:
+        datetime.strptime(datetime(2007, 6, 10, tzinfo=UTC).strftime(form), form)
+    except (ValueError, re.error):  # an unknown directive, or one that occurs twice
+        return False
+    return True
 
 
 def part_names(name: str) -> list[str]:
@@ -190,7 +234,8 @@ def part_names(name: str) -> list[str]:
     return [f"{name} {part}" for part in _DATE_PARTS]
 
 
-def _parts(day: date | None) -> tuple[float | None, ...]:
+def date_parts(day: date | None) -> tuple[float | None, ...]:
+    """The numbers of a date that features are made of, None without a date."""
     return (None,) * 3 if day is None else (day.year, day.month, day.weekday())
 
 

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, get_type_hints
 
 from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.utils.errors import CheckpointError, ConfigError, first_line
-from epic_pl.utils.validate import check_at_least, check_types
+from epic_pl.utils.validate import check_at_least, check_type, check_types
 
 Resize = Literal["crop", "pad", "squash"]
 AnyResize = Resize | Literal["auto"]
@@ -146,8 +146,11 @@ def column_preprocessing(values: Any) -> ColumnPreprocessing:
     known = values.get("columns") if isinstance(values, Mapping) else None
     if known is None:
         return ColumnPreprocessing()
+    for kind, type_ in get_type_hints(ColumnPreprocessing).items():
+        check_type(type_, f"columns.{kind}", own := known.get(kind, {}))
+        if sorted(own) != [*own]:
+            raise ConfigError(f"columns.{kind} is not in alphabetical order, as this version's are")
     columns = ColumnPreprocessing(**known)
-    check_types(columns)
     for name, knots in columns.numbers.items():
         if not knots or not all(map(math.isfinite, knots)) or sorted({*knots}) != knots:
             raise ConfigError(f"columns.numbers.{name} is {knots!r:.60}, not increasing numbers.")

@@ -6,8 +6,9 @@ Shape legend: B batch, C classes.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from errno import EISDIR
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
+from sys import float_info
 from tempfile import NamedTemporaryFile
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -49,7 +50,7 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(word) and value == word for word in inner)
     if kind is float:
-        return type(value) in (int, float) and isfinite(value)
+        return type(value) in (int, float) and abs(value) <= float_info.max  # also of an int
     return kind is Any or type(value) is kind
 
 

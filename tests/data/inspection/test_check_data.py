@@ -151,6 +151,7 @@ LONG_TEXTS = {"text": {i: "a " * 50 for i in range(3)}}
         ({"label": {3: "rare"}}, "warning", "Classes with a single training row: 1", "rare"),
         ({"label": {8: "b"}}, "note", "Classes without a row in the val split: 1", "a"),
         ({"label": {1: "A", 3: "A"}}, "warning", "Classes that differ in case", "'A' / 'a'"),
+        ({"label": {1: "A"}}, "error", "a single row: correct its label", "'A' / 'a'"),
         (
             _named("caf\u00e9", "cafe\u0301"),
             "warning",

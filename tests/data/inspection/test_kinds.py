@@ -57,10 +57,17 @@ def test_a_column_that_tells_the_label_alone_is_a_suspected_leak():
     def number(rng, labels):
         return ["abc".index(label) + rng.random() / 2 for label in labels]
 
-    kinds, leaks = _guess(code=code, noisy=noisy, number=number)
-    assert leaks.keys() == {"code", "number"}
+    def year(rng, labels):
+        return [f"{rng.randint(10, 28)}.12.{2001 + 'abc'.index(label)}" for label in labels]
+
+    kinds, leaks = _guess(code=code, noisy=noisy, number=number, year=year)
+    assert leaks.keys() == {"code", "number", "year"}
     assert kinds["category_columns"] == ["noisy"]
     assert leaks["code"] == 1
+    two = _table().set_column(0, "label", [["a" if n % 3 else "b" for n in range(ROWS)]])
+    days = [f"{1 + n % 28}.12.2001" if n % 3 else "" for n in range(ROWS)]
+    leaks = guess_kinds(two.append_column("cancelled_on", [days]), np.ones(ROWS, bool), "label")[1]
+    assert leaks.keys() == {"cancelled_on"}
     assert told(["x"] * 8, "abababab") == pytest.approx(0)  # from the rows between
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pyarrow.types import is_struct
 
-from epic_pl.data.tables.columns import SPLIT_NAMES, RowOptions, is_bytes, read_cells
+from epic_pl.data.cells import date_parts
+from epic_pl.data.tables.columns import RESERVED, SPLIT_NAMES, RowOptions, is_bytes, read_cells
 from epic_pl.utils.errors import DataError
 
 LEAK = 0.95  # share of rows whose label a column tells, from which it is suspected
@@ -33,7 +34,7 @@ def guess_kinds(
     kinds, leaks = dict[str, list[str]](), dict[str, float]()
     table = table.select(plain).filter(pa.array(labelled))
     labels = [str(cell) for cell in table[label].to_pylist()]
-    for name in [name for name in plain if name != label]:
+    for name in [name for name in plain if name != label and name not in RESERVED]:
         for kind in ("number", "date", "category"):
             named: Any = {f"{kind}_columns": [name]}
             try:
@@ -42,7 +43,11 @@ def guess_kinds(
                 continue
             values = [row[name] for row in cells.to_pylist()]
             if _is_informative(kind, values):
-                if (share := told(values, labels)) >= LEAK:
+                forms: list[Sequence[object]] = [values]
+                if kind == "date":  # a year or a weekday may tell, too
+                    forms = [[day and float(day.toordinal()) for day in values]]
+                    forms += zip(*map(date_parts, values), strict=True)
+                if (share := max(told(form, labels) for form in forms)) >= LEAK:
                     leaks[name] = share
                 else:
                     kinds.setdefault(f"{kind}_columns", []).append(name)

@@ -162,14 +162,23 @@ def label_problems(
     if missing := [name for name in names if name in MISSING]:
         text = "Classes that could be missing values: leave cells of unknown labels empty"
         yield Problem("warning", text, missing)
-    folded: dict[str, list[str]] = {}
-    for class_name in names:
-        folded.setdefault(_folded(class_name), []).append(class_name)
-    # ascii() shows the difference of names that look the same
-    alike = [" / ".join(map(ascii, group)) for group in folded.values() if len(group) > 1]
-    if alike:
-        text = "Classes that differ in case, white space, Unicode form or invisible characters only"
-        yield Problem("warning", text, alike[:_SHOWN])
+    folded: dict[str, list[int]] = {}
+    for index, class_name in enumerate(names):
+        folded.setdefault(_folded(class_name), []).append(index)
+    total = np.sum([*counts.values()], axis=0)
+    text = "Classes that differ in case, white space, Unicode form or invisible characters only"
+    for severity, more in (
+        ("error", ", one with a single row: correct its label"),
+        ("warning", ""),
+    ):
+        # ascii() shows the difference of names that look the same
+        alike = [
+            " / ".join(ascii(names[index]) for index in group)
+            for group in folded.values()
+            if len(group) > 1 and bool(more) == (total[group].min() < 2)
+        ]
+        if alike:
+            yield Problem(severity, text + more, alike[:_SHOWN])
 
 
 def _folded(name: str) -> str:

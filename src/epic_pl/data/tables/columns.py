@@ -16,7 +16,14 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.cells import DATE_FORMATS, as_category, as_date, as_number, part_names
+from epic_pl.data.cells import (
+    DATE_FORMATS,
+    as_category,
+    as_date,
+    as_number,
+    is_format,
+    part_names,
+)
 from epic_pl.data.rows import refuse_rows
 from epic_pl.utils.assets.cached import cache_dir
 from epic_pl.utils.errors import ConfigError, DataError, did_you_mean, raised_as
@@ -32,7 +39,9 @@ SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names
 """What users call a split, and its name here."""
 KINDS = "number", "category", "date"
 """Kinds of columns that the model reads beside images and texts."""
-_NO_COLUMNS = "image", "text", "label", "sample_id", "top_k"
+RESERVED = frozenset(("image", "text", "label", "sample_id", "top_k", ""))
+RESERVED |= {"self", "items", "batch_size", "num_workers", "progress"}
+"""Names of other entries of an item, and of arguments beside them."""
 SPLIT_COLUMN = "split"
 """The column of splits that the tables of class folders and of a ``DatasetDict`` have."""
 
@@ -72,8 +81,11 @@ class RowOptions:
         if taken := [name for name in self.columns or () if name in Batch.__annotations__]:
             raise ConfigError(f"columns: a batch has a {taken[0]!r} already, so rename the column.")
         typed = [name for kind in KINDS for name in getattr(self, f"{kind}_columns") or ()]
-        if taken := [name for name in typed if name in _NO_COLUMNS]:
+        if taken := [name for name in typed if name in RESERVED]:
             raise ConfigError(f"Items and requests have a {taken[0]!r} already: rename the column.")
+        formats = self.date_columns if isinstance(self.date_columns, dict) else {}
+        if wrong := [f"{name}: {form}" for name, form in formats.items() if not is_format(form)]:
+            raise ConfigError(f"date_columns: {wrong[0]} is no format such as '%d.%m.%Y'.")
         read = [*typed, *(part for name in self.date_columns or () for part in part_names(name))]
         if twice := [name for name, times in Counter(read).items() if times > 1]:
             problem = f"{twice[0]!r} is read twice, of number_, category_ and date_columns"
@@ -276,7 +288,9 @@ def _parsed(
     coded = cells.dictionary_encode()
     values: list[Any] = []
     wrong = []
-    for place, cell in enumerate(coded.dictionary.to_pylist()):
+    # as a Python number, 0.1 in float32 would have its rounding error
+    floating, known = pa.types.is_floating(cells.type), coded.dictionary
+    for place, cell in enumerate(known.to_numpy() if floating else known.to_pylist()):
         try:
             values.append(parse(cell))
         except ValueError:

@@ -34,6 +34,10 @@ from pydantic import (
     EncodedBytes,
     Field,
     PositiveInt,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
     create_model,
 )
 from python_multipart.multipart import parse_options_header
@@ -254,7 +258,7 @@ def build_app(
         def get_route_handler(self) -> _Handler:
             return partial(gate.respond, handle=super().get_route_handler())
 
-    cell = float | str | None
+    cell = StrictBool | StrictInt | StrictFloat | StrictStr | None
     # names of columns may be no names of Python
     fields = {f"column_{at}": name for at, name in enumerate(model.columns)}
     sent: Any = {key: (cell, Field(alias=name)) for key, name in fields.items()}
