@@ -68,15 +68,15 @@ def test_what_cannot_be_embedded_is_told_before_anything_is_written(trained, tol
 
 
 def test_bad_rows_are_treated_as_the_run_did(trained, told, tmp_path):
-    shutil.copytree("runs", tmp_path / "runs")
-    (made,) = (tmp_path / "runs").rglob("config.yaml")
+    run = Path(trained.checkpoint).parents[1]
+    made = shutil.copytree(run, tmp_path / "run") / "config.yaml"
     content = made.read_text()
     assert "on_bad_sample: error" in content
     (tmp_path / "bad.csv").write_text("image\nno_such.png\nimages/test0.png\n")
     options = [tmp_path / "bad.csv", "--image", "image", "--image_root", "data", "--output"]
     for policy, code in (("skip", 0), ("error", 1)):
         made.write_text(content.replace("on_bad_sample: error", f"on_bad_sample: {policy}"))
-        found, _, error = told("embed", tmp_path / "runs", *options, tmp_path / policy)
+        found, _, error = told("embed", made.parent, *options, tmp_path / policy)
         assert found == code, error
 
 
