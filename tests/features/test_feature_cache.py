@@ -366,9 +366,9 @@ def test_the_same_path_in_two_splits_is_two_images(workshop):
     def read(split):
         folder = workshop.root / split
         folder.mkdir(exist_ok=True)
-        colour = {"train": "red", "val": "blue"}[split]
-        Image.new("RGB", (40, 36), tiny_runs.COLOURS[colour]).save(folder / "0.png")
-        table = sample_table(["0", "1"], ["0.png", "0.png"], ["a square", "one"], [0, 1])
+        for number, colour in enumerate(("red", "blue") if split == "train" else ("blue", "red")):
+            Image.new("RGB", (40, 36), tiny_runs.COLOURS[colour]).save(folder / f"{number}.png")
+        table = sample_table(["0", "1"], ["0.png", "1.png"], ["a square", "one"], [0, 1])
         return Rows(table, folder, folder)
 
     def data():
