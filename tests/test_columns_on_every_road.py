@@ -18,6 +18,7 @@ from epic_pl.data.tables.columns import RowOptions
 from epic_pl.inference.ray import Predictor
 from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import CheckpointError, DataError, EpicError
+from tolerance import assert_differ, assert_same
 
 COLUMNS = {
     "number_columns": ["price"],
@@ -84,7 +85,7 @@ def test_data_module_processor_and_stored_features_give_the_same_columns(
     expected = classifier.probabilities(_items(_rows()))
     names = [f"probability_{name}" for name in classifier.class_names]
     found = np.array([[float(row[name]) for name in names] for row in given])
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    assert_same(found, expected)
     written.unlink()
 
 
@@ -101,9 +102,9 @@ def test_an_item_has_each_column_and_each_is_read(classifier):
     day = {**item, "released": "02.03.2004"}
     np.testing.assert_array_equal(classifier.probabilities([same]), classifier.probabilities([day]))
     for name in NAMES:
-        assert not np.allclose(classifier.probabilities([{**item, name: None}]), whole, atol=1e-6)
+        assert_differ(classifier.probabilities([{**item, name: None}]), whole)
     unknown = classifier.probabilities([{**item, "of brand": "of no training row"}])
-    assert not np.allclose(unknown, whole, atol=1e-6)
+    assert_differ(unknown, whole)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +144,7 @@ def test_tables_in_bulk_take_the_columns_of_training(on_priced, classifier, tmp_
     expected = classifier.probabilities(_items(rows))
     names = [f"probability_{name}" for name in classifier.class_names]
     found = np.array([table[name].to_numpy() for name in names]).T
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert_same(found, expected)
     (tmp_path / "few.csv").write_text("image,text\n,a\n")
     with pytest.raises(DataError, match=r"no column 'price' \(number_columns\)"):
         classifier.predict_table(tmp_path / "few.csv", image=None, text="text")
@@ -174,7 +175,7 @@ def test_saved_models_and_exports_answer_alike(classifier, tmp_path, on_priced):
     module = classifier.module
     write_folder(module, classifier.processor.tokenizer, tmp_path / "exported")
     exported = Classifier.load(tmp_path / "exported")
-    np.testing.assert_allclose(exported.probabilities(items), expected, atol=1e-4)
+    assert_same(exported.probabilities(items), expected)
     first, labels = items[0], exported(items[:1])[0]
     columns = json.dumps({name: first[name] for name in classifier.columns})
     script = [sys.executable, str(tmp_path / "exported" / "predict.py")]
@@ -185,7 +186,7 @@ def test_saved_models_and_exports_answer_alike(classifier, tmp_path, on_priced):
         check=True,
     ).stdout
     assert json.loads(said)[0]["label"] == labels[0]["label"]
-    assert json.loads(said)[0]["score"] == pytest.approx(labels[0]["score"], abs=1e-4)
+    assert_same(json.loads(said)[0]["score"], labels[0]["score"])
     table = ["--table", "data/table.csv", "--output", str(tmp_path / "out.csv")]
     subprocess.run([*script, *table], check=True, capture_output=True)
     with (tmp_path / "out.csv").open(newline="") as file:
@@ -211,7 +212,7 @@ def test_servers_take_columns_in_json_and_in_forms(classifier, started):
             labels = answer.json()["labels"]
             assert [each["label"] for each in labels] == [each["label"] for each in expected]
             scores = [each["score"] for each in expected]
-            assert [each["score"] for each in labels] == pytest.approx(scores, abs=1e-5)
+            assert_same([each["score"] for each in labels], scores)
         wrong = client.post("/classify", json={"text": "a", **cells, "price": "1.234,50"})
         assert (wrong.status_code, "price is '1.234,50'" in wrong.text) == (422, True)
         long = client.post("/classify", json={"text": "a", **cells, "of brand": "x" * 30_000})
@@ -342,7 +343,7 @@ def test_a_trainer_of_ones_own_reads_other_tables_as_the_model_does(
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     made = trainer.predict(classifier.module, datamodule=data)
     found = torch.cat([part["probabilities"] for part in made]).numpy()
-    np.testing.assert_allclose(found, classifier.probabilities(_items(rows[:7])), atol=1e-5)
+    assert_same(found, classifier.probabilities(_items(rows[:7])))
 
 
 def test_a_new_category_starts_beside_known_weights(on_priced, classifier, tmp_path):
@@ -502,7 +503,7 @@ def test_the_page_has_an_input_of_each_kind(classifier):
     cells = {"price": 0.5, "released": "", "of brand": None, "in.stock": "True"}
     found = answer(classifier, None, "a blue square", cells).labels["Text alone"]
     expected = classifier([{"text": "a blue square", **cells}], top_k=1)[0][0]
-    assert found[expected["label"]] == pytest.approx(expected["score"])
+    assert_same(found[expected["label"]], expected["score"])
     with pytest.raises(DataError, match="price is 'a lot'"):
         answer(classifier, None, "a", {**cells, "price": "a lot"})
 

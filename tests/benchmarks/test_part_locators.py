@@ -8,6 +8,7 @@ import torch
 from controls.parts import AttentionLocator, MapLocator, MeanLocator
 from epic_pl.nn.methods.parts import Locator
 from epic_pl.nn.pair import Pair
+from tolerance import assert_same
 
 PARTS, WIDTH, SIDE = 3, 8, 4
 LOCATORS = (Locator, MeanLocator, AttentionLocator, MapLocator)
@@ -30,7 +31,7 @@ def locate(locator: type[Locator], projected, similarities):
 def test_ends_with_how_well_each_part_fits(locator, projected):
     numbers = locate(locator, *projected)
     fits = [[math.log(sum(math.exp(s) for s in row)) for row in each.T] for each in projected[1]]
-    torch.testing.assert_close(numbers[:, -PARTS:], torch.tensor(fits))
+    assert_same(numbers[:, -PARTS:], torch.tensor(fits))
 
 
 @pytest.mark.parametrize("locator", LOCATORS)
@@ -49,7 +50,7 @@ def test_means_are_those_of_cells_and_the_parts(projected):
     # 16 patches are 16 cells
     parts = [*image[0], *text[0]]
     expected = torch.cat([part / math.sqrt(sum(x * x for x in part)) for part in parts])
-    torch.testing.assert_close(numbers[0, :-PARTS], expected)
+    assert_same(numbers[0, :-PARTS], expected)
 
 
 def test_attention_is_torchs_decoder_over_places_and_parts(projected):
@@ -66,7 +67,7 @@ def test_attention_is_torchs_decoder_over_places_and_parts(projected):
     for layer in locator.layers.layers:
         query = layer(query, memory)
     numbers = locator(Pair(image, text), similarities)
-    torch.testing.assert_close(numbers[:, :-PARTS], query.flatten(1))
+    assert_same(numbers[:, :-PARTS], query.flatten(1))
 
 
 def test_the_map_is_convolved_as_an_image_of_a_channel_a_part(projected):
@@ -76,4 +77,4 @@ def test_the_map_is_convolved_as_an_image_of_a_channel_a_part(projected):
     image = torch.empty(2, PARTS, SIDE, SIDE)
     for patch in range(SIDE**2):
         image[:, :, patch // SIDE, patch % SIDE] = similarities[:, patch]
-    torch.testing.assert_close(locator(pair, similarities)[:, :-PARTS], locator.layers(image))
+    assert_same(locator(pair, similarities)[:, :-PARTS], locator.layers(image))

@@ -10,6 +10,7 @@ import torch
 from epic_pl import Classifier, MultiTaskClassifier
 from epic_pl.inference.exported import ExportedModel
 from epic_pl.utils.errors import ConfigError
+from tolerance import assert_same
 
 IMAGE = {"size": 32, "mean": [0.5] * 3, "std": [0.5] * 3}
 TEXT = {"clean": False, "max_tokens": 20}
@@ -69,7 +70,7 @@ def test_probabilities_are_those_of_each_classifier_alone(tasks, items, batch_si
     assert list(found) == list(tasks)
     for name, scores in alone.items():
         assert scores.std() > 0.01
-        np.testing.assert_allclose(found[name], scores, rtol=0, atol=1e-6)
+        assert_same(found[name], scores)
 
 
 def test_encoders_run_once_and_are_kept_once(tasks, items):
@@ -99,8 +100,8 @@ def test_models_are_loaded_by_path(trained):
     together = MultiTaskClassifier.load({"a": "runs", "b": trained.checkpoint}, device="cpu")
     alone = Classifier.load("runs", device="cpu").probabilities([{"text": "red"}])
     found = together.probabilities([{"text": "red"}])
-    np.testing.assert_allclose(found["a"], alone, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(found["b"], alone, rtol=0, atol=1e-6)
+    assert_same(found["a"], alone)
+    assert_same(found["b"], alone)
 
 
 @pytest.mark.parametrize(

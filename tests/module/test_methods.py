@@ -16,6 +16,7 @@ from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import ConfigError
 from tiny_runs import differing, trained
+from tolerance import assert_same
 
 methods = pytest.mark.parametrize("name", METHODS)
 
@@ -80,7 +81,7 @@ def test_stored_features_give_the_logits_of_images_and_other_levels_are_refused(
     for level in ("tokens", "layers"):
         if level in module.model.cache_levels:
             cached = _test_logits(workshop, module, level)
-            torch.testing.assert_close(cached, live, rtol=0, atol=1e-5)
+            assert_same(cached, live)
         else:
             with pytest.raises(ConfigError, match=f"'{level}' stores less than this method needs"):
                 _test_logits(workshop, module, level)

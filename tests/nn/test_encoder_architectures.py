@@ -41,6 +41,7 @@ from epic_pl.nn.methods import (
     Parts,
 )
 from epic_pl.utils.errors import EncoderError
+from tolerance import assert_same
 
 MASK = torch.tensor([[True] * 7, [True] * 5 + [False] * 2, [True] * 7])
 FAST = {"DistilBERT", "ModernBERT", "Gemma 3, bidirectional", "Qwen3", "SigLIP text"}
@@ -179,11 +180,6 @@ def unrotated(cosines, sines, n):
 def case(request, tmp_path):
     with torch.no_grad():
         return Case(request.param, tmp_path)
-
-
-def assert_same(ours, expected):
-    scale = expected.abs().max()
-    torch.testing.assert_close(ours / scale, expected / scale, rtol=0, atol=1e-5)
 
 
 over_architectures = pytest.mark.parametrize("case", named(KINDS), indirect=True)

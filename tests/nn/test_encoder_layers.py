@@ -21,6 +21,7 @@ from tiny_models import (
 from epic_pl.nn.encoders import TimmViTEncoder, TransformersEncoder
 from epic_pl.nn.encoders.base import masked_mean, merged
 from epic_pl.utils.errors import EncoderError
+from tolerance import assert_same
 
 VITS = {
     "class token": {},
@@ -42,10 +43,6 @@ def run(encoder, inputs, mask=None):
 def pooled(encoder, inputs, mask=None):
     with torch.no_grad():
         return encoder.pool(run(encoder, inputs, mask), mask)
-
-
-def assert_same(ours, library):
-    torch.testing.assert_close(ours, library, rtol=1e-5, atol=1e-5)
 
 
 # timm -----------------------------------------------------------------------------------------

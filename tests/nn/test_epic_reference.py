@@ -2,7 +2,6 @@
 
 import pytest
 import slow_epic
-import torch
 from tiny_models import (
     ALL_PARTS,
     PAPER,
@@ -18,6 +17,7 @@ from tiny_models import (
 )
 
 from epic_pl.nn import HeadConfig
+from tolerance import assert_same
 
 CASES = {
     "defaults": ({}, None),
@@ -48,7 +48,7 @@ def assert_agrees(model, made):
     """Also without gradients, where tokens and prompts run in one pass."""
     expected = slow_epic.logits(model, made)
     for ours in (logits(model, made), model(made).logits):
-        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
+        assert_same(ours, expected)
 
 
 @either_attention

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from epic_pl.nn.encoders.memory import Memory, attend
+from tolerance import assert_same
 
 B, H, N, STREAM, D = 3, 2, 7, 4, 8
 
@@ -40,7 +41,7 @@ def test_outputs_and_gradients_are_those_of_attention_in_one_piece(dtype, masked
         output = attention(*stream, memory, mask, scale)
         results.append([output, *torch.autograd.grad((output * weights).sum(), stream)])
     for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        assert_same(one, other)
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
@@ -58,9 +59,8 @@ def test_a_list_of_samples_is_read_as_one_tensor_padded_with_masked_tokens(preci
         assert memory.length() == N
         output = attend(*stream, memory, mask[:, None, None])
         results.append([output, *torch.autograd.grad((output * weights).sum(), stream)])
-    atol = 1e-6 if precision == torch.float32 else 0.02
     for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=atol)
+        assert_same(one, other)
 
 
 def test_autocast_keeps_its_own_precision():
@@ -70,7 +70,7 @@ def test_autocast_keeps_its_own_precision():
         output = attend(*stream, memory)
     assert output.dtype == torch.bfloat16
     expected = whole(*(part.float() for part in stream), memory)
-    torch.testing.assert_close(output.float(), expected, rtol=0, atol=0.05)
+    assert_same(output, expected)
 
 
 def test_backward_keeps_the_memory_as_it_is_stored():

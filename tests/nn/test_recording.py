@@ -18,6 +18,8 @@ from tiny_models import (
     text_encoder,
 )
 
+from tolerance import assert_same
+
 VIT_BERT = (image_encoder, text_encoder)
 CLIP = (clip_image_encoder, clip_text_encoder)
 both_encoders = over("encoders", {"ViT, BERT": VIT_BERT, "CLIP": CLIP})
@@ -54,7 +56,7 @@ def test_agrees_with_the_slow_reference(encoders, attention):
                 tokens, pads = weights.tokens[i].tensor_split([len(stream.tokens)], dim=-1)
                 assert not pads.any()
                 got = torch.cat([tokens, weights.prompts[i]], dim=-1)
-                torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
+                assert_same(got, expected)
                 z[side] = stream.acquire(step, prompts[side])
 
 
@@ -83,4 +85,4 @@ def test_similarities_are_those_of_each_hub(kind, count):
     assert len(recording.similarities) == count
     for got, (scaled, (image, text)) in zip(recording.similarities, inputs[:count], strict=True):
         cosine = torch.cosine_similarity(image[:, :, None], text[:, None], dim=-1)
-        torch.testing.assert_close(got, cosine / scaled.log_temperature.exp())
+        assert_same(got, cosine / scaled.log_temperature.exp())

@@ -24,6 +24,7 @@ from epic_pl.report.writer import ReportWriter, rarely_missing
 from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.html_page import render
+from tolerance import assert_same
 
 EVIL = "<script>alert('$x$')</script>"
 TEST_ROWS = 17
@@ -124,7 +125,7 @@ def test_all_rows_are_written_the_wrong_ones_first(reported):
 def test_metrics_and_classes_are_those_of_the_predictions_file(reported):
     truth, given, content = reported.truth, reported.given, reported.content
     assert content["samples"] == TEST_ROWS == len(truth)
-    assert content["metrics"] == pytest.approx(reported.metrics, abs=1e-6)
+    assert_same(content["metrics"], reported.metrics)
     if reported.task == "multiclass":
         hits = (truth & given).any(axis=1).mean()
         assert content["metrics"]["test/accuracy"] == pytest.approx(hits)
@@ -164,10 +165,10 @@ def test_calibration_is_that_of_the_predictions_file(reported):
     for number, row in enumerate(table["bins"]):
         for name, values in (("probability", sure), ("accuracy", right)):
             mean = values[which == number].mean() if row["samples"] else None
-            assert row[name] == (mean if mean is None else pytest.approx(mean, abs=1e-6))
+            assert_same(row[name], mean)
     gaps = np.bincount(which, sure - right, minlength=15)
-    assert table["ece"] == pytest.approx(np.abs(gaps).sum() / len(sure), abs=1e-6)
-    assert table["ece"] == pytest.approx(reported.metrics["test/ece"], abs=1e-6)
+    assert_same(table["ece"], np.abs(gaps).sum() / len(sure))
+    assert_same(table["ece"], reported.metrics["test/ece"])
     assert table["ece_uncalibrated"] == pytest.approx(reported.metrics["test/ece_uncalibrated"])
     assert table["temperature"] == pytest.approx(float(reported.model.postprocessor.temperature))
     assert table["bins_uncalibrated"] != table["bins"]
@@ -192,7 +193,7 @@ def _scores(reported, logits, truth):
 
 
 def _agrees(row, expected):
-    assert {name: row[name] for name in expected} == pytest.approx(expected, abs=1e-5)
+    assert_same({name: row[name] for name in expected}, expected)
 
 
 def _by_hand(reported, image_present, text_present):
@@ -305,15 +306,7 @@ def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
     run(["test", *reported.options, *cached, f"--report={tmp_path / 'cached'}"])
     content = _content(tmp_path / "cached")
 
-    def close(one, other):
-        if isinstance(one, dict):
-            assert one.keys() == other.keys()
-            return all(close(one[key], other[key]) for key in one)
-        if isinstance(one, list):
-            return len(one) == len(other) and all(map(close, one, other))
-        return one == (pytest.approx(other, abs=1e-5) if isinstance(one, float) else other)
-
-    assert close(content, reported.content)
+    assert_same(content, reported.content)
     again = run(["predict", *reported.options, *cached[:6]])  # names the images, too
     predictions = pq.read_table(Path(again.trainer.log_dir) / "predictions.parquet")
     assert predictions["image_path"] == reported.predictions["image_path"]

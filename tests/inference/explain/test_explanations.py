@@ -19,6 +19,7 @@ from epic_pl.module import EPICModule
 from epic_pl.nn.recording import Attention
 from epic_pl.run.epic_cli import build_trained
 from epic_pl.utils.errors import ConfigError
+from tolerance import assert_same
 
 
 def test_an_explanation_is_that_of_the_model_that_predicts(trained):
@@ -33,14 +34,14 @@ def test_an_explanation_is_that_of_the_model_that_predicts(trained):
     for explanation, sample, probabilities in zip(explanations, samples, predicted, strict=True):
         best = int(probabilities.argmax())
         assert explanation.prediction == [data.class_names[best]]
-        assert explanation.probability == pytest.approx(float(probabilities[best]), abs=1e-5)
+        assert_same(explanation.probability, probabilities[best])
         assert explanation.truth == [data.class_names[sample["label"]]]
         assert len(explanation.steps) == 2
         both = sample["image"] is not None and sample["text"] is not None
         shapes = [scores.shape for scores in explanation.similarities]
         assert shapes == ([(16, 2), (2, 2)] if both else [])  # nothing was exchanged
         for scores in explanation.similarities:
-            assert scores.sum(dim=1).tolist() == pytest.approx([1] * len(scores), abs=1e-5)
+            assert_same(scores.sum(dim=1), torch.ones(len(scores)))
     whole, without_image, without_text, evil = explanations
     assert whole.words == ["a", "blue", "square", ",", "number", "0"]  # no special tokens
     assert whole.steps[-1].patches.shape == (2, 4, 4)

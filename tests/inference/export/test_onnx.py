@@ -26,6 +26,7 @@ from epic_pl.data.tables.formats import read_csv
 from epic_pl.inference.export.folder import largest_difference, write_folder
 from epic_pl.inference.exported import load_program
 from epic_pl.utils.errors import CheckpointError, ConfigError
+from tolerance import assert_same
 
 RNG = np.random.default_rng(0)
 
@@ -117,11 +118,11 @@ def test_predict_py_agrees_with_the_package_on_all_kinds_of_inputs(in_onnx, trai
     command = [sys.executable, "-B", "-c", USER, str(folder), json.dumps(samples)]
     scores, labels = json.loads(subprocess.check_output(command, text=True))
     classifier = Classifier.load(trained.checkpoint, device="cpu")
-    np.testing.assert_allclose(scores, classifier.probabilities(samples), atol=1e-4)
+    assert_same(scores, classifier.probabilities(samples))
     first = classifier(samples[:1], top_k=2)[0]
     assert [answer["label"] for answer in labels] == [answer["label"] for answer in first]
     loaded = Classifier.load(folder)
-    np.testing.assert_allclose(loaded.probabilities(samples), scores, atol=1e-5)
+    assert_same(loaded.probabilities(samples), scores)
     with pytest.raises(ConfigError, match="an exported model: load its run"):
         loaded.embed(samples)
 
@@ -274,7 +275,7 @@ def test_predict_py_reads_no_more_of_a_huge_text_than_the_package(predict):
     model.tokenizer = SimpleNamespace(encode=lambda text: given.append(len(text)) or encode(text))
     scores = [model.probabilities(text="a red cat " * count) for count in (10**5, 100)]
     assert given == [1000 * model.text["max_tokens"], 1000]
-    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+    assert_same(scores[0], scores[1])
 
 
 @pytest.mark.parametrize(
@@ -317,7 +318,7 @@ def test_predict_py_prepares_inputs_as_the_package_does(
         model.probabilities(sample.get("image"), sample.get("text"))
         for name, tensor in processor([sample]).items():
             if name in given[-1]:
-                np.testing.assert_allclose(given[-1][name], tensor, atol=1e-5)
+                assert_same(given[-1][name], tensor)
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from tokenizers.pre_tokenizers import FixedLength
 
 from epic_pl.inference.multitask import MultiTaskClassifier
 from epic_pl.inference.serving.server import ClassifyRequest, Settings, run_server
+from tolerance import assert_same
 
 ROOT = Path(__file__).parents[3]
 JSON = {"Content-Type": "application/json"}
@@ -587,9 +588,7 @@ def test_several_models_under_load_answer_each_request(trained, started):
         assert _metric(client, "epic_pl_batch_size_sum") > len(items)
     for answer, expected in zip(answers, models(items, top_k=3), strict=True):
         for task, labels in expected.items():
-            assert [label["label"] for label in answer[task]] == [lab["label"] for lab in labels]
-            scores = [label["score"] for label in labels]
-            assert [label["score"] for label in answer[task]] == pytest.approx(scores, abs=1e-5)
+            assert_same(answer[task], labels)
 
 
 def test_a_tokenizer_that_fails_in_rust_code_fails_its_request_alone(started, classifier):

@@ -31,6 +31,7 @@ from epic_pl.nn.hub import NoHub
 from epic_pl.nn.methods import LinearProbe, Method, NoInteraction
 from epic_pl.nn.towers import shared_features
 from epic_pl.utils.errors import CheckpointError, ConfigError
+from tolerance import assert_differ, assert_same
 
 # what a method draws once and does not train, outside of the encoders
 LEFT_AS_DRAWN = {"PMF": {"image_prompts.fusion_context", "text_prompts.fusion_context"}}
@@ -136,12 +137,10 @@ def test_a_batch_gives_what_its_samples_give_and_padding_never_matters(name, hea
     made = batch([6, 3, 5, 1], [1, 1, 0, 1], [1, 1, 1, 0])
     together = logits(model, made)
     alone = torch.cat([logits(model, sample(made, i)) for i in range(4)])
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-9)
+    assert_same(together, alone)
     for other_pad in (0, 17):
         ids = made["input_ids"].masked_fill(made["attention_mask"] == 0, other_pad)
-        torch.testing.assert_close(
-            logits(model, {**made, "input_ids": ids}), together, rtol=0, atol=1e-12
-        )
+        assert_same(logits(model, {**made, "input_ids": ids}), together)
 
 
 @methods
@@ -157,16 +156,14 @@ def test_content_matters_where_the_modality_is_present_alone(name, head):
     for image, words in ((other["pixel_values"][0] * 100, 5), (torch.nan, 1), (torch.inf, 0)):
         pixels[0] = image
         mask[1] = torch.arange(5) < words
-        torch.testing.assert_close(logits(model, changed), expected, rtol=0, atol=1e-12)
-    assert not torch.allclose(
-        logits(model, {**made, "input_ids": other["input_ids"]})[0], expected[0]
-    )
+        assert_same(logits(model, changed), expected)
+    assert_differ(logits(model, {**made, "input_ids": other["input_ids"]})[0], expected[0])
     pixels[1] = other["pixel_values"][1]
-    assert not torch.allclose(logits(model, {**made, "pixel_values": pixels})[1], expected[1])
+    assert_differ(logits(model, {**made, "pixel_values": pixels})[1], expected[1])
     # and a missing image is not a black one
     black = {**made, "pixel_values": made["pixel_values"] * 0}
     del black["image_present"], black["text_present"]
-    assert not torch.allclose(logits(model, black)[0], expected[0])
+    assert_differ(logits(model, black)[0], expected[0])
 
 
 @methods
@@ -174,9 +171,7 @@ def test_presence_may_be_left_out_where_all_are_present(name):
     model = make(name)
     expected = logits(model, batch([4, 2]))
     for given in (([1, 1], None), (None, [1, 1]), ([1, 1], [1, 1])):
-        torch.testing.assert_close(
-            logits(model, batch([4, 2], *given)), expected, rtol=0, atol=1e-12
-        )
+        assert_same(logits(model, batch([4, 2], *given)), expected)
     assert logits(model, batch([3, 2], [0, 1], [0, 1])).isfinite().all()
 
 
@@ -184,9 +179,7 @@ def test_presence_may_be_left_out_where_all_are_present(name):
 def test_modality_dropout_in_training_only(name):
     alone = {"members": 1} if name == "Ensemble" else {}  # each drops others
     model, made = make(name, modality_dropout=1.0, **alone), batch([4] * 8)
-    torch.testing.assert_close(
-        logits(model, made), logits(make(name, **alone), made), rtol=0, atol=0
-    )
+    assert torch.equal(logits(model, made), logits(make(name, **alone), made))
     for part in model.modules():  # of what is random in training, keep this alone
         if isinstance(part, torch.nn.Dropout):
             part.p = 0.0
@@ -224,7 +217,7 @@ def test_a_checkpoint_holds_what_is_trained_and_restores_it_strictly(name):
     statistics = head_buffers(model)
     assert set(adapter) == trained(model) | LEFT_AS_DRAWN.get(name, set()) | statistics
     assert frozen_keys(model) == set(model.state_dict()) - set(adapter)
-    assert not torch.allclose(logits(fresh, made), logits(model, made))
+    assert_differ(logits(fresh, made), logits(model, made))
     fresh.load_state_dict(complete_state(fresh, adapter), strict=True)
     assert torch.equal(logits(fresh, made), logits(model, made))
     for change in ("lacks", "unknown"):
@@ -251,7 +244,7 @@ def test_features_of_every_level_give_the_same_logits(name, attention, level):
     for presence in PRESENCE.values():
         made = batch([4, 2, 3], *presence)
         stored = cached(model, made, level)
-        torch.testing.assert_close(logits(model, stored), logits(model, made), rtol=0, atol=1e-9)
+        assert_same(logits(model, stored), logits(model, made))
 
 
 @pytest.mark.parametrize(("name", "attention"), [("EPIC", "read_only"), ("Parts", "joint")])
@@ -264,7 +257,7 @@ def test_features_of_merged_patches_give_the_same_logits(name, attention, monkey
         stored = cached(model, made, level)
         fields = stored["image_features"]
         assert ("cells" in fields) is (level == "layers") is not ("tokens" in fields)
-        torch.testing.assert_close(logits(model, stored), logits(model, made), rtol=0, atol=1e-9)
+        assert_same(logits(model, stored), logits(model, made))
 
 
 def test_models_of_one_pass_share_what_they_read_alike():
@@ -292,7 +285,7 @@ def test_models_of_one_pass_share_what_they_read_alike():
         expected = model.image_tower.features(made["pixel_values"], None, "layers")
         assert own["image_features"].keys() == expected.keys()
         found = logits(model, {"attention_mask": made["attention_mask"], **own})
-        torch.testing.assert_close(found, logits(model, made), rtol=0, atol=1e-9)
+        assert_same(found, logits(model, made))
 
 
 @methods
@@ -315,7 +308,7 @@ def test_pooled_methods_are_served_by_what_epic_stores():
     probe = make("NoPrompts", head=HeadConfig(boundary=True))
     made = batch([4, 2, 3])
     stored = cached(epic, made, "layers")
-    torch.testing.assert_close(logits(probe, stored), logits(probe, made), rtol=0, atol=1e-9)
+    assert_same(logits(probe, stored), logits(probe, made))
 
 
 # what a method is made of ---------------------------------------------------------------------

@@ -32,6 +32,7 @@ from epic_pl.nn.methods import (
     Parts,
 )
 from epic_pl.utils.errors import ConfigError
+from tolerance import assert_differ, assert_same
 
 
 class Plain(NoPrompts):
@@ -115,11 +116,11 @@ def test_the_answer_is_the_mean_of_the_members_probabilities(of):
                 given = output.logits.softmax(dim=-1)
             else:
                 expected, given = 1 / (1 + (-alone).exp()), output.logits.sigmoid()
-            torch.testing.assert_close(given, expected.mean(dim=0), rtol=0, atol=1e-12)
+            assert_same(given, expected.mean(dim=0))
         own = torch.stack([member.logits for member in output.members])
-        torch.testing.assert_close(own, alone, rtol=0, atol=1e-9)
-        torch.testing.assert_close(output.pooled, outputs[0].pooled, rtol=0, atol=1e-9)
-    assert not torch.allclose(alone[0], alone[1])
+        assert_same(own, alone)
+        assert_same(output.pooled, outputs[0].pooled)
+    assert_differ(alone[0], alone[1])
 
 
 def test_far_logits_have_finite_means():
@@ -138,7 +139,7 @@ def test_experts_are_chosen_for_all_members_by_the_ensembles_answer(task):
     for used, column in ((True, 0), (False, 1)):
         experts.chosen.fill_(0 if used else 1)
         assert experts.chosen.shape == (2,)
-        torch.testing.assert_close(model(MADE).logits, both[:, column], rtol=0, atol=1e-12)
+        assert_same(model(MADE).logits, both[:, column])
     many = both.repeat(20, 1, 1)
     labels = both[:, 1].argmax(dim=1).repeat(20)
     if task == "multilabel":
@@ -166,14 +167,14 @@ def test_gradients_and_statistics_are_those_of_each_member_alone(of):
     for number, stack in enumerate(model.stacks):
         own = members[3 * number : 3 * number + 3]
         parameters = [dict(member.named_parameters()) for member in own]
-        for name, parameter in stack.named_parameters():
-            if parameter.requires_grad:
-                alone = torch.stack([each[name].grad for each in parameters])
-                torch.testing.assert_close(parameter.grad, alone, rtol=0, atol=1e-9)
+        given = {name: p.grad for name, p in stack.named_parameters() if p.requires_grad}
+        assert_same(
+            given, {name: torch.stack([each[name].grad for each in parameters]) for name in given}
+        )
         buffers = [dict(member.named_buffers()) for member in own]
         for name, buffer in stack.named_buffers():
             alone = torch.stack([each[name] for each in buffers])
-            torch.testing.assert_close(buffer, alone, rtol=0, atol=1e-12)
+            assert_same(buffer, alone)
 
 
 @pytest.mark.parametrize("dropout", ["modalities", "features"])
@@ -183,11 +184,11 @@ def test_members_draw_their_own_randomness(dropout):
         for tensor in (*model.members.parameters(), *model.members.buffers()):
             tensor.copy_(tensor[:1].expand_as(tensor))  # all alike
     alike = [output.logits for output in model(MADE).members]
-    torch.testing.assert_close(alike[0], alike[1])
+    assert_same(alike[0], alike[1])
     if dropout == "modalities":
         without_randomness(model)
     first, second, _ = (output.logits for output in model.train()(batch([4] * 8)).members)
-    assert not torch.allclose(first, second)
+    assert_differ(first, second)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -24,6 +24,7 @@ from epic_pl.nn import Pair
 from epic_pl.nn.encoders import TimmViTEncoder, TransformersEncoder, WholeModelEncoder
 from epic_pl.nn.methods import MaPLe
 from epic_pl.utils.errors import ConfigError
+from tolerance import assert_differ, assert_same
 
 
 def make(name, image=None, text=None, **options):
@@ -100,14 +101,14 @@ def test_lora_starts_from_the_encoders_and_computes_with_merged_weights(options)
     model, made = make("LoRA", **options), batch([4, 2, 3], [1, 0, 1], [1, 1, 0])
     plain = make("NoPrompts")
     plain.head.load_state_dict(model.head.state_dict())
-    torch.testing.assert_close(logits(model, made), logits(plain, made), rtol=0, atol=1e-12)
+    assert_same(logits(model, made), logits(plain, made))
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     merged = make("NoPrompts")
     merged.load_state_dict(merged_state(model), strict=True)
-    torch.testing.assert_close(logits(model, made), logits(merged, made), rtol=0, atol=1e-9)
-    assert not torch.allclose(logits(model, made), logits(plain, made), atol=1e-3)
+    assert_same(logits(model, made), logits(merged, made))
+    assert_differ(logits(model, made), logits(plain, made))
 
 
 def merged_state(model):
@@ -169,4 +170,4 @@ def test_boundary_features_of_maple_are_the_mean_of_what_enters_the_interaction_
     layer.register_forward_pre_hook(lambda _, inputs: entering.append(inputs[0]))
     boundary = model(batch([3, 2])).pooled.image.boundary
     patches = entering[0][:, 1:5]  # after the class token, before the prompts
-    torch.testing.assert_close(boundary, patches.mean(dim=1))
+    assert_same(boundary, patches.mean(dim=1))
