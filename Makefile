@@ -10,10 +10,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo compare evidence bench soak fuzz test test-slow lint format docs release-check clean
+.PHONY: help install dev demo compare evidence bench soak fuzz test test-processors test-floats test-slow lint format docs release-check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  Another interpreter: make install PYTHON=python3.12"
 
 install: $(INSTALLED)demo ## make .venv with the command epic-pl and what the demo needs
@@ -55,6 +55,23 @@ fuzz: $(INSTALLED)test ## feed damaged files and requests to every reader for 30
 
 test: $(INSTALLED)test ## run the tests but for the slow ones, a worker for each core
 	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
+
+# what makes torch and its libraries compute as on a processor without newer instructions
+LIKE_this :=
+LIKE_plain := ATEN_CPU_CAPABILITY=default
+LIKE_avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
+LIKE_onednn-avx2 := ONEDNN_MAX_CPU_ISA=AVX2
+PROCESSORS ?= this plain avx2 onednn-avx2
+
+test-processors: $(addprefix test-like-,$(PROCESSORS)) ## run `make test` as on four processors, whose rounding differs
+
+test-like-%: $(INSTALLED)test
+	@echo "==> processor: $* $(LIKE_$*)"
+	@env $(LIKE_$*) $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
+
+test-floats: ## the same on two of them for tests of the core that compare floats; a minute
+	@$(MAKE) --no-print-directory test-processors PROCESSORS="plain avx2" \
+		ARGS='-m "floats and not slow" tests/features tests/inference tests/module tests/nn $(ARGS)'
 
 test-slow: $(INSTALLED)test ## run the slow tests
 	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m slow $(ARGS)

@@ -28,6 +28,13 @@ from epic_pl.cli.main import main
 torch.set_num_threads(1)
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Marks what compares floats, for `make test-floats`."""
+    code = getattr(getattr(item, "function", None), "__code__", None)
+    if code and "assert_same" in code.co_names:
+        item.add_marker("floats")
+
+
 def pytest_collection_finish() -> None:
     """What modules leave behind is no garbage: looking through it takes a tenth of the tests.
 
