@@ -91,7 +91,7 @@ def test_suspects_are_rows_that_regression_of_the_features_doubts(tmp_path, mark
         (["features", "t.csv", "kin"], "t.csv has no column kin: it has nr, kind."),
         (["features", "short.csv", "kind"], "The 4 rows of features are not the 3 of short.csv: "),
         (["features", "long.csv", "kind"], "The 4 rows of features are not the 5 of long.csv: "),
-        (["named", "t.csv", "kind"], "The 4 rows of named are not the 4 of t.csv: embed this"),
+        (["named", "t.csv", "kind"], "named names rows, as 'a': embed t.csv without --id."),
     ],
 )
 def test_features_of_another_table_are_refused(tmp_path, given, said, script, monkeypatch):

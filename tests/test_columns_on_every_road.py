@@ -269,6 +269,27 @@ def test_samples_with_columns_are_explained(on_priced, classifier, tmp_path):
         for item in (first, {**first, "price": 1000.0, "of brand": None})
     ]
     assert answers[0] == answers[1]  # each is of one modality alone
+    assert (
+        "points that the first label loses without: "
+        in (tmp_path / "page" / "index.html").read_text()
+    )
+
+
+def test_a_source_adds_what_the_answer_loses_without_it(classifier):
+    from epic_pl.inference.explain.samples import added_by_source
+
+    (item,) = _items([row for row in _rows() if row["price"] and row["of brand"]][:1])
+    whole = classifier.probabilities([item])[0]
+    label = whole.argmax()
+    added = added_by_source(classifier.module, classifier.processor, classifier.prepare(item))
+    assert added.keys() == {"image", "text", *NAMES}
+    assert [*added.values()] == sorted(added.values(), reverse=True)
+    for name, value in added.items():
+        without = classifier.probabilities([{**item, name: None}])[0, label]
+        assert_same(value, float(whole[label] - without))
+    lacking = classifier.prepare({**item, "image": None, "price": None})
+    added = added_by_source(classifier.module, classifier.processor, lacking)
+    assert added.keys() == {*NAMES} - {"price"}
 
 
 def test_columns_train_in_mixed_precision(on_priced, tmp_path):
@@ -362,7 +383,7 @@ def test_a_new_category_starts_beside_known_weights(on_priced, classifier, tmp_p
     new = [tuple(each) for each in module_columns(module).features]
     assert ("of brand", "brand new") in new
     assert ("of brand", "ajax") in old
-    weight = "head.experts.columns.0.weight"
+    weight = "head.experts.columns.weight"
     before = classifier.module.model.state_dict()[weight]
     after = module.model.state_dict()[weight]
     for at, name in enumerate(new):

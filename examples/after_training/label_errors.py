@@ -73,11 +73,14 @@ if __name__ == "__main__":
     if column not in table.column_names:
         sys.exit(f"{source} has no column {column}: it has {', '.join(table.column_names)}.")
     cells = table[column].cast(pa.string()).to_pylist()
-    numbers = {str(row) for row in range(len(cells))}
-    if named := sorted(features.keys() - numbers):
-        sys.exit(f"{folder} has a row {named[0]!r}, but {source} no such number: leave out --id.")
-    if str(len(cells) - 1) not in features:  # embed may have skipped others
-        sys.exit(f"{folder} lacks the last of {len(cells)} rows of {source}: embed this table.")
+    if named := next((name for name in features if not name.isdecimal()), ""):
+        sys.exit(f"{folder} names rows, as {named!r}: embed {source} without --id.")
+    last = str(len(cells) - 1)  # embed may have skipped others
+    if last not in features or features.keys() - {str(row) for row in range(len(cells))}:
+        sys.exit(
+            f"The {len(features)} rows of {folder} are not the {len(cells)} of {source}: "
+            "embed this table."
+        )
     rows = [number for number, cell in enumerate(cells) if cell and str(number) in features]
     labels = [cells[row].split(*marks) if marks else [cells[row]] for row in rows]
     found = suspects(np.stack([features[str(row)] for row in rows]), labels, bool(marks))

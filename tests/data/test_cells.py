@@ -39,18 +39,28 @@ def test_a_number_is_its_share_of_each_interval_between_quantiles():
         np.testing.assert_allclose(row, [*expected, cell is not None], rtol=1e-6)
 
 
-def test_a_date_is_its_year_month_and_weekday():
+def test_a_date_is_its_year_month_weekday_and_day():
     columns = ColumnPreprocessing.fit({}, {"day": ("%d/%m/%Y", DAYS)}, {})
     assert columns.names == ["day"]
-    assert {*columns.numbers} == {"day year", "day month", "day weekday"}
+    assert {*columns.numbers} == {f"day {part}" for part in ("year", "month", "weekday", "day")}
     assert {columns.owners[name] for name, _ in columns.features} == {"day"}
     forms = ["07/03/2004", "2004-03-07", date(2004, 3, 7), datetime(2004, 3, 7, 23, 59)]
     rows = columns.encode([{"day": form} for form in forms])
     assert (rows == rows[0]).all()
     parts = {f"day {part}": [getattr(day, part) for day in DAYS] for part in ("year", "month")}
     parts["day weekday"] = [day.weekday() for day in DAYS]
+    parts["day day"] = [day.toordinal() for day in DAYS]
     numbers = ColumnPreprocessing.fit(parts, {}, {})
-    same = numbers.encode([{"day year": 2004, "day month": 3, "day weekday": 6}])
+    same = numbers.encode(
+        [
+            {
+                "day year": 2004,
+                "day month": 3,
+                "day weekday": 6,
+                "day day": date(2004, 3, 7).toordinal(),
+            }
+        ]
+    )
     np.testing.assert_array_equal(same, rows[:1])
     with pytest.raises(ValueError, match=r"day is '2004-13-01', but must be a date .* as %d/%m/%Y"):
         columns.encode([{"day": "2004-13-01"}])

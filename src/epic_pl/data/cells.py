@@ -26,7 +26,7 @@ DATE_FORMATS = (
     *(f"{form.replace(' ', mark)}" for mark in "-/." for form in ("%d %m %Y", "%m %d %Y")),
     *("%d %B %Y", "%B %d, %Y", "%d %b %Y", "%b %d, %Y"),
 )
-_DATE_PARTS = ("year", "month", "weekday")
+_DATE_PARTS = ("year", "month", "weekday", "day")
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
 
 
@@ -36,10 +36,10 @@ class ColumnPreprocessing:
 
     A number has the features of piecewise-linear encoding (*On Embeddings for Numerical Features in
     Tabular Deep Learning*, arXiv 2203.05556): of each interval between two quantiles the share that
-    lies below the number. A date is the numbers year, month and weekday. A category has an
-    indicator of each value that occurs at least twice, and one of all others. A further feature of
-    each column is 1, or 0 if the cell is empty: then all its features are 0. Features stand in the
-    alphabetical order of their columns, numbers before categories.
+    lies below the number. A date is the numbers year, month, weekday and day, which counts from the
+    year 1. A category has an indicator of each value that occurs at least twice, and one of all
+    others. A further feature of each column is 1, or 0 if the cell is empty: then all its features
+    are 0. Features stand in the alphabetical order of their columns, numbers before categories.
 
     Attributes:
         numbers: increasing quantiles of each column of numbers, also of a date's parts.
@@ -236,7 +236,7 @@ def part_names(name: str) -> list[str]:
 
 def date_parts(day: date | None) -> tuple[float | None, ...]:
     """The numbers of a date that features are made of, None without a date."""
-    return (None,) * 3 if day is None else (day.year, day.month, day.weekday())
+    return (None,) * 4 if day is None else (day.year, day.month, day.weekday(), day.toordinal())
 
 
 def _quantiles(cells: Iterable[float | None]) -> list[float]:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import torch
 from lightning import LightningDataModule
@@ -238,6 +240,21 @@ class ImageTextDataModule(LightningDataModule, ABC):
         A subclass whose rows have ``cells`` gives :func:`~epic_pl.data.rows.learn_columns` of them.
         """
         return ColumnPreprocessing()
+
+    def training_columns(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """Features ``(N, F)`` of the columns of the training rows, and their labels.
+
+        Labels are class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
+        """
+        table = self.dataset("train").table
+        found = self.processor.columns.encode(table["cells"].to_pylist())
+        labels = table["label"].to_pylist()
+        if self.task == "multilabel":
+            held = np.zeros((len(labels), self.num_classes), np.int64)
+            for row, own in zip(held, labels, strict=True):
+                row[own] = 1
+            return found, held
+        return found, np.array(labels, np.int64)
 
     def read_columns_as(self, columns: ColumnPreprocessing) -> None:
         """Read columns as a model does that was trained, perhaps on other rows."""

@@ -42,9 +42,10 @@ _DATA_OPTIONS = {
 _TOO_LARGE = 1e15  # no weight or statistic of features is near; products of it are not finite
 # weights whose last inputs are the features of the columns
 _READS_COLUMNS = re.compile(
-    r"\.head\.(classifier(\.linear|\.network\.0|\.layers\.\d+)?|experts\.columns\.0)\.weight$"
+    r"\.head\.(classifier(\.linear|\.network\.0|\.layers\.\d+)?|experts\.columns)\.weight$"
 )
-_EXPERT = ".experts.columns."
+_EXPERT = re.compile(r"\.experts\.(columns|trees)\.")
+_TREES = ".experts.trees."
 # what has a row for each class
 _OF_CLASSES = ("model.head.", "model.members.", "loss.", "postprocessor.")
 _TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
@@ -207,8 +208,9 @@ def with_new_columns(
     """
     known = [index for index, name in enumerate(saved) if name in features]
     places = [features.index(saved[index]) for index in known]
-    changed = {key: own for key, own in here.items() if _EXPERT in key}
-    changed |= {key: own for key, own in adapter.items() if features or _EXPERT not in key}
+    changed = {key: own for key, own in adapter.items() if not _EXPERT.search(key)}
+    for key in filter(_EXPERT.search, here):  # trees are grown anew
+        changed[key] = here[key] if _TREES in key else adapter.get(key, here[key])
     for key in filter(_READS_COLUMNS.search, changed.keys() & adapter.keys()):
         others = adapter[key].shape[-1] - len(saved)
         wide = adapter[key].new_zeros(*adapter[key].shape[:-1], others + len(features))

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import disable_possible_user_warnings
+from lightning.pytorch.utilities import disable_possible_user_warnings, rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -44,6 +44,7 @@ from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.base import Method
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import HeadConfig, Output
+from epic_pl.nn.heads.trees import BoostedTrees
 from epic_pl.nn.methods import EPIC
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES
@@ -338,6 +339,20 @@ class EPICModule(CheckpointedModule):
             self.calibration_rows = None
             for choice in self.model.choices:
                 choice.reset()
+            self._grow_trees()
+
+    def _grow_trees(self) -> None:
+        """Fit the trees of the columns to the training rows of a table; each rank alike."""
+        data = getattr(self.trainer, "datamodule", None)
+        experts = [stack.head.experts for stack in self.model.stacks]
+        found = [each.trees for each in experts if each is not None and each.trees is not None]
+        if found and isinstance(data, ImageTextDataModule):
+            rank_zero_info("Growing boosted trees on the columns ...")
+            grown = BoostedTrees(self.num_classes)
+            grown.fit(*data.training_columns(), self.task)
+            for trees in found:  # in an ensemble those of all members
+                for buffer, new in zip(trees.buffers(), grown.buffers(), strict=True):
+                    buffer.copy_(new)
 
     def on_train_start(self) -> None:
         """Set the train mode and the schedule's number of steps.

@@ -12,6 +12,7 @@ from epic_pl.nn.encoders.base import Encoder
 
 # a head on this many features has the learning rate optim.lr
 _FEATURES = 1000
+_FEWEST = 50  # features of an expert of columns by which its rate is scaled
 
 
 def build_optimizer(model: DualEncoder, config: OptimConfig) -> AdamW:
@@ -23,7 +24,8 @@ def build_optimizer(model: DualEncoder, config: OptimConfig) -> AdamW:
 def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, Any]]:
     """Parameter groups with learning rates and weight decay.
 
-    The head on D features has learning rate ``lr * 1000 / D``, weights inside the encoders have the
+    The head on D features has learning rate ``lr * 1000 / D``, and an expert of columns that of its
+    own features, at least 50. Weights inside the encoders have the
     method's ``encoder_lr``, all others ``prompt_lr``. A step of Adam changes the logits by up to D
     learning rates, so this scaling lets heads of all widths converge in equally many steps. The
     readout in *Tensor Programs V* (arXiv 2203.03466) is scaled in the same way.
@@ -42,6 +44,7 @@ def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, 
         encoders = tuple(f"{name}." for name, m in stack.named_modules() if isinstance(m, Encoder))
         rates = {
             "head": config.lr * _FEATURES / stack.head.num_features,
+            "columns": config.lr * _FEATURES / max(stack.head.columns, _FEWEST),
             "prompts": config.prompt_lr,
             "encoders": stack.encoder_lr,
         }
@@ -49,6 +52,7 @@ def parameter_groups(model: DualEncoder, config: OptimConfig) -> list[dict[str, 
             if not parameter.requires_grad:
                 continue
             part = "head" if name.startswith("head.") else "prompts"
+            part = "columns" if name.startswith("head.experts.columns.") else part
             if name.startswith(encoders):
                 part = "encoders"
             decay = parameter.ndim > 1 + stack.stacked and name not in prompts

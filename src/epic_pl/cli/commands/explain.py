@@ -34,7 +34,9 @@ def explain(
     """
     from epic_pl.inference.explain.figures import draw_explanation, sample_svg
     from epic_pl.inference.explain.samples import (
+        added_by_source,
         explain_sample,
+        in_points,
         predict_alone,
         rows_of_ids,
         spread_rows,
@@ -62,6 +64,7 @@ def explain(
         explanations=explanations,
         checkpoint=checkpoint,
         alone=[predict_alone(module, data.processor, sample) for sample in chosen],
+        added=[in_points(added_by_source(module, data.processor, each)) for each in chosen],
         data=data.name,
         never_missing=module.model.head.never_missing,
         sample_svg=sample_svg,

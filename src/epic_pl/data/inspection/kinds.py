@@ -45,8 +45,8 @@ def guess_kinds(
             if _is_informative(kind, values):
                 forms: list[Sequence[object]] = [values]
                 if kind == "date":  # a year or a weekday may tell, too
-                    forms = [[day and float(day.toordinal()) for day in values]]
-                    forms += zip(*map(date_parts, values), strict=True)
+                    parts = zip(*map(date_parts, values), strict=True)
+                    forms = [[n if n is None else float(n) for n in part] for part in parts]
                 if (share := max(told(form, labels) for form in forms)) >= LEAK:
                     leaks[name] = share
                 else:

@@ -3,7 +3,7 @@
 Shape legend: n prompts, g patches a side, N tokens, W words, K steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,6 +137,37 @@ def predict_alone(module: EPICModule, processor: Processor, sample: Sample) -> d
         # the module itself would warn that a modality is missing
         answers[name] = _in_words(*_answer(evaluator, module.model(batch).logits))
     return answers
+
+
+@torch.no_grad()
+def added_by_source(module: EPICModule, processor: Processor, sample: Sample) -> dict[str, float]:
+    """What image, text and each column add to the most probable label, the most first.
+
+    A source adds the probability that the label loses if the model does not know it, while all
+    others stay. Sources that the sample lacks are left out.
+    """
+    changes: dict[str, Any] = {}
+    if sample["image"] is not None and sample["text"] is not None:
+        changes = {name: {name: None} for name in ("image", "text")}
+    cells = {**(sample.get("cells") or {})}
+    known = {processor.columns.owners[part] for part in processor.columns.parsed(cells)}
+    changes |= {name: {"cells": cells | {name: None}} for name in sorted(known)}
+    batches = [processor.collate([{**sample, **each}]) for each in ({}, *changes.values())]
+    moved = [module.transfer_batch_to_device(batch, module.device, 0) for batch in batches]
+    evaluator = Evaluator.of(module)
+    # the module itself would warn that a modality is missing
+    logits = [module.model(batch).logits.float().cpu() for batch in moved]
+    whole, *others = evaluator.probabilities(torch.cat(logits))
+    label = int(whole.argmax())
+    added = {
+        name: float(whole[label] - one[label]) for name, one in zip(changes, others, strict=True)
+    }
+    return dict(sorted(added.items(), key=lambda pair: -pair[1]))
+
+
+def in_points(added: Mapping[str, float]) -> str:
+    """Differences of probabilities in one line, such as ``price +12.0, image -3.1``."""
+    return ", ".join(f"{name} {100 * value:+.1f}" for name, value in added.items())
 
 
 def _answer(evaluator: Evaluator, logits: Tensor) -> tuple[list[str], float | None]:

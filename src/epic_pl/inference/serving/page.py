@@ -17,7 +17,7 @@ from epic_pl.data.decoding import FORMATS, MAX_PIXELS
 from epic_pl.data.processor import Item
 from epic_pl.inference.classifier import Classifier
 from epic_pl.inference.explain.figures import sample_svg
-from epic_pl.inference.explain.samples import explain_sample
+from epic_pl.inference.explain.samples import added_by_source, explain_sample, in_points
 from epic_pl.utils.errors import ConfigError, DataError, EpicError, needs_extra, raised_as
 from epic_pl.utils.types import Sample
 
@@ -220,6 +220,9 @@ def answer(
         except EpicError:
             notes.append("No prompts' attention can be drawn for this model.")
             attention = ""
+        if classifier.columns:
+            added = in_points(added_by_source(classifier.module, classifier.processor, whole))
+            notes.append(f"Points that the first label loses without: {added}.")
         labels = {title: _labels(classifier, sample) for title, sample in samples.items()}
         return PageContent(labels, notes, attention)
 

@@ -6,8 +6,8 @@ the similarity's common space, P patches, n_t parts of the text, F features of a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
-from typing import Any, Literal, NamedTuple
+from itertools import product
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from epic_pl.nn.heads.choice import Choice, PenaltySweep
 from epic_pl.nn.heads.inputs import ModalityFeatures, Pooled, Standardization
+from epic_pl.nn.heads.trees import BoostedTrees
 from epic_pl.nn.hub import Matched, ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
 from epic_pl.utils.validate import check_at_least, check_choices, check_probabilities
@@ -29,7 +30,6 @@ _WEIGHT_STD = 0.1
 # few, to avoid overfitting
 _SQUEEZED = 16
 _HIDDEN = 128
-_COLUMNS_HIDDEN = 64
 _HIDDEN_DROPOUT = 0.3
 
 Network = Literal["none", "wide", "squeezed"]
@@ -204,7 +204,7 @@ class ClassificationHead(nn.Module):
             dropped.image[:, : self.image.encoder_width], dropped.text[:, : self.text.encoder_width]
         )
         experts = self.experts(alone, present, columns)
-        candidates = self.experts.candidates(logits, experts)
+        candidates = self.experts.candidates(logits, experts, columns)
         trained = {"joint": logits, **experts}
         answer = self.experts.answer(candidates)
         return Output(answer, pooled, matched, trained, candidates)
@@ -332,13 +332,13 @@ class NetworkHead(nn.Module):
 
 
 class ModalityExperts(Choice):
-    """A classifier of each modality and of the columns, and how their logits join those of all.
+    """A classifier of each source, and how their logits join those of all.
 
     A network that also sees the weaker modality overfits to it: on SNLI-VE it is less accurate than
-    on the text alone. Each expert is trained by a loss of its own, so it does not depend on the
-    other modality. Where labels say whether both match, experts can only overfit: then validation
-    rows are more likely without them, the second candidate. Image and text have linear ones, a
-    table's columns a network, since a price may be high or low in several ways.
+    on the text alone. Each expert is a linear layer that is trained by a loss of its own, so it
+    does not depend on the other sources. A table's columns have boosted trees, too. Where labels
+    say whether image and text match, experts can only overfit, and a source may tell nothing: the
+    answer is the candidate under which labels of validation rows are most likely.
 
     Args:
         widths: D of the image and of the text.
@@ -351,40 +351,29 @@ class ModalityExperts(Choice):
     def __init__(self, widths: Pair[int], num_classes: int, columns: int = 0) -> None:
         super().__init__()
         self.image, self.text = (nn.Linear(width, num_classes) for width in widths)
-        self.columns = None
-        if columns:
-            self.columns = nn.Sequential(
-                nn.Linear(columns, 2 * _COLUMNS_HIDDEN),
-                GEGLU(),
-                nn.Dropout(_HIDDEN_DROPOUT),
-                nn.Linear(_COLUMNS_HIDDEN, num_classes),
-            )
+        self.columns = nn.Linear(columns, num_classes) if columns else None
+        self.trees = BoostedTrees(num_classes) if columns else None
         self.register_buffer("prior", torch.zeros(num_classes))
-
-    @property
-    def _last(self) -> list[Any]:
-        """The last layer of each expert."""
-        return [self.image, self.text, *([] if self.columns is None else [self.columns[-1]])]
 
     @torch.no_grad()
     def start_at(self, prior: Tensor) -> None:
         """Let all experts give the logits ``prior (C,)`` until they are trained."""
         self.prior.copy_(prior)
-        for layer in self._last:
+        for layer in (m for m in self.children() if isinstance(m, nn.Linear)):
             layer.weight.zero_()
             layer.bias.copy_(prior)
 
     @torch.no_grad()
     def move_to(self, prior: Tensor) -> None:
         """Change the prior to ``prior (C,)``; what the experts tell beyond the prior stays."""
-        for layer in self._last:
+        for layer in (m for m in self.children() if isinstance(m, nn.Linear)):
             layer.bias.add_(prior.to(self.prior) - self.prior)
         self.prior.copy_(prior)
 
     def forward(
         self, features: Pair[Tensor], present: Presence, columns: Sequence[Tensor] = ()
     ) -> dict[str, Tensor]:
-        """Logits ``(B, C)`` of each by name, the prior for a missing modality.
+        """Logits ``(B, C)`` of each linear expert by name, the prior for a missing source.
 
         They are of ``features (B, D)``, and of ``columns (B, F)``, if there are any.
         """
@@ -402,13 +391,24 @@ class ModalityExperts(Choice):
             made["columns"] = logits(self.columns, cells, (cells != 0).any(dim=1))
         return made
 
-    def candidates(self, joint: Tensor, experts: Mapping[str, Tensor]) -> Tensor:
-        """Logits ``(B, 2, C)`` with and without the experts.
+    def candidates(
+        self, joint: Tensor, experts: Mapping[str, Tensor], columns: Sequence[Tensor] = ()
+    ) -> Tensor:
+        """Logits ``(B, k, C)`` of all that the answer may be; the first is the default.
 
-        With them it is the mean of the joint logits and of the experts' product. If image and text
-        are independent given the class, then ``p(c | image, text)`` is proportional to
-        ``p(c | image) p(c | text) / p(c)``; with columns there is one factor more.
+        What logits tell beyond the prior is evidence, and evidence of sources that are independent
+        given the class adds up: then ``p(c | image, text)`` is proportional to ``p(c | image)
+        p(c | text) / p(c)``. Without columns k is 2: half of the evidence of all, and the joint
+        logits. With columns k is 12: these two, image and text alone, and the columns alone, each
+        with half, all and nothing of the trees' evidence. In training, trees tell nothing, since
+        they know these rows.
         """
-        product: Tensor = reduce(torch.add, experts.values(), joint)
-        averaged = (product - (len(experts) - 1) * self.prior) / 2
-        return torch.stack([averaged, joint], dim=1)
+        evidence = {name: logits - self.prior for name, logits in experts.items()}
+        evidence["joint"] = joint - self.prior
+        half: Tensor = sum(evidence.values(), start=torch.zeros_like(joint)) / 2
+        bases = [half, evidence["joint"]]
+        if self.trees is not None:
+            told = torch.zeros_like(joint) if self.training else self.trees(*columns)
+            bases += [evidence["image"] + evidence["text"], evidence["columns"]]
+            bases = [base + weight * told for base, weight in product(bases, (0.5, 1, 0))]
+        return torch.stack([self.prior + base for base in bases], dim=1)

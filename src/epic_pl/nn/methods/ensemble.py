@@ -88,8 +88,9 @@ class EnsembleModel(DualEncoder):
         shared: Batch = {**batch, "states": self.extract(batch, self.presence(batch))}
         members = [output for each in self.stacks for output in run_stack(each, shared)]
         # a member without a choice gives its answer in both cases
+        number = max([1, *(m.candidates.shape[1] for m in members if m.candidates is not None)])
         choices = [
-            member.logits[:, None].expand(-1, 2, -1)
+            member.logits[:, None].expand(-1, number, -1)
             if member.candidates is None
             else member.candidates
             for member in members
