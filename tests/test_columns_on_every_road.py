@@ -101,6 +101,10 @@ def test_an_item_has_each_column_and_each_is_read(classifier):
     same = {**item, "released": date(2004, 3, 2), "price": float(item["price"])}
     day = {**item, "released": "02.03.2004"}
     np.testing.assert_array_equal(classifier.probabilities([same]), classifier.probabilities([day]))
+    everyday = {**item, "price": f"{float(item['price']):.2f} €".replace(".", ",")}
+    np.testing.assert_array_equal(classifier.probabilities([everyday, item])[0], whole[0])
+    empty = [classifier.probabilities([{**item, "price": cell}]) for cell in ("n/a", None)]
+    np.testing.assert_array_equal(*empty)
     for name in NAMES:
         assert_differ(classifier.probabilities([{**item, name: None}]), whole)
     unknown = classifier.probabilities([{**item, "of brand": "of no training row"}])
@@ -110,7 +114,8 @@ def test_an_item_has_each_column_and_each_is_read(classifier):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"price": "1.234,50"}, r"price is '1\.234,50', but must be a finite number such as"),
+        ({"price": "1.234.5"}, r"price is '1\.234\.5', but must be a finite number such as"),
+        ({"price": "1,234"}, "price is '1,234', in thousands or with decimals: write 1234.5"),
         ({"price": float("inf")}, "price is inf"),
         ({"price": True}, "price is True"),
         ({"price": np.True_}, "price is "),
@@ -213,8 +218,8 @@ def test_servers_take_columns_in_json_and_in_forms(classifier, started):
             assert [each["label"] for each in labels] == [each["label"] for each in expected]
             scores = [each["score"] for each in expected]
             assert_same([each["score"] for each in labels], scores)
-        wrong = client.post("/classify", json={"text": "a", **cells, "price": "1.234,50"})
-        assert (wrong.status_code, "price is '1.234,50'" in wrong.text) == (422, True)
+        wrong = client.post("/classify", json={"text": "a", **cells, "price": "1,234"})
+        assert (wrong.status_code, "price is '1,234'" in wrong.text) == (422, True)
         long = client.post("/classify", json={"text": "a", **cells, "of brand": "x" * 30_000})
         assert (long.status_code, "30,000 characters" in long.text) == (422, True)
         less = client.post("/classify", json={"text": "a"})
@@ -425,7 +430,8 @@ HOSTILE = {
         "inf",
         r"'infinite' \(number_columns\) holds no number in row 3",
     ),
-    "comma": ("number_columns", "1.234,50", r"row 3 \('1\.234,50'\)\. Write 1234\.5"),
+    "comma": ("number_columns", "1,234", r"row 3 \('1,234'\)\. Write 1234\.5"),
+    "currency": ("number_columns", "€ 1.234", r"holds no number in row 3"),
     "year zero": ("date_columns", "0000-01-01", r"holds no date in row 3 \('0000-01-01'\)"),
 }
 

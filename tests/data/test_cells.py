@@ -12,10 +12,17 @@ import pyarrow as pa
 import pytest
 import torch
 
-from epic_pl.data.cells import BINS, MOST_VALUES, ColumnPreprocessing, as_category, as_date
+from epic_pl.data.cells import (
+    BINS,
+    MOST_VALUES,
+    ColumnPreprocessing,
+    as_category,
+    as_date,
+    as_number,
+)
 from epic_pl.data.preprocessing import column_preprocessing
 from epic_pl.data.tables.columns import RowOptions, read_cells
-from epic_pl.utils.errors import ConfigError
+from epic_pl.utils.errors import ConfigError, DataError
 
 DAYS = [date(2000 + number % 7, 1 + number % 12, 1 + number % 28) for number in range(40)]
 
@@ -161,3 +168,56 @@ def test_columns_without_content_have_no_features_but_the_flag():
 def test_what_is_no_date_is_refused(text):
     with pytest.raises(ValueError, match="day is"):
         as_date("day", text, "%Y/%m/%d")
+
+
+@pytest.mark.parametrize(
+    ("number", "cells"),
+    [
+        (62.18, ("€ 62,18", "62,18 EUR", "62.18", " $62.18 ", 62.18)),
+        (1234.5, ("1.234,50", "1,234.50", "1 234,5", "1'234.50", "1\N{NO-BREAK SPACE}234,50 €")),
+        (-1234567, ("-1.234.567", "-1,234,567", "$ -1,234,567", "-$1,234,567")),
+        (12, ("12%", "12 %", "12", "+12")),
+        (0.123, ("0,123", "0.123", ",123")),
+        (1234.567, ("1234,567", "1,234.567", "1.234567e3")),
+        (1.234, ("1.234",)),  # as Python reads it
+    ],
+)
+def test_everyday_cells_are_numbers(number, cells):
+    assert [as_number("price", cell) for cell in cells] == [number] * len(cells)
+
+
+@pytest.mark.parametrize(
+    ("cell", "told"),
+    [
+        *((cell, "in thousands or with decimals") for cell in ("1,234", "€ 1.234", "-12,345 %")),
+        *((cell, "must be a finite number") for cell in ("1.2.3", "1,23,456", "0,123,456", "€")),
+        *((cell, "must be a finite number") for cell in ("10.06.2007", "5 x", "+-5", "1_000,5")),
+    ],
+)
+def test_a_text_that_is_no_number_or_may_be_two_is_refused(cell, told):
+    with pytest.raises(ValueError, match=told):
+        as_number("price", cell)
+
+
+@pytest.mark.parametrize("word", ["n/a", " N/A", "NA", "null", "None", "-", "?"])
+def test_words_for_missing_values_are_empty_but_most_are_values_of_categories(word):
+    table = pa.table({"it": [word, "1"], "day": [word, "2001-02-03"]})
+    read = read_cells(table, RowOptions(number_columns=["it"], date_columns=["day"]))
+    assert read.to_pylist() == [{"it": None, "day": None}, {"it": 1, "day": date(2001, 2, 3)}]
+    (first, _) = read_cells(table, RowOptions(category_columns=["it"])).to_pylist()
+    assert first["it"] == (None if "/" in word else word)
+    columns = ColumnPreprocessing.fit({"it": [1, 2]}, {}, {"day": ["x", "x"]})
+    assert columns.parsed({"it": word}) == {}
+    assert columns.parsed({"day": word}) == ({} if "/" in word else {"day": word})
+
+
+@pytest.mark.parametrize(
+    ("cells", "told"),
+    [
+        (["1.234", "1,5"], r"decimal commas, .* of thousands in row 0 \('1\.234'\)"),
+        (["€ 1,50", "$ 2,50"], r"holds numbers in \$, €"),
+    ],
+)
+def test_cells_of_one_column_agree_on_a_notation(cells, told):
+    with pytest.raises(DataError, match=told):
+        read_cells(pa.table({"price": cells}), RowOptions(number_columns=["price"]))

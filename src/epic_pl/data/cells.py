@@ -28,6 +28,14 @@ DATE_FORMATS = (
 )
 _DATE_PARTS = ("year", "month", "weekday", "day")
 _WHOLE = re.compile(r"([+-]?\d+)\.0+")
+_EMPTY = frozenset(("", "n/a", "na", "null", "none", "-", "?"))
+UNITS = "[$€£¥₹₩₺₽%]|EUR|USD|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|CZK|CAD|AUD"
+"""Currencies and percent, before or after a number, as a regular expression."""
+_UNIT = re.compile(rf"^([+-]?)\s*(?:{UNITS})\s*(?=[\d.,+-])|(?<=\d)\s*(?:{UNITS})$")
+# a sign of thousands, and perhaps another one of decimals
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}([.,\s'\u2019])\d{3}(?:\1\d{3})*(?:(?!\1)[.,]\d+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+")
+_EITHER = re.compile(r"[+-]?[1-9]\d{0,2}[.,]\d{3}")  # thousands or decimals
 
 
 @dataclass(frozen=True)
@@ -144,7 +152,7 @@ class ColumnPreprocessing:
         found: dict[str, Any] = {}
         for name in self.names:
             cell = row.get(name)
-            if is_empty(name, cell):
+            if is_empty(name, cell, name in self.categories):
                 continue
             cell = cell.strip() if isinstance(cell, str) else cell
             if name in self.dates:
@@ -158,14 +166,17 @@ class ColumnPreprocessing:
         return found
 
 
-def is_empty(name: str, cell: Any) -> bool:
-    """Whether a cell is None, NaN, NaT, NA or a blank text.
+def is_empty(name: str, cell: Any, category: bool = False) -> bool:
+    """Whether a cell is None, NaN, NaT, NA, blank, or a word such as ``n/a``.
+
+    NA, null, none, - and ? may be values of a ``category``, and are empty in other columns.
 
     Raises:
         ValueError: if it is a list, an array or another container.
     """
     if isinstance(cell, str):
-        return not cell.strip()
+        word = cell.strip().lower()
+        return word in (("", "n/a") if category else _EMPTY)
     if hasattr(cell, "__len__"):
         raise ValueError(f"{name} is {cell!r:.60}, but must be one number, date or text")
     try:
@@ -175,18 +186,36 @@ def is_empty(name: str, cell: Any) -> bool:
 
 
 def as_number(name: str, cell: Any) -> float:
-    """A finite number.
+    """A finite number, also from a text such as ``€ 1.234,50`` or ``12%``, which is 12.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is none, or may be two, such as ``1,234``.
     """
     try:
-        number = math.nan if isinstance(cell, bool | np.bool_) or "_" in str(cell) else float(cell)
+        plain = _plain(cell) if isinstance(cell, str) else cell
+        number = math.nan if isinstance(cell, bool | np.bool_) or "_" in str(cell) else float(plain)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
+        if is_ambiguous(cell):
+            raise ValueError(f"{name} is {cell!r}, in thousands or with decimals: write 1234.5")
         raise ValueError(f"{name} is {cell!r:.60}, but must be a finite number such as 1234.5")
     return number
+
+
+def is_ambiguous(cell: Any) -> bool:
+    """Whether the mark of a number such as ``1,234`` or ``€ 1.234`` may be of thousands."""
+    return isinstance(cell, str) and bool(_EITHER.fullmatch(_UNIT.sub(r"\1", cell.strip())))
+
+
+def _plain(cell: str) -> str:
+    """A number as Python writes it; the cell as it is if it is ambiguous."""
+    if is_ambiguous(cell):
+        return cell
+    text = _UNIT.sub(r"\1", cell.strip())
+    if found := _THOUSANDS.fullmatch(text):
+        text = text.replace(found[1], "")
+    return text.replace(",", ".") if _DECIMAL_COMMA.fullmatch(text) else text
 
 
 def as_category(cell: Any) -> str:

@@ -21,14 +21,14 @@ import pyarrow as pa
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 
-from epic_pl.data.rows import Rows, table_schema
+from epic_pl.data.rows import Rows, any_refused, table_schema
 from epic_pl.utils.assets.cached import cache_dir
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.files import replacing
 from epic_pl.utils.untrusted import require_regular
 from epic_pl.utils.validate import fits
 
-_VERSION = 4
+_VERSION = 5
 """Incremented when the same files are read as other rows."""
 _KEY = b"epic_pl"
 _CHECKSUM_BYTES = 4  # of a CRC-32, after the Arrow file
@@ -76,6 +76,8 @@ def cached_rows(
             if root.exists() and facts["unpacked"] == _unpacked_state(table, root):
                 return Rows(table, root, source, facts["classes"], facts["notes"])
         rows = read()
+        if any_refused():
+            return rows
         facts = {
             "source": str(rows.source.absolute()),
             "image_root": str(rows.image_root.resolve()),

@@ -9,7 +9,9 @@ training and validation would make validation scores too high.
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ from epic_pl.utils.errors import DataError, raised_as
 from epic_pl.utils.types import Task
 
 _SHOWN = 5  # number of rows that a message names
+
+_refused: ContextVar[list[DataError] | None] = ContextVar("refused", default=None)
 
 Indices = npt.NDArray[np.int64]
 Sizes = Mapping[str, int | float]
@@ -126,11 +130,48 @@ def empty_rows(table: pa.Table) -> pa.ChunkedArray:
     return pc.and_(pc.is_null(table["image"]), pc.is_null(table["text"]))
 
 
+class RowsError(DataError):
+    """Some rows of a table cannot be used.
+
+    Attributes:
+        problem: what is wrong, without the rows.
+        rows: indices of the rows.
+        examples: the first rows, with their cells, and the way out.
+    """
+
+    problem: str
+    rows: Sequence[int]
+    examples: Sequence[str]
+
+
+@contextmanager
+def collect_refused() -> Iterator[list[DataError]]:
+    """Collect the errors of :func:`refuse` in a list, instead of raising the first."""
+    errors: list[DataError] = []
+    token = _refused.set(errors)
+    try:
+        yield errors
+    finally:
+        _refused.reset(token)
+
+
+def refuse(error: DataError) -> None:
+    """Raise an error, or add it to those of :func:`collect_refused`."""
+    if (errors := _refused.get()) is None:
+        raise error
+    errors.append(error)
+
+
+def any_refused() -> bool:
+    """Whether errors were collected, so that rows are incomplete."""
+    return bool(_refused.get())
+
+
 def refuse_rows(mask: Any, problem: str, way_out: str, values: Any = None) -> None:
     """Refuse the rows of a mask, if any: "PROBLEM rows 3 ('cat'), 8 ('dog') and 4 more. WAY OUT".
 
     Raises:
-        DataError: if a row is in the mask; with its cell of ``values``, unless None.
+        RowsError: if a row is in the mask; with its cell of ``values``, unless None.
     """
     rows = true_rows(mask).tolist()
     if rows:
@@ -139,7 +180,10 @@ def refuse_rows(mask: Any, problem: str, way_out: str, values: Any = None) -> No
             named = [f"{row} ({values[int(row)].as_py()!r})" for row in named]
         more = f" and {len(rows) - _SHOWN:,} more" if len(rows) > _SHOWN else ""
         noun = "rows" if len(rows) > 1 else "row"
-        raise DataError(f"{problem} {noun} {', '.join(named)}{more}. {way_out}")
+        error = RowsError(f"{problem} {noun} {', '.join(named)}{more}. {way_out}")
+        error.problem, error.rows = problem, rows
+        error.examples = [*(f"row {name}" for name in named), way_out]
+        refuse(error)
 
 
 def true_rows(mask: Any) -> Indices:

@@ -1,6 +1,7 @@
 """Reading of the columns of a user's table that the options name; errors name rows."""
 
 import hashlib
+import re
 import string
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,13 +19,15 @@ import pyarrow.compute as pc
 
 from epic_pl.data.cells import (
     DATE_FORMATS,
+    UNITS,
     as_category,
     as_date,
     as_number,
+    is_empty,
     is_format,
     part_names,
 )
-from epic_pl.data.rows import refuse_rows
+from epic_pl.data.rows import refuse, refuse_rows
 from epic_pl.utils.assets.cached import cache_dir
 from epic_pl.utils.errors import ConfigError, DataError, did_you_mean, raised_as
 from epic_pl.utils.types import Batch
@@ -39,6 +42,9 @@ SPLIT_NAMES = {name: split for split, names in _SPLITS.items() for name in names
 """What users call a split, and its name here."""
 KINDS = "number", "category", "date"
 """Kinds of columns that the model reads beside images and texts."""
+_UNIT = re.compile(UNITS)
+_COMMA = r",(\d{1,2}|\d{4,})\D*$"  # of decimals
+_POINT = r"^\D*[1-9]\d{0,2}\.\d{3}\D*$"  # of thousands or decimals
 RESERVED = frozenset(("image", "text", "label", "sample_id", "top_k", ""))
 RESERVED |= {"self", "items", "batch_size", "num_workers", "progress"}
 """Names of other entries of an item, and of arguments beside them."""
@@ -258,9 +264,11 @@ def read_cells(table: pa.Table, options: RowOptions) -> Any:
     read: dict[str, pa.Array] = {}
     dates, formats = options.date_columns or (), dict[str, str]()
     for name in options.number_columns or ():
-        way_out = "Write 1234.5, leave the cell empty, or name the column in category_columns."
+        way_out = "Write 1234.5 (1,234 may be 1.234), leave the cell empty, or name the column in "
+        way_out += "category_columns."
         number = partial(as_number, name)
         read[name] = _parsed(table, name, "number", number, pa.float64(), way_out)
+        _require_one_notation(table, name, way_out)
     for name in dates:
         form = dates[name] if isinstance(dates, dict) else _date_format(table, name)
         way_out = f"Write 2007-06-10, or give the format: date_columns: {{{name}: '%d.%m.%Y'}}."
@@ -278,13 +286,11 @@ def read_cells(table: pa.Table, options: RowOptions) -> Any:
 def _parsed(
     table: pa.Table, name: str, kind: str, parse: Callable[[Any], Any], to: Any, way_out: str = ""
 ) -> pa.Array:
-    """Cells as ``parse`` reads them, called once for each that differs; null if empty or NaN."""
+    """Cells as ``parse`` reads them, called once for each that differs; null if empty."""
     cells = _column(table, name, f"{kind}_columns")
     _require_scalars(cells.type, name)
     if "string" in str(cells.type):
         cells = _trimmed(cells.cast(pa.string()))
-    elif pa.types.is_floating(cells.type):
-        cells = pc.if_else(pc.is_nan(cells), None, cells)
     coded = cells.dictionary_encode()
     values: list[Any] = []
     wrong = []
@@ -292,13 +298,28 @@ def _parsed(
     floating, known = pa.types.is_floating(cells.type), coded.dictionary
     for place, cell in enumerate(known.to_numpy() if floating else known.to_pylist()):
         try:
-            values.append(parse(cell))
+            values.append(None if is_empty(name, cell, kind == "category") else parse(cell))
         except ValueError:
             values.append(None)
             wrong.append(place)
     at = pc.is_in(coded.indices, value_set=pa.array(wrong, coded.indices.type))
     refuse_rows(at, f"Column {name!r} ({kind}_columns) holds no {kind} in", way_out, cells)
     return pa.array(values, to).take(coded.indices)
+
+
+def _require_one_notation(table: pa.Table, name: str, way_out: str) -> None:
+    """Refuse numbers of several units, and 1.234 beside decimal commas."""
+    cells = _column(table, name, "number_columns")
+    if "string" not in str(cells.type):
+        return
+    units = {unit for text in cells.unique().drop_null() for unit in _UNIT.findall(text.as_py())}
+    if len(units) > 1:
+        several = f"Column {name!r} (number_columns) holds numbers in {', '.join(sorted(units))}"
+        refuse(DataError(f"{several}. {way_out}"))
+    if pc.any(pc.match_substring_regex(cells, _COMMA)).as_py():
+        problem = f"Column {name!r} (number_columns) has decimal commas, and points that may be of"
+        at = pc.match_substring_regex(cells, _POINT)
+        refuse_rows(at, f"{problem} thousands in", way_out, cells)
 
 
 def _date_format(table: pa.Table, name: str) -> str:
@@ -310,7 +331,8 @@ def _date_format(table: pa.Table, name: str) -> str:
     cells = _column(table, name, "date_columns")
     if "string" not in str(cells.type):
         return DATE_FORMATS[0]
-    texts = _trimmed(cells.cast(pa.string())).unique().drop_null().to_pylist()
+    texts = cells.cast(pa.string()).unique().to_pylist()
+    texts = [text.strip() for text in texts if not is_empty(name, text)]
     read: dict[str, list[Any]] = {}
     for form in DATE_FORMATS:
         with suppress(ValueError):
@@ -319,11 +341,10 @@ def _date_format(table: pa.Table, name: str) -> str:
     for other in others:
         for text, one, two in zip(texts, read[first], read[other], strict=True):
             if one != two:
-                raise DataError(
-                    f"Column {name!r} (date_columns): {text!r} may be {one:%Y-%m-%d} or "
-                    f"{two:%Y-%m-%d}. Give its format: date_columns: {{{name}: '{first}'}} or "
-                    f"'{other}'."
-                )
+                told = f"{text!r} may be {one:%Y-%m-%d} or {two:%Y-%m-%d}. Give its format"
+                told += f": date_columns: {{{name}: '{first}'}} or '{other}'."
+                refuse(DataError(f"Column {name!r} (date_columns): {told}"))
+                return first
     return first
 
 
@@ -336,6 +357,7 @@ def read_splits(table: pa.Table, name: str | None) -> npt.NDArray[np.str_]:
     places = pc.index_in(lower, value_set=pa.array(list(SPLIT_NAMES)))
     problem = f"Column {name!r} must hold one of {', '.join(SPLIT_NAMES)}, but does not in"
     refuse_rows(pc.is_null(places), problem, "Rename these splits.", given)
+    places = pc.fill_null(places, list(SPLIT_NAMES).index("predict"))
     return cast(npt.NDArray[np.str_], np.array(list(SPLIT_NAMES.values()))[places.to_numpy()])
 
 
