@@ -37,6 +37,11 @@ def _said(folder, **options):
     return write_config(folder, force=True, **options)[1]
 
 
+def _said_of(folder, table):
+    pq.write_table(table, folder / "t.parquet")
+    return _said(folder)
+
+
 def _config(folder, **options):
     """The config for the table of a folder, as it is read again."""
     return yaml.safe_load(write_config(folder, **options)[0].read_text())
@@ -90,6 +95,7 @@ def test_images_to_which_no_column_leads_are_asked_for(folder):
     assert (by_id.image_column, by_id.id_column) == ("pics/{id}.jpg", "id")
 
 
+CODES = [f"SKU-{number}" for number in range(40)]
 NUMBERS = [f"{number}" for number in range(100, 140)]
 CIRCLES = [f"红色的圆形第{number}号" for number in range(40)]
 KINDS = [f"kind {number // 4}" for number in range(40)]
@@ -106,6 +112,12 @@ KIND = {"kind": None, "label": [*"abcd"] * 10}
         ({"my_split": [" Train", "TEST"] * 20}, {"split_column": "my_split"}),
         ({"id": list(range(40))}, {"id_column": "id"}),
         ({"id": [1, 1] * 20}, {"id_column": None}),
+        ({"sku": CODES}, {"id_column": "sku"}),
+        ({"sku": CODES, "id": NUMBERS}, {"id_column": "id"}),
+        ({"sku": [*CODES[1:], CODES[1]], "item_number": CODES}, {"id_column": "item_number"}),
+        ({"code": [*CODES[:39], None]}, {"id_column": None}),
+        ({"number": list(range(40))}, {"id_column": None}),
+        ({"caption": None, "code_title": CIRCLES}, {"id_column": None}),
         ({"kind": ["a|b", "a", "a|b|c", "b"] * 10}, {"label_separator": "|", "multilabel": True}),
         ({"kind": ['["a", "b"]', '["a"]'] * 20}, {"label_separator": None, "multilabel": True}),
         ({"kind": ["Paris, France", "Rome, Italy"] * 20}, {"label_separator": None}),
@@ -132,6 +144,14 @@ def test_roles_of_columns_are_guessed(folder, columns, expected):
         shutil.rmtree(folder / "pics")
     guess = guess_columns(_table(**columns), folder)
     assert {name: getattr(guess, name) for name in expected} == expected
+
+
+def test_ids_and_columns_that_are_left_out_are_listed_with_a_reason(folder):
+    columns = {"sku": CODES, "note": [""] * 40, "price": [f"{i},50 €" for i in range(40)]}
+    said = _said_of(folder, _table(**columns))
+    assert "\n  ids         sku\n" in said
+    assert "\n  numbers     price ('0,50 €' is 0.5)\n" in said
+    assert f"\n  left out    row: another value in each row\n{'':14}note: empty\n" in said
 
 
 def test_texts_may_be_named_by_a_template_or_a_list(folder):

@@ -41,7 +41,7 @@ def _guess(**columns):
     ],
 )
 def test_kinds_follow_from_cells(kind, make):
-    kinds, leaks = _guess(it=make)
+    kinds, leaks, _ = _guess(it=make)
     found = {name: kinds.get(f"{name}_columns", []) for name in ("number", "date", "category")}
     assert found == {name: ["it"] * (name == kind) for name in found}
     assert not leaks
@@ -60,7 +60,7 @@ def test_a_column_that_tells_the_label_alone_is_a_suspected_leak():
     def year(rng, labels):
         return [f"{rng.randint(10, 28)}.12.{2001 + 'abc'.index(label)}" for label in labels]
 
-    kinds, leaks = _guess(code=code, noisy=noisy, number=number, year=year)
+    kinds, leaks, _ = _guess(code=code, noisy=noisy, number=number, year=year)
     assert leaks.keys() == {"code", "number", "year"}
     assert kinds["category_columns"] == ["noisy"]
     assert leaks["code"] == 1
@@ -89,3 +89,48 @@ def test_the_config_has_the_columns_and_says_what_may_be_a_leak(tmp_path, capsys
     assert "numbers     price" in said
     assert "left out    code" in said
     assert "code tells the label of 100% of rows: is it known before the label?" in said
+
+
+def _messy_price(rng, _):
+    return [rng.choice([f"{rng.random() * 90:.2f}", "€ 62,18", "n/a"]) for _ in range(ROWS)]
+
+
+def _mostly_numbers(rng, _):
+    return [f"{rng.random():.4f}" if number % 20 else "ask us" for number in range(ROWS)]
+
+
+@pytest.mark.parametrize(
+    ("make", "remark"),
+    [
+        (_messy_price, "'€ 62,18' is 62.18, 'n/a' is empty"),
+        (lambda rng, _: [f"{rng.random():.3f}" for _ in range(ROWS)], ""),
+        (lambda rng, _: [rng.choice(["x", "y", "N/A"]) for _ in range(ROWS)], "'N/A' is empty"),
+        (_mostly_numbers, "95% numbers; 30 cells not: 'ask us'"),
+        (lambda *_: [f"{number},234" for number in range(1, 600)] + [""], "1,234', '2,234' may be"),
+        (
+            lambda *_: ["1,5"] + [f"{n}.234" for n in range(1, ROWS)],
+            "has decimal commas, and point",
+        ),
+        (lambda *_: [f"{'€$'[n % 2]} {n},50" for n in range(ROWS)], "holds numbers in $, €"),
+        (lambda *_: [None, "n/a"] * (ROWS // 2), "empty"),
+        (lambda *_: ["same"] * ROWS, "only 'same'"),
+        (lambda *_: [f"name {number}" for number in range(ROWS)], "another value in each row"),
+        (lambda *_: [f"name {number // 2}" for number in range(ROWS)], "300 values in 600 rows"),
+        (lambda rng, _: [rng.choice("xy") * 60 for _ in range(ROWS)], "texts of more than 50"),
+        (lambda *_: ["train", "val"] * (ROWS // 2), "names of splits"),
+        (lambda *_: [[1, 2]] * ROWS, "holds list<"),
+        (lambda _, labels: labels, "see leaks"),
+    ],
+)
+def test_each_column_has_a_remark_on_how_it_is_read_or_why_not(make, remark):
+    kinds, _, remarks = _guess(it=make)
+    assert remarks["it"].startswith(remark) or remark in remarks["it"]
+    assert bool(remarks["it"]) == bool(remark)
+    assert bool(kinds) == ("is empty" in remark or not remark)
+
+
+def test_a_column_named_as_an_entry_of_an_item_is_left_out_with_a_word():
+    table = _table(top_k=lambda rng, _: [rng.random() for _ in range(ROWS)])
+    table = table.rename_columns(["shelf", "label"])
+    kinds, _, remarks = guess_kinds(table, np.ones(ROWS, bool), "shelf")
+    assert (kinds, remarks) == ({}, {"label": "the name of an entry of an item, rename it"})

@@ -34,6 +34,7 @@ _WORDS = {
     "label": "label labels class category target genre genres tags",
     "split": "split set subset partition fold",
     "id": "id uid key index",
+    "code": "sku code number nr",
     "no text": "nr number row code sku date datum time url link",
 }
 _NAMES = {role: words.split() for role, words in _WORDS.items()}
@@ -62,6 +63,7 @@ class Guess:
     multilabel: bool
     unused: list[str]
     kinds: Mapping[str, list[str]]  # further columns by option, such as number_columns
+    remarks: Mapping[str, str]  # on unused columns, whether they become further columns or not
     leaks: Mapping[str, float]  # share of rows whose label a column tells
 
 
@@ -119,7 +121,10 @@ def guess_columns(
         unexamined = tried(_examine_label, cells, label, default=unexamined)
     separator, multilabel = unexamined
     # a column in a template, such as {id}.jpg, may also be the id
-    ids = _by_name([name for name in names if name not in (image, split, label)], "id")
+    free = [name for name in names if name not in (image, split, label)]
+    codes = [name for name in left if _is_string(table[name].type) and name in free]
+    codes = [name for name in _by_name(codes, "code") if not _by_name([name], "text")]
+    ids = [*_by_name(free, "id"), *codes]
     id_column = next((name for name in ids if _distinct(table[name]) == len(table)), None)
     left = [name for name in left if name not in (split, label, id_column)]
     if text is None:
@@ -132,7 +137,7 @@ def guess_columns(
     if image is None and not texts:
         raise DataError(f"No column looks like images or text: name one of {names} by --text.")
     unused = [name for name in left if name not in texts and f"{{{name}}}" not in (image or "")]
-    kinds, leaks = guess_kinds(table.select([*unused, label]), splits != "predict", label)
+    kinds, leaks, remarks = guess_kinds(table.select([*unused, label]), splits != "predict", label)
     return Guess(
         image_column=image,
         text_columns=texts[0] if len(texts) == 1 else texts or None,
@@ -145,6 +150,7 @@ def guess_columns(
         multilabel=multilabel,
         unused=unused,
         kinds=kinds,
+        remarks=remarks,
         leaks=leaks,
     )
 

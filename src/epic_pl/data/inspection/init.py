@@ -91,11 +91,15 @@ def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
         "label": guess.label_column + (f" (several{several})" if guess.multilabel else ""),
         "splits": "; ".join(splits),
     }
+    lines |= {"ids": guess.id_column} if guess.id_column else {}
     plural = {"number": "numbers", "date": "dates", "category": "categories"}
     for option, names in guess.kinds.items():
-        lines[plural[option.removesuffix("_columns")]] = ", ".join(names)
+        lines[plural[option.removesuffix("_columns")]] = ", ".join(
+            name + f" ({guess.remarks[name]})" * bool(guess.remarks[name]) for name in names
+        )
     left = [name for name in guess.unused if name not in chain(*guess.kinds.values())]
-    lines |= {"left out": ", ".join(left) or "no column", **chosen}
+    reasons = [f"{name}: {guess.remarks[name]}" for name in left]
+    lines |= {"left out": f"\n{'':14}".join(reasons) or "no column", **chosen}
     if leaks := guess.leaks:
         told = (f"{name} tells the label of {share:.0%} of rows" for name, share in leaks.items())
         lines["leaks"] = f"{', '.join(told)}: is it known before the label?"
