@@ -95,7 +95,7 @@ def sample_table(
         table = pa.table(arrays, schema=schema)
     ids = table["sample_id"].combine_chunks()
     refuse_rows(pc.is_null(ids), "There is no sample id in", "Fill it in.")
-    codes = ids.dictionary_encode().indices.to_numpy()
+    codes = ids.dictionary_encode("encode").indices.to_numpy()
     refuse_rows(np.bincount(codes)[codes] > 1, "Sample ids are not unique:", "Change them.", ids)
     for name, structs in (("columns", columns), ("cells", cells)):
         if structs is not None:

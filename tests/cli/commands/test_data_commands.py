@@ -125,3 +125,53 @@ def test_each_table_has_a_report_of_its_own(workdir, cache, told, tiny_vit_dir, 
         assert f"Report: {report};" in said
         assert "Images have a shorter side of 36 pixels (median)" in said  # of all
         assert f"Data check: {name}/table.csv" in (workdir / report).read_text()
+
+
+def test_check_lists_all_kinds_of_mess_at_once_and_fit_refuses_it(
+    workdir, cache, told, tiny_vit_dir, tiny_tokenizer_dir
+):
+    with tiny_runs.changed_rows(tiny_runs.table(workdir / "shop")) as rows:
+        parts = {part: [row for row in rows if row["split"] == part] for part in ("train", "val")}
+        for number, row in enumerate(rows):
+            row |= {"price": f"{number},50 €", "day": "2001-02-03", "shipped": "13.02.2001"}
+        first, second, third, *_ = parts["train"]
+        first["label"] = second["label"] = ""
+        first["price"], second["price"], third["day"] = "ask us", "1,234", "soon"
+        first["shipped"], second["shipped"] = "n/a", "31.02.2001"
+        third["image"] = "gone.png"
+        parts["val"][0]["label"] = "Reds"
+    typed = {"number_columns": ["price"], "date_columns": {"day": "%d", "shipped": "%d.%m.%Y"}}
+    config = tiny_runs.table_config(workdir / "shop", tiny_vit_dir, tiny_tokenizer_dir, **typed)
+    for _ in range(2):  # incomplete rows are not cached
+        code, said, _ = told("data", "check", "--workers=1", "--config", config)
+        assert code == 1
+        for line in (
+            "error: There is no label in 2 rows",
+            "error: Labels unknown in training: 'Reds' occur in validation or test only, in 1 row",
+            "error: Column 'price' (number_columns) holds no number in 2 rows",
+            "('ask us')",
+            "error: Column 'day' (date_columns) holds no date in 1 row",
+            "('soon')",
+            "error: Column 'shipped' (date_columns) holds no date in 1 row",
+            "error: Rows whose image is missing: 1",
+            "Training cannot start: 6 errors.",
+        ):
+            assert line in said
+        code, _, error = told("fit", "--config", config)
+        assert (code, error.count("\n")) == (1, 1)
+        assert "Column 'price' (number_columns) holds no number in rows" in error
+
+
+def test_check_lists_refused_rows_before_the_error_that_ends_it(
+    workdir, cache, told, tiny_vit_dir, tiny_tokenizer_dir
+):
+    with tiny_runs.changed_rows(tiny_runs.table(workdir / "shop")) as rows:
+        for row in rows:
+            row |= {"price": "ask us", "label": row["label"] if row["split"] != "val" else ""}
+    encoders = tiny_vit_dir, tiny_tokenizer_dir
+    config = tiny_runs.table_config(workdir / "shop", *encoders, number_columns=["price"])
+    code, said, error = told("data", "check", "--config", config)
+    assert code == 1
+    assert "error: Column 'price' (number_columns) holds no number in" in said
+    assert "error: There is no label in" in said
+    assert "No row of the val split" in error

@@ -1,12 +1,15 @@
 """Rows that cannot be trained on: each ends in an error that names them."""
 
+import re
+
 import fabricate
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from epic_pl.data import TableDataModule
-from epic_pl.utils.errors import ConfigError, EpicError
+from epic_pl.data.rows import collect_refused
+from epic_pl.utils.errors import ConfigError, DataError, EpicError
 
 SPLIT = {"split_column": "split"}
 
@@ -106,3 +109,22 @@ def test_bad_rows_are_refused_by_name(folder, case):
         _make(folder, rows, **options).setup()
     if not isinstance(caught.value, ConfigError) and case != "no split left":
         assert "t.parquet" in str(caught.value) or "image paths" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(f"label {kind}" for kind in ("NaN", "1e19", "nan", "absent", "unseen in training")),
+        *("unknown label", "ids repeated", "id absent", "unknown split"),
+    ],
+)
+def test_refused_rows_are_collected_for_the_data_check(folder, case):
+    rows, options, message = CASES[case]
+    rows = [row | {"day": "soon"} for row in rows]
+    with collect_refused() as refused:
+        data = _make(folder, rows, **options, date_columns=["day"])
+    assert sum(data.read_split(split).table.num_rows for split in data.own_splits) == 12
+    assert any(re.search(message, str(error)) for error in refused)
+    assert any("'day' (date_columns) holds no date" in str(error) for error in refused)
+    with pytest.raises(DataError):
+        _make(folder, rows, **options, date_columns=["day"])

@@ -23,15 +23,24 @@ def check(
     from rich.console import Console
 
     from epic_pl.data.inspection.check import check_data
-    from epic_pl.data.inspection.report import print_summary, write_page
+    from epic_pl.data.inspection.problems import refusals
+    from epic_pl.data.inspection.report import print_problems, print_summary, write_page
+    from epic_pl.data.rows import collect_refused
     from epic_pl.run.epic_cli import build_data
+    from epic_pl.utils.errors import DataError
     from epic_pl.utils.files import replacing
     from epic_pl.utils.validate import check_writable
 
-    data, console = build_data(fit_options), Console()
+    console = Console()
+    with collect_refused() as refused:
+        try:
+            data = build_data(fit_options)
+        except DataError:
+            print_problems(refusals(refused), console)
+            raise
     output = output or Path("runs/data_check", str(data.name).strip("/"))
     check_writable("--output", output, "report.html")
-    findings = check_data(data, workers, console)
+    findings = check_data(data, workers, console, refused)
     with replacing(output / "manifest.parquet") as partial:
         pyarrow.parquet.write_table(findings.rows, partial)
     report = write_page(findings, output / "report.html")

@@ -1,7 +1,7 @@
 """The data check: it reads all rows, labels, images and texts of a dataset once."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -30,6 +30,7 @@ from epic_pl.data.inspection.problems import (
     kept_rows,
     label_problems,
     language_problems,
+    refusals,
     text_problems,
 )
 from epic_pl.data.row_cache import ImageRecord
@@ -85,15 +86,19 @@ class Findings:
 
 
 def check_data(
-    data: ImageTextDataModule, workers: int | None = None, console: Console | None = None
+    data: ImageTextDataModule,
+    workers: int | None = None,
+    console: Console | None = None,
+    refused: Iterable[DataError] = (),
 ) -> Findings:
     """Read a whole dataset and find its problems.
 
     Each distinct image is decoded once, as in training, regardless of earlier checks, and each
     distinct text is tokenized. The results for images are stored for later runs. As many threads as
     ``workers`` decode images, by default one per core. A ``console`` gets a progress bar.
+    ``refused`` are errors that :func:`~epic_pl.data.rows.collect_refused` has collected.
     """
-    problems: list[Problem] = []
+    problems = [*refusals(refused)]
     datasets: dict[Split, ImageTextDataset] = {}
     data.prepare_data()
     for split in data.own_splits:

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain
@@ -14,8 +14,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.rows import empty_rows
+from epic_pl.data.rows import RowsError, empty_rows
 from epic_pl.data.tables.labels import MISSING
+from epic_pl.utils.errors import DataError, counted
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -41,6 +42,16 @@ class Problem:
     severity: Severity
     text: str
     examples: Sequence[str] = ()
+
+
+def refusals(errors: Iterable[DataError]) -> Iterator[Problem]:
+    """The errors of reading a table, each of which ends training."""
+    for error in errors:
+        if isinstance(error, RowsError):
+            text = f"{error.problem} {counted(len(error.rows), 'rows')}"
+            yield Problem("error", text, error.examples)
+        else:
+            yield Problem("error", str(error))
 
 
 def _of_rows(

@@ -1,6 +1,6 @@
 """The report of a data check, on the console and as an HTML page."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.table import Table
 
 from epic_pl.data.images import read_image
 from epic_pl.data.inspection.check import Findings
+from epic_pl.data.inspection.problems import Problem
 from epic_pl.utils.errors import DataError, printable
 from epic_pl.utils.files import write_text
 from epic_pl.utils.html_page import jpeg, render
@@ -39,12 +40,17 @@ def print_summary(findings: Findings, console: Console) -> None:
     for split, values in _split_counts(findings).items():
         table.add_row(split, *(f"{value:,}" for value in values))
     console.print(table)
-    for problem in findings.problems:
+    print_problems(findings.problems, console)
+    console.print(findings.verdict, style="bold")
+
+
+def print_problems(problems: Iterable[Problem], console: Console) -> None:
+    """Print the level, text and examples of each problem."""
+    for problem in problems:
         severity = f"[{_COLOURS[problem.severity]}]{problem.severity}[/]"
         console.print(f"{severity}: {escape(printable(problem.text))}", soft_wrap=True)
         for example in problem.examples:
             console.print(f"    {escape(printable(example))}", soft_wrap=True)
-    console.print(findings.verdict, style="bold")
 
 
 def write_page(findings: Findings, path: Path) -> Path:

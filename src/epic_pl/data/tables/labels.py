@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from epic_pl.data.rows import refuse_rows, true_rows
+from epic_pl.data.rows import refuse, refuse_rows, true_rows
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.utils.errors import ConfigError, DataError
 
@@ -127,25 +127,24 @@ def _list(cell: str) -> list[str] | None:
 def _names(values: Any, column: str, rows: Sequence[int]) -> list[str | None]:
     """Class names without surrounding blanks; ``rows`` has the row of each value."""
 
-    def refuse(mask: Any, why: str) -> None:
+    def check(mask: Any, why: str) -> None:
         at = true_rows(mask)
         if at.size:
-            raise DataError(
-                f"The label {values[int(at[0])].as_py()!r} in column {column!r} {why} "
-                f"({at.size:,} such, the first in row {rows[int(at[0])]})."
-            )
+            told = f"The label {values[int(at[0])].as_py()!r} in column {column!r} {why} "
+            told += f"({at.size:,} such, the first in row {rows[int(at[0])]})."
+            refuse(DataError(told))
 
     if pa.types.is_floating(values.type):  # pandas stores integers with gaps as floats
         whole = pc.and_(pc.less(pc.abs(values), 2.0**53), pc.equal(values, pc.round(values)))
         why = "is no whole number below 2^53: bin fractions, and leave unknown cells empty"
-        refuse(pc.invert(whole), why)
-        values = values.cast(pa.int64())
+        check(pc.invert(whole), why)
+        values = values.cast(pa.int64(), safe=False)
     values = pc.utf8_trim_whitespace(values.cast(pa.string()))
     # pandas also writes 1.0 for 1; if both occur, they are one class
     pointed = pc.match_substring(values, ".")
     if pc.all(pc.match_substring_regex(values, _WHOLE)).as_py() and not pc.all(pointed).as_py():
         values = pc.replace_substring_regex(values, r"\.0+$", "")
-    refuse(
+    check(
         pc.is_in(pc.utf8_lower(values), value_set=pa.array(["nan", "<na>"])),
         "is what pandas writes for a missing value; fill it in, or leave the cell empty",
     )
@@ -166,7 +165,10 @@ def _encode(names: ClassNames, classes: Sequence[str]) -> list[list[int] | None]
     ]
     if unknown:
         row, name = unknown[0]
-        raise DataError(f"Label {name!r} (row {row}, {len(unknown):,} such) is not in classes.")
+        refuse(DataError(f"Label {name!r} (row {row}, {len(unknown):,} such) is not in classes."))
+    known = [row and dict.fromkeys(name for name in row if name in index) for row in names]
+    # a row without a known name is as one without a label, but [] is that no class applies
     return [
-        None if row is None else list(dict.fromkeys(index[name] for name in row)) for row in names
+        None if row is None or (row and not named) else [index[name] for name in named or ()]
+        for row, named in zip(names, known, strict=True)
     ]
