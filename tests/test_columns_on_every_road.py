@@ -182,10 +182,11 @@ def test_saved_models_and_exports_answer_alike(classifier, tmp_path, on_priced):
     exported = Classifier.load(tmp_path / "exported")
     assert_same(exported.probabilities(items), expected)
     first, labels = items[0], exported(items[:1])[0]
-    columns = json.dumps({name: first[name] for name in classifier.columns})
+    everyday = first["price"].replace(".", ",") + " €" if first["price"] else "n/a"
+    columns = {name: first[name] for name in classifier.columns} | {"price": everyday}
     script = [sys.executable, str(tmp_path / "exported" / "predict.py")]
     said = subprocess.run(
-        [*script, first["image"], first["text"], "--columns", columns],
+        [*script, first["image"], first["text"], "--columns", json.dumps(columns)],
         capture_output=True,
         text=True,
         check=True,

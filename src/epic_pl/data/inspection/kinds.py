@@ -101,15 +101,13 @@ def _uninformative(kind: str, values: Sequence[object]) -> str:
         return f"only {known[0]!r:.30}" if known else "empty"
     if {*known} <= {*SPLIT_NAMES}:
         return "names of splits"
-    rare = distinct > max(2, _RECURS * len(known))
-    if kind == "category" and rare and distinct < len(values):
-        return f"{distinct:,} values in {len(known):,} rows"
-    if kind == "category" and not rare:
+    if kind == "category" and distinct <= max(2, _RECURS * len(known)):
         longest = max(len(str(value)) for value in known)
         return f"texts of more than {_LONGEST} characters" * (longest > _LONGEST)
+    if distinct < len(values):
+        return f"{distinct:,} values in {len(known):,} rows" * (kind == "category")
     whole = all(isinstance(value, float) and value.is_integer() for value in known)
-    each = distinct == len(values) and (whole or kind == "category")
-    return "another value in each row" * each
+    return "another value in each row" * (whole or kind == "category")
 
 
 def told(values: Sequence[object], labels: Sequence[str]) -> float:

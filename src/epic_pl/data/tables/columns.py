@@ -312,7 +312,8 @@ def _require_one_notation(table: pa.Table, name: str, way_out: str) -> None:
     cells = _column(table, name, "number_columns")
     if "string" not in str(cells.type):
         return
-    units = {unit for text in cells.unique().drop_null() for unit in _UNIT.findall(text.as_py())}
+    texts = cells.unique().drop_null().to_pylist()
+    units = {unit for text in texts for unit in _UNIT.findall(text)}
     if len(units) > 1:
         several = f"Column {name!r} (number_columns) holds numbers in {', '.join(sorted(units))}"
         refuse(DataError(f"{several}. {way_out}"))
