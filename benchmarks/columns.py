@@ -3,7 +3,8 @@
 A folder holds `table.csv` with the columns image (paths), text, label (several joined by |) and
 numbers, dates and categories, whose kinds `data init` guesses. Each seed has splits of its own,
 unless there is a column split. As words, numbers are ranges with equally many rows ("cost 3 of 8").
-Trees are scikit-learn's boosted ones, on the columns alone. The same command continues.
+Trees are scikit-learn's boosted ones, on the columns alone, or beside 24 components of each
+embedding. The same command continues.
 
     python benchmarks/columns.py FOLDER [FOLDER ...] --methods EPIC,LateFusionMLP --seeds 5
 """
@@ -15,20 +16,24 @@ from typing import Any
 
 import numpy as np
 import yaml
+from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import average_precision_score
 
+from classical import Floats, features
 from common import build_parser, show
 from epic_pl.data.inspection.init import write_config
 from epic_pl.experiments.compare.plan import Variant, choose, plan
 from epic_pl.experiments.compare.statistics import TESTED
 from epic_pl.experiments.runs import Run
 from epic_pl.experiments.training import store_features
-from epic_pl.run.epic_cli import build_data
+from epic_pl.run.epic_cli import quiet_lightning
 from folds import finish
 
 KINDS = ("number_columns", "date_columns", "category_columns")
 RANGES = 8
+COMPONENTS = 24  # of each embedding
+NAN = float("nan")
 
 
 def main() -> int:
@@ -52,8 +57,10 @@ def main() -> int:
         store_features(runs)
         finish(runs)
         rows += [summary(folder.name, name, runs) for name in dict.fromkeys(r.name for r in runs)]
-        scores = [trees([*shared, *_own(run)]) for run in runs if run.name == runs[0].name]
-        rows.append({"table": folder.name, "way": "trees, columns alone", **spread(scores)})
+        found = [trees([*shared, *_own(run)]) for run in runs if run.name == runs[0].name]
+        for way in found[0]:
+            scores = [scores[way] for scores in found]
+            rows.append({"table": folder.name, "way": way, **spread(scores)})
     show(rows, arguments.json)
     return 0
 
@@ -128,33 +135,48 @@ def spread(scores: list[float]) -> dict[str, Any]:
     return {"score": f"{100 * np.mean(scores):.1f}{spread}", "runs": len(scores)}
 
 
-def trees(options: list[str]) -> float:
-    """Accuracy, or mean average precision, of boosted trees on the columns' numbers and codes."""
-    data = build_data(options)
-    data.prepare_data()
-    data.setup("fit")
-    data.setup("test")
+def trees(options: list[str]) -> dict[str, float]:
+    """Accuracy, or mean average precision, of boosted trees on the columns' numbers and codes.
+
+    They are alone, or beside principal components of the pooled features of image and text.
+    """
+    with quiet_lightning():
+        splits, data = features(options, epochs=1)
     known = data.column_preprocessing
     codes = {name: {v: i for i, v in enumerate(of)} for name, of in known.categories.items()}
     names = [*known.numbers, *known.categories]
-    splits = {}
-    for split in ("train", "test"):
+
+    def columns(split: str) -> Floats:
         table = data.dataset(split).table
-        parsed = [known.parsed(cells or {}) for cells in table["cells"].to_pylist()]
+        ids, cells = table["sample_id"].to_pylist(), table["cells"].to_pylist()
+        parsed = {each: known.parsed(own or {}) for each, own in zip(ids, cells, strict=True)}
+        rows = [parsed[each] for each in splits[split].ids]
         x = [
-            [codes[n].get(p.get(n), np.nan) if n in codes else p.get(n, np.nan) for n in names]
-            for p in parsed
+            [codes[n].get(p.get(n), NAN) if n in codes else p.get(n, NAN) for n in names]
+            for p in rows
         ]
-        splits[split] = np.array(x, float), table["label"].to_pylist()
-    (x, labels), (unseen, truth) = splits["train"], splits["test"]
+        return np.array(x, float)
+
+    train, test = splits["train"], splits["test"]
+    seen, unseen = columns("train"), columns("test")
+    scores = {"trees, columns alone": boosted(seen, train.labels, unseen, test.labels)}
+    both = [seen], [unseen]
+    for side in ("image", "text"):
+        of = PCA(min(COMPONENTS, len(seen)), random_state=0).fit(getattr(train, side))
+        for parts, rows in zip(both, (train, test), strict=True):
+            parts.append(of.transform(getattr(rows, side)))
+    seen, unseen = map(np.hstack, both)
+    return scores | {"trees, with components": boosted(seen, train.labels, unseen, test.labels)}
+
+
+def boosted(seen: Floats, labels: Any, unseen: Floats, truth: Any) -> float:
     model = HistGradientBoostingClassifier(max_iter=100, learning_rate=0.05, random_state=0)
-    if data.task == "multiclass":
-        return float(np.mean(model.fit(x, labels).predict(unseen) == np.array(truth)))
+    if labels.ndim == 1:
+        return float(np.mean(model.fit(seen, labels).predict(unseen) == truth))
     precisions = []
-    for label in range(data.num_classes):
-        own, right = ([label in row for row in rows] for rows in (labels, truth))
-        if any(right):
-            scores = model.fit(x, own).predict_proba(unseen)[:, 1]
+    for own, right in zip(labels.T, truth.T, strict=True):
+        if right.any() and own.any():
+            scores = model.fit(seen, own).predict_proba(unseen)[:, 1]
             precisions.append(average_precision_score(right, scores))
     return float(np.mean(precisions))
 

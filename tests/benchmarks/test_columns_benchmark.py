@@ -21,6 +21,6 @@ def test_each_way_of_the_columns_is_measured(here, tiny, tmp_path, monkeypatch, 
     printed = capfd.readouterr().out
     found = {row["way"]: row for row in json.loads(printed[printed.index("[\n") :])}
     ways = [f"LateFusionMLP-{way}" for way in ("with", "without", "as_words", "alone")]
-    assert [*found] == [*ways, "trees, columns alone"]
+    assert [*found] == [*ways, "trees, columns alone", "trees, with components"]
     text = (tmp_path / "runs" / "columns" / "toys" / "table.csv").read_text()
     assert "something. price 1 of 8, brand a" in text
