@@ -185,6 +185,16 @@ def test_the_expert_of_columns_sees_them_alone_and_gives_the_prior_without_any()
     assert not torch.isclose(first[[0, 2]], prior).any()
 
 
+def test_another_prior_leaves_what_each_expert_tells_beyond_it():
+    experts, prior = ModalityExperts(Pair(2, 2), 3, columns=4).eval(), torch.tensor([1.0, 0, -1])
+    experts.start_at(prior)
+    given = Pair(torch.randn(5, 2), torch.randn(5, 2)), NONE, [torch.rand(5, 4)]
+    before = experts(*given)
+    experts.move_to(new := torch.tensor([0.0, 3, 1]))
+    for name, logits in experts(*given).items():
+        assert_same(logits - new, before[name] - prior)
+
+
 def test_candidates_join_what_sources_tell_beyond_the_prior():
     experts, prior = ModalityExperts(Pair(2, 2), 3, columns=4).eval(), torch.tensor([1.0, 0, -1])
     experts.start_at(prior)
