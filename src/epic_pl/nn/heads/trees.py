@@ -95,9 +95,7 @@ class BoostedTrees(nn.Module):
             if place >= _INNER:
                 self.leaves[label, number, place - _INNER] = _RATE * tree.value[node, 0, 0]
             elif tree.children_left[node] < 0:
-                self.thresholds[label, number, place] = (
-                    1  # of a share or an indicator, none is above
-                )
+                self.thresholds[label, number, place] = 1  # no share or indicator is above it
                 places[2 * place + 1] = places[2 * place + 2] = node
             else:
                 self.features[label, number, place] = int(tree.feature[node])
