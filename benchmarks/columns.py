@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("folders", nargs="+", type=Path)
     parser.add_argument("--methods", default="EPIC,LateFusionMLP")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--ways", default="with,without,as_words,alone")
     parser.add_argument("--output", type=Path, default=Path("runs/columns"))
     arguments, options = parser.parse_known_args()
     rows: list[dict[str, Any]] = []
@@ -52,6 +53,7 @@ def main() -> int:
         variants = ways(
             choose(arguments.methods, []),
             [kind for kind in KINDS if kind in given],
+            arguments.ways.split(","),
         )
         runs = plan(variants, arguments.seeds, shared, output, splits)
         store_features(runs)
@@ -103,7 +105,7 @@ def _words(name: str, cells: list[str]) -> list[str]:
     ]
 
 
-def ways(methods: list[Variant], kinds: list[str]) -> list[Variant]:
+def ways(methods: list[Variant], kinds: list[str], chosen: list[str]) -> list[Variant]:
     """Each method with the columns, without, with them as words, and alone."""
     none = tuple(f"--data.{kind}=[]" for kind in kinds)
     found = []
@@ -114,9 +116,7 @@ def ways(methods: list[Variant], kinds: list[str]) -> list[Variant]:
             "as_words": (*none, "--data.text_columns=with_columns", "--data.max_text_tokens=128"),
             "alone": ("--data.alone=columns",),
         }
-        found += [
-            Variant(f"{each.name}-{way}", each.method, options) for way, options in own.items()
-        ]
+        found += [Variant(f"{each.name}-{way}", each.method, own[way]) for way in chosen]
     return found
 
 

@@ -26,7 +26,7 @@ COLUMNS = {
     "category_columns": ["of brand", "in.stock"],
 }
 NAMES = ["price", "released", "in.stock", "of brand"]
-METHODS = ("EPIC", "Parts", "LateFusionMLP", "LinearProbe", "PMF", "LoRA", "Ensemble")
+METHODS = ("EPIC", "Trees", "Parts", "LateFusionMLP", "LinearProbe", "PMF", "LoRA", "Ensemble")
 
 
 def _fill(rows) -> None:
@@ -155,6 +155,15 @@ def test_tables_in_bulk_take_the_columns_of_training(on_priced, classifier, tmp_
         classifier.predict_table(tmp_path / "few.csv", image=None, text="text")
 
 
+@pytest.mark.parametrize("wrong", [-1, 10_000])
+def test_trees_that_read_what_there_is_not_are_refused(wrong, on_priced, tmp_path):
+    state = torch.load(on_priced.checkpoint, weights_only=True)
+    state["state_dict"]["model.head.trees.inputs"][0, 0, 0] = wrong
+    torch.save(state, tmp_path / "altered.ckpt")
+    with pytest.raises(CheckpointError, match=r"trees\.inputs names inputs that there are not"):
+        Classifier.load(tmp_path / "altered.ckpt", device="cpu")
+
+
 def test_an_actor_on_a_ray_cluster_takes_the_columns_of_training(on_priced, classifier, tmp_path):
     source = {"table": "data/table.csv", "image": "image", "text": "text"}
     options = {"output": tmp_path, "top_k": None, "batch_size": 16, "on_bad_sample": "error"}
@@ -231,7 +240,9 @@ def test_servers_take_columns_in_json_and_in_forms(classifier, started):
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(name, marks=[] if name in ("EPIC", "LinearProbe") else pytest.mark.slow)
+        pytest.param(
+            name, marks=[] if name in ("EPIC", "Trees", "LinearProbe") else pytest.mark.slow
+        )
         for name in METHODS
     ],
 )
@@ -245,7 +256,11 @@ def test_each_method_trains_on_columns_with_missing_modalities(method, on_priced
     head = trainer.lightning_module.model.stacks[0].head
     assert head.columns > 0
     weights = [p for name, p in head.named_parameters() if "experts.columns" in name]
-    assert (method == "LinearProbe") == (not weights)
+    assert (method in ("LinearProbe", "Trees")) == (not weights)
+    if head.trees is not None:
+        used = head.trees.inputs >= head.columns
+        assert bool(used.any()) == (method not in ("PMF", "LoRA"))  # of frozen features
+        assert head.trees.leaves.any()
     (checkpoint,) = tmp_path.rglob("last.ckpt")
     run(["test", *options, "--ckpt_path", str(checkpoint)])
 

@@ -24,6 +24,7 @@ from epic_pl.nn.encoders import (
 )
 from epic_pl.nn.heads.classification import ModalityExperts
 from epic_pl.nn.heads.inputs import Standardization
+from epic_pl.nn.heads.trees import BoostedTrees, Components
 from epic_pl.nn.methods import Ensemble
 from epic_pl.utils.types import Batch
 
@@ -122,6 +123,11 @@ def randomise(model: nn.Module, seed: int = 7) -> nn.Module:
             part.count.fill_(100)
         if isinstance(part, ModalityExperts):
             part.prior.copy_(torch.randn(part.prior.shape, generator=generator))
+        if isinstance(part, Components):
+            part.directions.copy_(torch.randn(part.directions.shape, generator=generator))
+        if isinstance(part, BoostedTrees):
+            part.inputs.random_(part.columns, part.columns + 32, generator=generator)
+            part.leaves.copy_(torch.randn(part.leaves.shape, generator=generator))
     return model.double().eval()
 
 

@@ -3,12 +3,12 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
 from lightning import LightningDataModule
@@ -241,20 +241,23 @@ class ImageTextDataModule(LightningDataModule, ABC):
         """
         return ColumnPreprocessing()
 
-    def training_columns(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """Features ``(N, F)`` of the columns of the training rows, and their labels.
+    def training_pass(self, most: int, whole: bool = True) -> DataLoader[Any]:
+        """Batches of at most ``most`` training rows in their order, without augmentation.
 
-        Labels are class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
+        With ``whole`` False they have columns and labels alone, and no image is read.
         """
-        table = self.dataset("train").table
-        found = self.processor.columns.encode(table["cells"].to_pylist())
-        labels = table["label"].to_pylist()
-        if self.task == "multilabel":
-            held = np.zeros((len(labels), self.num_classes), np.int64)
-            for row, own in zip(held, labels, strict=True):
-                row[own] = 1
-            return found, held
-        return found, np.array(labels, np.int64)
+        dataset = copy(self.dataset("train"))
+        dataset.transform = self._transform("val")
+        if not whole and self.alone is None:
+            dataset.alone = "columns"
+        drawn = np.random.default_rng(0).permutation(len(dataset))[:most]
+        return DataLoader(
+            **self._served(dataset),
+            batch_size=self.eval_batch_size_per_device,
+            sampler=sorted(drawn.tolist()),
+            worker_init_fn=init_worker,
+            generator=torch.Generator(),  # leaves the global random state as it is
+        )
 
     def read_columns_as(self, columns: ColumnPreprocessing) -> None:
         """Read columns as a model does that was trained, perhaps on other rows."""

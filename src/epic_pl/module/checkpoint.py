@@ -44,8 +44,8 @@ _TOO_LARGE = 1e15  # no weight or statistic of features is near; products of it 
 _READS_COLUMNS = re.compile(
     r"\.head\.(classifier(\.linear|\.network\.0|\.layers\.\d+)?|experts\.columns)\.weight$"
 )
-_EXPERT = re.compile(r"\.experts\.(columns|trees)\.")
-_TREES = ".experts.trees."
+_EXPERT = re.compile(r"\.head\.(experts\.columns|trees)\.")
+_TREES = ".head.trees."
 # what has a row for each class
 _OF_CLASSES = ("model.head.", "model.members.", "loss.", "postprocessor.")
 _TRAINED_KEY = "current_model_state"  # with WeightAveraging, where state_dict has the average
@@ -97,7 +97,8 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
     """``adapter`` with the frozen encoders of ``module`` added, for a strict load.
 
     Raises:
-        CheckpointError: if a key is missing, unknown, or of another shape, or a value not finite.
+        CheckpointError: if a key is missing, unknown, or of another shape, or a value not finite
+            or without a meaning.
     """
     state = module.state_dict()
     frozen = frozen_keys(module)
@@ -125,6 +126,10 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
                 f"The checkpoint's {key} holds NaN, or values of {_TOO_LARGE:.0e} or more: use an "
                 "earlier checkpoint."
             )
+        if key.endswith(".trees.inputs"):
+            known: Any = module.get_submodule(key.rpartition(".")[0]).num_inputs
+            if not bool(((adapter[key] >= 0) & (adapter[key] < known)).all()):
+                raise CheckpointError(f"The checkpoint's {key} names inputs that there are not.")
     return {**{key: state[key] for key in frozen}, **adapter}
 
 

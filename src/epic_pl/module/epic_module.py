@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, cast
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import disable_possible_user_warnings, rank_zero_info
+from lightning.pytorch.utilities import disable_possible_user_warnings
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -36,6 +36,7 @@ from epic_pl.module.config import (
     model_options,
     plain,
 )
+from epic_pl.module.growth import TreeGrower
 from epic_pl.module.losses import CrossEntropy, Loss, build_matching_loss
 from epic_pl.module.metrics import build_metrics, compute_metrics, final_metrics, metric_inputs
 from epic_pl.module.optim import build_optimizer, set_rates, warmup_cosine
@@ -44,7 +45,6 @@ from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.base import Method
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import HeadConfig, Output
-from epic_pl.nn.heads.trees import BoostedTrees
 from epic_pl.nn.methods import EPIC
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES
@@ -339,20 +339,6 @@ class EPICModule(CheckpointedModule):
             self.calibration_rows = None
             for choice in self.model.choices:
                 choice.reset()
-            self._grow_trees()
-
-    def _grow_trees(self) -> None:
-        """Fit the trees of the columns to the training rows of a table; each rank alike."""
-        data = getattr(self.trainer, "datamodule", None)
-        experts = [stack.head.experts for stack in self.model.stacks]
-        found = [each.trees for each in experts if each is not None and each.trees is not None]
-        if found and isinstance(data, ImageTextDataModule):
-            rank_zero_info("Growing boosted trees on the columns ...")
-            grown = BoostedTrees(self.num_classes)
-            grown.fit(*data.training_columns(), self.task)
-            for trees in found:  # in an ensemble those of all members
-                for buffer, new in zip(trees.buffers(), grown.buffers(), strict=True):
-                    buffer.copy_(new)
 
     def on_train_start(self) -> None:
         """Set the train mode and the schedule's number of steps.
@@ -368,8 +354,8 @@ class EPICModule(CheckpointedModule):
                 set_rates(config.scheduler)
 
     def configure_callbacks(self) -> list[Callback]:
-        """Callbacks that log and guard the loss, and warn of missing modalities."""
-        return [LossLog(), TrainingGuard(), AbsenceWarning(), AveragedDecisions()]
+        """Callbacks that grow trees, log and guard the loss, and warn of missing modalities."""
+        return [TreeGrower(), LossLog(), TrainingGuard(), AbsenceWarning(), AveragedDecisions()]
 
     # -- devices
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, Pooled
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, Pooled, TreesHead
 from epic_pl.nn.heads.choice import Choice
 from epic_pl.nn.hub import Matched
 from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
@@ -125,7 +125,7 @@ class DualEncoder(nn.Module, ABC):
         text_tower: tower of the text encoder.
     """
 
-    head: ClassificationHead
+    head: ClassificationHead | TreesHead
     encoder_lr: float | None = None
     """Learning rate of the parameters inside the encoders; None if these are frozen."""
     modality_dropout = 0.0

@@ -196,25 +196,19 @@ def test_another_prior_leaves_what_each_expert_tells_beyond_it():
 
 
 def test_candidates_join_what_sources_tell_beyond_the_prior():
-    experts, prior = ModalityExperts(Pair(2, 2), 3, columns=4).eval(), torch.tensor([1.0, 0, -1])
+    experts, prior = ModalityExperts(Pair(2, 2), 3, columns=4), torch.tensor([1.0, 0, -1])
     experts.start_at(prior)
-    nn.init.normal_(experts.trees.leaves)
-    joint, columns = torch.randn(5, 3), torch.rand(5, 4)
+    joint, trees = torch.randn(5, 3), torch.randn(5, 3)
     logits = {name: torch.randn(5, 3) for name in ("image", "text", "columns")}
-    trees = experts.trees(columns)
-    found = experts.candidates(joint, logits, [columns])
+    found = experts.candidates(joint, logits, trees)
     image, text, cells = (each - prior for each in logits.values())
     half = (image + text + cells + joint - prior) / 2
     bases = half, joint - prior, image + text, cells
     expected = [prior + base + share * trees for base in bases for share in (0.5, 1, 0)]
     assert_same(found, torch.stack(expected, dim=1))
     assert_same(experts.answer(found), expected[0])
-    untold = experts.train().candidates(joint, logits, [columns])
-    assert_same(untold[:, 0], prior + half)  # they know the rows of training
     labels = trees.argmax(dim=1).repeat(8)
-    experts.choose(
-        experts.eval().candidates(joint, logits, [columns]).repeat(8, 1, 1), labels, "multiclass"
-    )
+    experts.choose(found.repeat(8, 1, 1), labels, "multiclass")
     assert experts.chosen % 3 == 1
 
 

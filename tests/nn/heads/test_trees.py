@@ -1,30 +1,40 @@
-"""Boosted trees of the columns, against scikit-learn's own decisions."""
+"""Boosted trees, against scikit-learn's own decisions and its principal components."""
 
 import numpy as np
 import pytest
 import torch
+from sklearn.decomposition import PCA
 from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.preprocessing import StandardScaler
 
 from epic_pl.nn.heads import trees
-from epic_pl.nn.heads.trees import BoostedTrees
+from epic_pl.nn.heads.trees import BoostedTrees, Components
+from epic_pl.nn.pair import Pair, Presence
 from tolerance import assert_differ, assert_same
 
 ROWS, WIDTH = 300, 12
+WIDTHS = Pair(20, 24)
 
 
 @pytest.fixture
 def table():
     """Shares of numbers, and labels that depend on them."""
     rng = np.random.default_rng(0)
-    columns = rng.random((ROWS, WIDTH)).round(1).astype(np.float32)
+    columns = torch.from_numpy(rng.random((ROWS, WIDTH)).round(1)).float()
     return columns, (columns[:, 0] > 0.5) + 2 * (columns[:, 1] > 0.7)
 
 
-def _reference(columns, labels, seen):
+def _told(model, columns, features=None, image=None):
+    if features is None:
+        features = Pair(*(torch.zeros(len(columns), width) for width in WIDTHS))
+    return model.eval()(features, Presence(image, columns=columns))
+
+
+def _reference(inputs, labels, seen):
     options = {"n_estimators": 100, "max_depth": 3, "learning_rate": 0.05, "subsample": 0.5}
     options |= {"max_features": 0.3, "random_state": 0, "init": "zero"}
     model = GradientBoostingClassifier(**options)
-    raw = model.fit(columns, labels).decision_function(seen)
+    raw = model.fit(inputs, labels).decision_function(seen)
     rates = np.bincount(labels, minlength=2) / len(labels)
     if raw.ndim == 1:
         return raw - np.log(rates[1] / rates[0])
@@ -33,25 +43,25 @@ def _reference(columns, labels, seen):
 
 def test_evidence_is_the_decision_of_scikit_learn_beyond_the_frequency(table):
     columns, labels = table
-    seen = np.random.default_rng(1).random((50, WIDTH)).astype(np.float32)
-    model = BoostedTrees(5)  # no row is of the last class
-    assert not model(torch.from_numpy(seen)).any()
-    model.fit(columns, labels, "multiclass")
-    found = model(torch.from_numpy(seen))
+    seen = torch.from_numpy(np.random.default_rng(1).random((50, WIDTH)).round(1)).float()
+    model = BoostedTrees(5, WIDTH, WIDTHS)  # no row is of the last class
+    assert not _told(model, seen).any()
+    model.fit(None, Presence(columns=columns), labels, "multiclass")
+    found = _told(model, seen)
     assert_same(found[:, :4], _reference(columns, labels, seen))
     assert not found[:, 4].any()
-    assert not model(torch.zeros(2, WIDTH)).any()  # rows without a cell
-    right = (model(torch.from_numpy(columns)).argmax(dim=1).numpy() == labels).mean()
+    assert not _told(model, torch.zeros(2, WIDTH)).any()  # rows without a cell
+    right = (_told(model, columns).argmax(dim=1) == labels).float().mean()
     assert right > 0.9
 
 
 def test_two_classes_and_several_labels_have_the_trees_of_one(table):
     columns, labels = table
-    held = np.stack([labels > 1, np.ones(ROWS), labels == 1], axis=1).astype(np.int64)
-    many, two = BoostedTrees(3), BoostedTrees(2)
-    many.fit(columns, held, "multilabel")
-    two.fit(columns, held[:, 0], "multiclass")
-    found, other = many(torch.from_numpy(columns)), two(torch.from_numpy(columns))
+    held = torch.stack([labels > 1, torch.ones(ROWS), labels == 1], dim=1).long()
+    many, two = BoostedTrees(3, WIDTH, WIDTHS), BoostedTrees(2, WIDTH, WIDTHS)
+    many.fit(None, Presence(columns=columns), held, "multilabel")
+    two.fit(None, Presence(columns=columns), held[:, 0], "multiclass")
+    found, other = _told(many, columns), _told(two, columns)
     for place in (0, 2):
         assert_same(found[:, place], _reference(columns, held[:, place], columns))
     assert not found[:, 1].any()  # all rows have this label
@@ -59,13 +69,61 @@ def test_two_classes_and_several_labels_have_the_trees_of_one(table):
     assert_same(other[:, 1], found[:, 0])
 
 
+def test_components_are_those_of_scikit_learn_and_zero_where_missing():
+    features = torch.randn(100, 24) * torch.linspace(1, 30, 24) + 5
+    part = Components(24)
+    part.fit(features)
+    found = part(features, torch.arange(100) != 3)
+    assert not found[3].any()
+    expected = PCA(16, whiten=True).fit_transform(StandardScaler().fit_transform(features))
+    for one, other in zip(found.T, expected.T, strict=True):  # a component has no sign
+        other[3] = 0
+        sign = np.sign(np.dot(one.numpy(), other))
+        # scikit-learn's scaler divides by the deviation of N, not of N - 1
+        np.testing.assert_allclose(one, sign * other, atol=0.05)
+    flat = Components(24)
+    flat.fit(features[:, :1] * torch.ones(24) + 1e-4 * torch.randn(100, 24))
+    assert flat.directions.any(dim=0).sum() == 1  # the others are noise
+    few = Components(24)
+    few.fit(features[:3])
+    assert few.directions.any(dim=0).sum() == 2
+
+
+@pytest.mark.parametrize("columns", [0, WIDTH])
+def test_components_are_inputs_where_columns_tell_nothing(columns):
+    image, text = torch.randn(ROWS, 20), torch.randn(ROWS, 24)
+    image[:, :3] *= 5  # what varies most
+    labels = (image[:, 0] > 0).long()
+    model = BoostedTrees(2, columns, WIDTHS)
+    cells = torch.ones(ROWS, columns) if columns else None
+    present = Presence(torch.arange(ROWS) > 20, columns=cells)
+    model.eval().fit(Pair(image, text), present, labels, "multiclass")
+    told = model(Pair(image, text), present)[:, 1]
+    assert ((told[21:] > 0).long() == labels[21:]).float().mean() > 0.9
+    assert_same(model(Pair(torch.full_like(image, torch.nan), text), present)[:21, 1], told[:21])
+    nudged = model(Pair(image + 1e-6, text), present)[:, 1]  # as another device rounds
+    assert_same(nudged, told, trained=True)
+
+
+def test_close_to_the_threshold_of_a_component_a_sample_goes_both_ways():
+    image, text = torch.randn(ROWS, 20), torch.randn(ROWS, 24)
+    labels = (image[:, 0] > 0).long() + (image[:, 1] > 1)
+    model = BoostedTrees(3, 0, WIDTHS)
+    model.eval().fit(Pair(image, text), Presence(), labels, "multiclass")
+    seen = torch.linspace(-3, 3, 6001)[:, None] * torch.eye(20)[0]
+    told = model(Pair(seen, torch.zeros(6001, 24)), Presence())
+    spread = told.amax(dim=0) - told.amin(dim=0)
+    assert (spread > 0.5).any()
+    assert (told.diff(dim=0).abs().amax(dim=0) < spread / 20).all()
+
+
 def test_trees_are_the_same_again_and_large_tables_are_drawn_from(table, monkeypatch):
     columns, labels = table
-    monkeypatch.setattr(trees, "_MOST_ROWS", 100)
-    first, again = BoostedTrees(4), BoostedTrees(4)
-    first.fit(columns, labels, "multiclass")
-    again.fit(columns, labels, "multiclass")
+    monkeypatch.setattr(trees, "_MOST_SAMPLED", 50)
+    first, again, other = (BoostedTrees(4, WIDTH, WIDTHS) for _ in range(3))
+    first.fit(None, Presence(columns=columns), labels, "multiclass")
+    again.fit(None, Presence(columns=columns), labels, "multiclass")
     assert all(map(torch.equal, first.buffers(), again.buffers()))
-    few = BoostedTrees(4)
-    few.fit(columns[:100], labels[:100], "multiclass")
-    assert_differ(few.leaves, first.leaves)
+    monkeypatch.undo()
+    other.fit(None, Presence(columns=columns), labels, "multiclass")
+    assert_differ(other.leaves, first.leaves)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epic_pl.nn.heads.choice import Choice, PenaltySweep
-from epic_pl.nn.heads.inputs import ModalityFeatures, Pooled, Standardization
+from epic_pl.nn.heads.inputs import EncoderFeatures, ModalityFeatures, Pooled, Standardization
 from epic_pl.nn.heads.trees import BoostedTrees
 from epic_pl.nn.hub import Matched, ScaledCosine
 from epic_pl.nn.pair import Pair, Presence, both_present, where_present
@@ -126,6 +126,7 @@ class ClassificationHead(nn.Module):
         self.columns = config.columns
         self.num_features = sum(features) + config.columns
         self.dropout = nn.Dropout(config.dropout)
+        alone = Pair(self.image.encoder_width, self.text.encoder_width)
         self.classifier: nn.Module
         if penalties:
             self.classifier = PenaltySweep(self.num_features, num_classes, penalties)
@@ -135,10 +136,11 @@ class ClassificationHead(nn.Module):
             sizes = num_part_features, config.columns, num_classes
             self.classifier = NetworkHead(features, *sizes, config.network)
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
-        alone = Pair(self.image.encoder_width, self.text.encoder_width)
-        self.experts = None
+        self.experts = self.trees = None
         if config.network == "wide":
             self.experts = ModalityExperts(alone, num_classes, config.columns)
+            if config.columns:
+                self.trees = BoostedTrees(num_classes, config.columns, alone)
 
     @property
     def choice(self) -> Choice | None:
@@ -204,7 +206,11 @@ class ClassificationHead(nn.Module):
             dropped.image[:, : self.image.encoder_width], dropped.text[:, : self.text.encoder_width]
         )
         experts = self.experts(alone, present, columns)
-        candidates = self.experts.candidates(logits, experts, columns)
+        told = None
+        if self.trees is not None:
+            given = Pair(self.image.of_encoder(pooled.image), self.text.of_encoder(pooled.text))
+            told = self.trees(given, present)
+        candidates = self.experts.candidates(logits, experts, told)
         trained = {"joint": logits, **experts}
         answer = self.experts.answer(candidates)
         return Output(answer, pooled, matched, trained, candidates)
@@ -216,6 +222,44 @@ class ClassificationHead(nn.Module):
         if present.columns is None:
             return [like.new_zeros(len(like), self.columns)]
         return [present.columns.to(like.dtype)]
+
+
+class TreesHead(nn.Module):
+    """Boosted trees on the features of the encoders and the columns, as a head of their own.
+
+    It trains only a bias ``(C,)``; in training its logits are no more than that.
+
+    Args:
+        widths: d_v and d_t.
+        num_classes: number of classes C.
+        config: parts of the head, of which it has the boundary features and the columns.
+    """
+
+    experts = choice = None
+
+    def __init__(self, widths: Pair[int], num_classes: int, config: HeadConfig) -> None:
+        super().__init__()
+        self.image, self.text = (EncoderFeatures(width, config.boundary) for width in widths)
+        alone = Pair(self.image.encoder_width, self.text.encoder_width)
+        self.columns = config.columns
+        self.num_features = sum(alone) + config.columns
+        self.trees = BoostedTrees(num_classes, config.columns, alone)
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    @property
+    def never_missing(self) -> list[str]:
+        """None: a missing modality has the components of the mean."""
+        return []
+
+    @torch.no_grad()
+    def start_at(self, prior: Tensor) -> None:
+        """Let the bias be ``prior (C,)``."""
+        self.bias.copy_(prior)
+
+    def forward(self, pooled: Pair[Pooled], _: None, present: Presence, *__: None) -> Output:
+        """The output for pooled features and columns."""
+        given = Pair(self.image.of_encoder(pooled.image), self.text.of_encoder(pooled.text))
+        return Output(self.bias + self.trees(given, present), pooled)
 
 
 class SimilarityHead(nn.Module):
@@ -336,7 +380,7 @@ class ModalityExperts(Choice):
 
     A network that also sees the weaker modality overfits to it: on SNLI-VE it is less accurate than
     on the text alone. Each expert is a linear layer that is trained by a loss of its own, so it
-    does not depend on the other sources. A table's columns have boosted trees, too. Where labels
+    does not depend on the other sources. A table with columns has boosted trees, too. Where labels
     say whether image and text match, experts can only overfit, and a source may tell nothing: the
     answer is the candidate under which labels of validation rows are most likely.
 
@@ -352,7 +396,6 @@ class ModalityExperts(Choice):
         super().__init__()
         self.image, self.text = (nn.Linear(width, num_classes) for width in widths)
         self.columns = nn.Linear(columns, num_classes) if columns else None
-        self.trees = BoostedTrees(num_classes) if columns else None
         self.register_buffer("prior", torch.zeros(num_classes))
 
     @torch.no_grad()
@@ -392,23 +435,21 @@ class ModalityExperts(Choice):
         return made
 
     def candidates(
-        self, joint: Tensor, experts: Mapping[str, Tensor], columns: Sequence[Tensor] = ()
+        self, joint: Tensor, experts: Mapping[str, Tensor], told: Tensor | None = None
     ) -> Tensor:
         """Logits ``(B, k, C)`` of all that the answer may be; the first is the default.
 
         What logits tell beyond the prior is evidence, and evidence of sources that are independent
         given the class adds up: then ``p(c | image, text)`` is proportional to ``p(c | image)
         p(c | text) / p(c)``. Without columns k is 2: half of the evidence of all, and the joint
-        logits. With columns k is 12: these two, image and text alone, and the columns alone, each
-        with half, all and nothing of the trees' evidence. In training, trees tell nothing, since
-        they know these rows.
+        logits. With the evidence ``told (B, C)`` of trees k is 12: these two, image and text alone,
+        and the columns alone, each with half, all and nothing of it.
         """
         evidence = {name: logits - self.prior for name, logits in experts.items()}
         evidence["joint"] = joint - self.prior
         half: Tensor = sum(evidence.values(), start=torch.zeros_like(joint)) / 2
         bases = [half, evidence["joint"]]
-        if self.trees is not None:
-            told = torch.zeros_like(joint) if self.training else self.trees(*columns)
+        if told is not None:
             bases += [evidence["image"] + evidence["text"], evidence["columns"]]
             bases = [base + weight * told for base, weight in product(bases, (0.5, 1, 0))]
         return torch.stack([self.prior + base for base in bases], dim=1)

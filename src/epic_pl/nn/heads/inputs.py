@@ -29,7 +29,27 @@ class Pooled(NamedTuple):
     boundary: Tensor
 
 
-class ModalityFeatures(nn.Module):
+class EncoderFeatures(nn.Module):
+    """The encoder's part of a modality's features: pooled output and, if asked, boundary features.
+
+    Args:
+        width: encoder width d.
+        boundary: whether to include the boundary features.
+    """
+
+    def __init__(self, width: int, boundary: bool) -> None:
+        super().__init__()
+        self.boundary = boundary
+        self.encoder_width = width * (1 + boundary)
+
+    def of_encoder(self, pooled: Pooled) -> Tensor:
+        """The features ``(B, D)`` of an encoder's ``pooled`` ones, before standardisation."""
+        if not self.boundary:
+            return pooled.output
+        return torch.cat([pooled.output, pooled.boundary], dim=-1)
+
+
+class ModalityFeatures(EncoderFeatures):
     """Features ``h_m (B, D)``: standardised pooled output, boundary features and mean prompt.
 
     If the modality is missing, a learned missing-modality embedding replaces the encoder's part.
@@ -43,14 +63,11 @@ class ModalityFeatures(nn.Module):
     """
 
     def __init__(self, width: int, boundary: bool, prompts: bool) -> None:
-        super().__init__()
-        encoder_width = width * (1 + boundary)
-        self.boundary = boundary
-        self.standardize_encoder = Standardization(encoder_width)
-        self.missing = nn.Parameter(torch.zeros(encoder_width))
+        super().__init__(width, boundary)
+        self.standardize_encoder = Standardization(self.encoder_width)
+        self.missing = nn.Parameter(torch.zeros(self.encoder_width))
         self.standardize_prompts = Standardization(width) if prompts else None
-        self.encoder_width = encoder_width
-        self.width = encoder_width + width * prompts
+        self.width = self.encoder_width + width * prompts
 
     def forward(
         self, pooled: Pooled, prompts: Tensor | None, present: Tensor | None, both: Tensor | None
@@ -59,9 +76,7 @@ class ModalityFeatures(nn.Module):
 
         ``present (B,)`` marks samples with the modality, ``both (B,)`` those with both.
         """
-        output = pooled.output
-        if self.boundary:
-            output = torch.cat([output, pooled.boundary], dim=-1)
+        output = self.of_encoder(pooled)
         features = self.standardize_encoder(output, present)
         # use the embedding in every step, since DDP waits for its gradient
         mask = torch.ones_like(output[:, 0], dtype=torch.bool) if present is None else present

@@ -9,7 +9,7 @@ from epic_pl.nn.epic import EPIC, NoInteraction
 from epic_pl.nn.methods.ensemble import Ensemble
 from epic_pl.nn.methods.fine_tuned import FullFineTuning, LoRA
 from epic_pl.nn.methods.maple import MaPLe
-from epic_pl.nn.methods.no_prompts import LateFusionMLP, LinearProbe, NoPrompts
+from epic_pl.nn.methods.no_prompts import LateFusionMLP, LinearProbe, NoPrompts, Trees
 from epic_pl.nn.methods.parts import Parts
 from epic_pl.nn.methods.pmf import PMF
 
@@ -26,4 +26,5 @@ __all__ = [
     "NoInteraction",
     "NoPrompts",
     "Parts",
+    "Trees",
 ]

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from epic_pl.nn.base import DualEncoder, Method
 from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.epic import EPIC
-from epic_pl.nn.heads import HeadConfig, Output
+from epic_pl.nn.heads import HeadConfig, Output, TreesHead
 from epic_pl.nn.heads.choice import PenaltySweep
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import Tower
@@ -55,7 +55,7 @@ class EnsembleModel(DualEncoder):
             first, reason = of.build(encoders, num_classes, head), ""
             if not first.cache_levels:
                 reason = f"Members share frozen encoders. {first.image_tower.not_stored_because}"
-            elif isinstance(first.head.choice, PenaltySweep):
+            elif isinstance(first.head, TreesHead) or isinstance(first.head.choice, PenaltySweep):
                 reason = "It has one optimum, so its members would be alike."
             if reason:  # before another one changes the encoders
                 raise ConfigError(

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from epic_pl.nn.base import DualEncoder, Method, layer_pairs
 from epic_pl.nn.encoders.base import Encoder
-from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output
+from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, TreesHead
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import FrozenTower
 from epic_pl.utils.types import Batch
@@ -50,6 +50,16 @@ class LinearProbeModel(NoPromptsModel):
     """Linear layers of several penalties on frozen features, of which validation chooses one."""
 
     penalties = (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3, 1e-4)
+
+
+class TreesModel(NoPromptsModel):
+    """Boosted trees on frozen features and columns."""
+
+    def __init__(
+        self, encoders: Pair[Encoder], num_classes: int, method: "NoPrompts", head: HeadConfig
+    ) -> None:
+        super().__init__(encoders, num_classes, method, head)
+        self.head = TreesHead(self.widths, num_classes, head)
 
 
 @dataclass(frozen=True)
@@ -104,3 +114,18 @@ class LateFusionMLP(NoPrompts):
     def own(self, head: HeadConfig) -> HeadConfig:
         """``head`` with the wide network."""
         return replace(head, network="wide")
+
+
+@dataclass(frozen=True)
+class Trees(NoPrompts):
+    """Boosted trees on a table's columns and components of both pooled features, as a control.
+
+    They are grown before the first step (:class:`~epic_pl.nn.heads.trees.BoostedTrees`), so one
+    epoch is enough; only a bias is trained. Options are those of :class:`NoPrompts`.
+
+    Example:
+        >>> Trees().build(encoders, num_classes=3)(batch).logits.shape
+        torch.Size([4, 3])
+    """
+
+    model = TreesModel
