@@ -103,7 +103,8 @@ def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
     if leaks := guess.leaks:
         told = (f"{name} tells the label of {share:.0%} of rows" for name, share in leaks.items())
         lines["leaks"] = f"{', '.join(told)}: is it known before the label?"
-    alone = " --alone LateFusionMLP" if guess.image_column and texts else ""
+    more = ",Trees" if any(guess.kinds.values()) else ""
+    more += " --alone LateFusionMLP" if guess.image_column and texts else ""
     return (
         f"{config}, written by epic-pl data init, takes\n"
         + "".join(f"  {name:<11} {printable(value)}\n" for name, value in lines.items())
@@ -111,7 +112,7 @@ def _summarize(config: Path, guess: Guess, chosen: Mapping[str, str]) -> str:
         f"  epic-pl data check --config {file}\n"
         f"  epic-pl fit --config {file}\n"
         "Is a plain network as good, and what does each modality add? Compare on the test split:\n"
-        f"  epic-pl compare --config {file} --methods EPIC,LateFusionMLP{alone}"
+        f"  epic-pl compare --config {file} --methods EPIC,LateFusionMLP{more}"
     )
 
 
