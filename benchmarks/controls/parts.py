@@ -11,13 +11,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from epic_pl.nn.hub import grid_side, patch_places, segment_means
-from epic_pl.nn.methods.parts import Locator, Parts, PartsModel
+from epic_pl.nn.methods.parts import Parts, PartsModel
 from epic_pl.nn.pair import Pair
 
 _CELLS = 16
 _LAYERS = 2
 _ATTENTION_HEADS = 4
 _CHANNELS = 64
+
+
+class Locator(nn.Module):
+    """Maps patches and parts to features of the head.
+
+    Args:
+        number: number of parts n.
+        width: common width r.
+
+    Attributes:
+        size: number of features.
+    """
+
+    size: int
+
+    def __init__(self, number: int, width: int) -> None:
+        super().__init__()
+        self.number, self.width = number, width
 
 
 class MeanLocator(Locator):
@@ -78,19 +96,35 @@ class MapLocator(Locator):
         return torch.cat([outputs, similarities.logsumexp(dim=1)], dim=1)
 
 
-class PartMeansModel(PartsModel):
+class LocatorModel(PartsModel):
+    """Parts with another locator."""
+
+    locator: type[Locator]
+
+    def build_locator(self) -> int:
+        """Build the locator."""
+        self.located = self.locator(self.parts.number, self.hub.down_text.out_features)
+        return self.located.size
+
+    def locate(self, projected: Pair[Tensor], similarities: Tensor) -> Tensor:
+        """The locator's features."""
+        features: Tensor = self.located(projected, similarities)
+        return features
+
+
+class PartMeansModel(LocatorModel):
     """Late fusion of the parts of both modalities."""
 
     locator = MeanLocator
 
 
-class CrossAttentionModel(PartsModel):
+class CrossAttentionModel(LocatorModel):
     """The parts attend to the patches in two trained layers."""
 
     locator = AttentionLocator
 
 
-class SimilarityMapModel(PartsModel):
+class SimilarityMapModel(LocatorModel):
     """A convolution over S."""
 
     locator = MapLocator

@@ -5,13 +5,12 @@ import math
 import pytest
 import torch
 
-from controls.parts import AttentionLocator, MapLocator, MeanLocator
-from epic_pl.nn.methods.parts import Locator
+from controls.parts import AttentionLocator, Locator, MapLocator, MeanLocator
 from epic_pl.nn.pair import Pair
 from tolerance import assert_same
 
 PARTS, WIDTH, SIDE = 3, 8, 4
-LOCATORS = (Locator, MeanLocator, AttentionLocator, MapLocator)
+LOCATORS = (MeanLocator, AttentionLocator, MapLocator)
 
 
 @pytest.fixture

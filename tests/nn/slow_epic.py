@@ -64,12 +64,13 @@ def first_prompts(model, both, here):
     words = both[1].tokens or [nothing[1]]
     means, learned = text_parts(own.parts, words), list(own.parts.offsets)
     parts = [part + offset for part, offset in zip(means, learned, strict=True)]
+    number = model.method.num_prompts
     if model.method.hub == "none":
-        found, scores = cells(patches, len(parts)), None
+        found, parts, scores = cells(patches, number), neighbours(parts, number), None
     else:
         hub = model.hubs[0]
         s = similarities(hub, patches, parts) * all(here)
-        found, parts = consolidate(hub, patches, parts, here, gathered=s.T)
+        found, parts = consolidate(hub, patches, parts, here, gathered=s.T, number=number)
         scores = where_fit(s) if all(here) else None
     return [[f + p for f, p in zip(found, own.first_image, strict=True)], parts], scores
 
@@ -265,10 +266,11 @@ def similarities(hub, z_image, z_text) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-def consolidate(hub, z_image, z_text, here=(True, True), gathered=None):
+def consolidate(hub, z_image, z_text, here=(True, True), gathered=None, number=0):
     """Prompt by prompt; what is missing is zero in the common space.
 
-    ``gathered`` are logits of means in place of the image's prompts, a row for each.
+    ``gathered`` are logits of means in place of the image's prompts, a row for each part of the
+    text; then ``number`` prompts are means of neighbours.
     """
     tau = math.exp(float(hub.similarity.log_temperature))
     free = not hasattr(hub, "up_image")
@@ -286,14 +288,23 @@ def consolidate(hub, z_image, z_text, here=(True, True), gathered=None):
             return linear(gelu(message), hub.up_text)
         return message if w is None else w.T @ message
 
-    messages = [_message(a, a_text, tau) for a in a_image]
+    to_images = [_message(a, a_text, tau) for a in a_image]
+    to_texts = [_message(a, a_image, tau) for a in a_text]
     if gathered is not None:
-        z_image, messages = (
-            [weighted_sum(list(row), each) for row in gathered] for each in (z_image, messages)
+        z_image, to_images = (
+            [weighted_sum(list(row), each) for row in gathered] for each in (z_image, to_images)
         )
-    c_image = [z + to_image(message) for z, message in zip(z_image, messages, strict=True)]
-    c_text = [z + to_text(_message(a, a_image, tau)) for z, a in zip(z_text, a_text, strict=True)]
+        z_image, to_images, z_text, to_texts = (
+            neighbours(each, number) for each in (z_image, to_images, z_text, to_texts)
+        )
+    c_image = [z + to_image(message) for z, message in zip(z_image, to_images, strict=True)]
+    c_text = [z + to_text(message) for z, message in zip(z_text, to_texts, strict=True)]
     return c_image, c_text
+
+
+def neighbours(vectors, number: int) -> list[Tensor]:
+    """Means of stretches of vectors."""
+    return [mean([vectors[at] for at in span]) for span in spans(len(vectors), number)]
 
 
 def _message(own: Tensor, others: list[Tensor], tau: float) -> Tensor:

@@ -39,6 +39,9 @@ CASES = {
     "squeezed, without hub": ({"hub": "none"}, HeadConfig(network="squeezed")),
     "many prompts": ({"num_prompts": 5, "hub_width": 3}, None),
     "one prompt": ({"num_prompts": 1}, None),
+    "as many parts as prompts": ({"num_parts": 2}, ALL_PARTS),
+    "fewer parts than prompts": ({"num_parts": 1}, ALL_PARTS),
+    "parts that prompts share": ({"num_parts": 5, "num_prompts": 3}, ALL_PARTS),
     "gaps": ({"interaction_layers": [[0, 1], [2, 2]]}, ALL_PARTS),
     "gap after the last step": ({"interaction_layers": [[0, 0], [1, 1]]}, ALL_PARTS),
 }

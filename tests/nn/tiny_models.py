@@ -133,7 +133,7 @@ def randomise(model: nn.Module, seed: int = 7) -> nn.Module:
 
 METHODS = {name: getattr(methods, name) for name in methods.__all__ if name != "Method"}
 MEMBERS = 2
-SMALL = {"num_prompts": 2, "hub_width": 4, "prompt_attention": "joint"}
+SMALL = {"num_prompts": 2, "num_parts": 4, "hub_width": 4, "prompt_attention": "joint"}
 
 
 def make(name="EPIC", image=None, text=None, *, head=None, modality_dropout=0.0, **options):

@@ -56,7 +56,6 @@ class EPICModel(DualEncoder):
         layers = Pair(*zip(*pairs, strict=True))
         joint = method.prompt_attention == "joint"
         tower: type[JointTower | ReadOnlyTower] = JointTower if joint else ReadOnlyTower
-        n = method.num_prompts
         self.from_tokens = method.first_prompt == "tokens"
         super().__init__(
             tower(encoders.image, layers.image, self.from_tokens),
@@ -66,11 +65,12 @@ class EPICModel(DualEncoder):
         self.num_steps = len(pairs)
         self.prompts = TemporalPrompts(
             self.num_steps,
-            n,
+            method.num_prompts,
             self.widths,
             method.first_prompt,
             method.generation,
             method.prompt_init_std,
+            method.num_parts,
         )
         # the head takes the last step's prompts as they are, so no hub follows it
         number = self.num_steps - 1 + self.from_tokens
@@ -80,7 +80,7 @@ class EPICModel(DualEncoder):
             num_classes,
             head,
             prompts=True,
-            num_part_features=3 * n if method.hub != "none" and self.from_tokens else 0,
+            num_part_features=3 * method.num_parts * (method.hub != "none" and self.from_tokens),
         )
 
     def forward(self, batch: Batch) -> Output:
@@ -125,7 +125,8 @@ class EPICModel(DualEncoder):
         So those of the image depend on the text.
         """
         parts = self.prompts.parts(words, mask)
-        consolidated: Consolidated = hub.of_tokens(Pair(patches, parts), Presence(*present))
+        tokens, number = Pair(patches, parts), self.method.num_prompts
+        consolidated: Consolidated = hub.of_tokens(tokens, Presence(*present), number)
         return consolidated
 
     @torch.no_grad()
@@ -147,8 +148,9 @@ class EPIC(Method):
     docs/method.md defines each option, and says which values are closest to the paper.
 
     Attributes:
-        num_prompts: number of prompts n of each modality; with two, models do not learn how things
-            lie in an image, with three or four they do.
+        num_prompts: number of prompts n of each modality.
+        num_parts: number of parts m of the text that are located in the image, with
+            ``first_prompt`` "tokens"; the first prompts are means of m / n neighbours.
         interaction_layers: K (the last K layers of each encoder), or pairs
             ``[image layer, text layer]``, counted from 0, in which both numbers increase.
         prompt_attention: "joint": tokens and prompts attend to each other; "read_only": prompts
@@ -169,6 +171,7 @@ class EPIC(Method):
     model = EPICModel
 
     num_prompts: int = 2
+    num_parts: int = 8
     interaction_layers: int | list[list[int]] = 2
     prompt_attention: PromptAttention = "read_only"
     hub: HubKind = "bottleneck"
@@ -180,7 +183,7 @@ class EPIC(Method):
 
     def __post_init__(self) -> None:
         check_choices(self)
-        check_positive(self, "num_prompts", "hub_width", "prompt_init_std")
+        check_positive(self, "num_prompts", "num_parts", "hub_width", "prompt_init_std")
         check_probabilities(self, "dropout")
 
 

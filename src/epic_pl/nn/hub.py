@@ -1,6 +1,7 @@
 """The hub, which consolidates the prompts of both modalities by their similarity.
 
-Shape legend: B batch, n prompts, d_v and d_t encoder widths, r hub width.
+Shape legend: B batch, n prompts, m parts of the text, P patches, d_v and d_t encoder widths, r hub
+width.
 """
 
 import math
@@ -71,9 +72,9 @@ class Consolidated(NamedTuple):
     prompts: Pair[Tensor]
     """Consolidated prompts ``C_m (B, n, d_m)``."""
     similarities: Tensor | None
-    """Similarities ``S (B, n, n)``; before step 1 ``(B, P, n)`` with P patches."""
+    """Similarities ``S (B, n, n)``; before step 1 ``(B, P, m)``."""
     projected: Pair[Tensor] | None
-    """Projected ``A_m (B, n, r)``, there ``A_v (B, P, r)``, zero where the modality is missing."""
+    """Projected ``A_m (B, n, r)``, there ``A_v (B, P, r)`` and ``A_t (B, m, r)``."""
 
 
 class PatchDropout(nn.Dropout):
@@ -121,27 +122,29 @@ class Hub(nn.Module, ABC):
 
         The message from a missing modality is zero.
         """
-        image, text = self._project(prompts, present)  # (B, n, r)
-        similarities = self.similarity(image, text)  # (B, n, n)
+        (image, text), similarities = self.compare(prompts, present)  # (B, n, r), (B, n, n)
         messages = Pair(similarities.softmax(dim=2) @ text, similarities.softmax(dim=1).mT @ image)
         return Consolidated(self.receive(prompts, messages), similarities, Pair(image, text))
 
-    def of_tokens(self, tokens: Pair[Tensor], present: Presence) -> Consolidated:
-        """Consolidate patches ``(B, P, d_v)`` and parts ``(B, n, d_t)`` of the text.
+    def of_tokens(self, tokens: Pair[Tensor], present: Presence, number: int) -> Consolidated:
+        """Consolidate patches ``(B, P, d_v)`` and parts ``(B, m, d_t)`` of the text.
 
-        The result has n image prompts: for each part the mean of the patches, and of their
-        messages, weighted by ``softmax_v(S)`` with ``S (B, P, n)``.
+        The result has n = ``number`` prompts of each modality: means of neighbouring parts, and of
+        the patches and messages of these parts, weighted by ``softmax_v(S)`` with ``S (B, P, m)``.
         """
-        image, text = self._project(tokens, present)  # (B, P, r), (B, n, r)
-        similarities = self.similarity(image, text)  # (B, P, n)
-        weights = similarities.softmax(dim=1).mT  # of each part over the patches
+        (image, text), similarities = self.compare(tokens, present)
+        weights = neighbour_means(similarities.softmax(dim=1).mT, number)  # (B, n, P)
         messages = Pair((weights @ similarities.softmax(dim=2)) @ text, weights @ image)
-        prompts = Pair(weights @ tokens.image, tokens.text)
+        prompts = Pair(weights @ tokens.image, neighbour_means(tokens.text, number))
         return Consolidated(self.receive(prompts, messages), similarities, Pair(image, text))
 
-    def _project(self, prompts: Pair[Tensor], present: Presence) -> Pair[Tensor]:
-        """``A_v`` and ``A_t``, zero for a missing modality, so that its message is zero, too."""
-        return Pair(*map(where_present, self.project(prompts), present))
+    def compare(self, given: Pair[Tensor], present: Presence) -> tuple[Pair[Tensor], Tensor]:
+        """Projected ``A_v (B, n_v, r)`` and ``A_t (B, n_t, r)``, and S ``(B, n_v, n_t)``.
+
+        A missing modality has zeros, so that its message is zero, too.
+        """
+        projected = Pair(*map(where_present, self.project(given), present))
+        return projected, self.similarity(*projected)
 
 
 class BottleneckHub(Hub):
@@ -155,6 +158,7 @@ class BottleneckHub(Hub):
         widths: d_v and d_t.
         hub_width: width r of the common space.
         dropout: dropout rate of the normalised prompts and of the messages.
+        messages: whether it has ``V_m``; one that only compares has none.
 
     Example:
         >>> hub = BottleneckHub(widths=Pair(384, 256), hub_width=64)
@@ -164,13 +168,18 @@ class BottleneckHub(Hub):
         (torch.Size([4, 2, 256]), torch.Size([4, 2, 2]))
     """
 
-    def __init__(self, widths: Pair[int], hub_width: int, dropout: float = 0.0) -> None:
+    def __init__(
+        self, widths: Pair[int], hub_width: int, dropout: float = 0.0, messages: bool = True
+    ) -> None:
         super().__init__(learned_temperature=True)
         self.down_image, self.down_text = (nn.Linear(width, hub_width) for width in widths)
-        self.up_image, self.up_text = (nn.Linear(hub_width, width, bias=False) for width in widths)
-        nn.init.zeros_(self.up_image.weight)
-        nn.init.zeros_(self.up_text.weight)
         self.drop, self.dropout = PatchDropout(dropout), nn.Dropout(dropout)
+        if messages:
+            self.up_image, self.up_text = (
+                nn.Linear(hub_width, width, bias=False) for width in widths
+            )
+            nn.init.zeros_(self.up_image.weight)
+            nn.init.zeros_(self.up_text.weight)
 
     def project(self, prompts: Pair[Tensor]) -> Pair[Tensor]:
         """``A_m = unit(LN(Z_m) W_m + b_m) sqrt(r)``."""
@@ -226,10 +235,10 @@ class NoHub(nn.Module):
         """The prompts as they are."""
         return Consolidated(prompts, None, None)
 
-    def of_tokens(self, tokens: Pair[Tensor], present: Presence) -> Consolidated:
-        """Means ``(B, n, d_v)`` of the cells of a grid of patches, and the parts as they are."""
-        cells = segment_means(tokens.image, tokens.text.shape[1])
-        return Consolidated(Pair(cells, tokens.text), None, None)
+    def of_tokens(self, tokens: Pair[Tensor], present: Presence, number: int) -> Consolidated:
+        """Means of n = ``number`` cells of a grid of patches, and of neighbouring parts."""
+        cells = segment_means(tokens.image, number)
+        return Consolidated(Pair(cells, neighbour_means(tokens.text, number)), None, None)
 
 
 def build_hubs(
@@ -251,6 +260,14 @@ def where_parts_fit(similarities: Tensor) -> Tensor:
     shares = similarities.softmax(dim=1)
     places = patch_places(similarities.shape[1]).to(shares)  # (P, 2)
     return torch.cat([(places.T @ shares).flatten(1), similarities.logsumexp(dim=1)], dim=1)
+
+
+def neighbour_means(parts: Tensor, number: int) -> Tensor:
+    """Means ``(B, n, d)`` of neighbours among ``parts (B, m, d)``; some overlap if n divides not m.
+
+    With n = m they are the parts.
+    """
+    return F.adaptive_avg_pool1d(parts.mT, number).mT
 
 
 def segment_means(patches: Tensor, number: int) -> Tensor:

@@ -1,6 +1,7 @@
 """Temporal prompts: the vectors that enter each interaction layer beside the tokens.
 
-Shape legend: B batch, N words, n prompts, d_v and d_t encoder widths, K interaction steps.
+Shape legend: B batch, N words, m parts of a text, n prompts, d_v and d_t encoder widths, K
+interaction steps.
 """
 
 from typing import Literal
@@ -16,14 +17,14 @@ Generation = Literal["offset", "linear"]
 
 
 class TextParts(nn.Module):
-    """The n parts ``(B, n, d)`` of a text: weighted means of neighbouring words.
+    """The m parts ``(B, m, d)`` of a text: weighted means of neighbouring words.
 
     The weights of part j are a softmax over words of the word's score minus half of its squared
     distance from the part's middle, in units of a part's length. Word scores are learned and the
     same for all parts, so "kite" can count more than "the". Each part gets a learned vector added.
 
     Args:
-        number: number of parts n.
+        number: number of parts m.
         width: encoder width d.
         init_std: standard deviation of the initial learned vectors.
     """
@@ -39,16 +40,16 @@ class TextParts(nn.Module):
         nn.init.zeros_(self.score.weight)
 
     def forward(self, words: Tensor, mask: Tensor) -> Tensor:
-        """Parts ``(B, n, d)`` of ``words (B, N, d)``; ``mask (B, N)`` is False on padding."""
+        """Parts ``(B, m, d)`` of ``words (B, N, d)``; ``mask (B, N)`` is False on padding."""
         parts: Tensor = self.weights(words, mask).to(words.dtype) @ words + self.offsets
         return parts
 
     def weights(self, words: Tensor, mask: Tensor) -> Tensor:
-        """Weights ``(B, n, N)`` of the words in each part."""
+        """Weights ``(B, m, N)`` of the words in each part."""
         counted = mask.to(words.dtype)[:, None]  # (B, 1, N)
         size = counted.sum(dim=2, keepdim=True) / self.number  # words per part
         middles = torch.arange(self.number, device=words.device)[:, None] + 0.5
-        distances = (counted.cumsum(dim=2) - 0.5) / size.clamp(min=1e-6) - middles  # (B, n, N)
+        distances = (counted.cumsum(dim=2) - 0.5) / size.clamp(min=1e-6) - middles  # (B, m, N)
         weights: Tensor = self.score(self.norm(words)).mT - distances.square() / 2
         return weights.masked_fill(~mask[:, None], -1e4).softmax(dim=2)
 
@@ -65,10 +66,11 @@ class TemporalPrompts(nn.Module):
         num_prompts: number of prompts n of each modality.
         widths: d_v and d_t.
         first_prompt: "tokens": the :class:`TextParts` of the text, and learned vectors added to
-            the image patches that match each part; "independent": learned vectors alone;
+            the image patches that match them; "independent": learned vectors alone;
             "from_text" (closest to the paper): image prompts are a linear map of the text's.
         generation: "offset" or "linear".
         init_std: standard deviation of the Gaussian.
+        num_parts: number of parts m with ``first_prompt`` "tokens".
 
     Example:
         >>> prompts = TemporalPrompts(num_steps=2, num_prompts=3, widths=Pair(384, 256))
@@ -86,6 +88,7 @@ class TemporalPrompts(nn.Module):
         first_prompt: FirstPrompt = "independent",
         generation: Generation = "offset",
         init_std: float = 0.02,
+        num_parts: int = 8,
     ) -> None:
         super().__init__()
 
@@ -93,7 +96,7 @@ class TemporalPrompts(nn.Module):
             return nn.Parameter(torch.randn(*shape) * init_std)
 
         if first_prompt == "tokens":
-            self.parts = TextParts(num_prompts, widths.text, init_std)
+            self.parts = TextParts(num_parts, widths.text, init_std)
         else:
             self.first_text = gaussian(num_prompts, widths.text)
         if first_prompt == "from_text":

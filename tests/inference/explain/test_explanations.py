@@ -39,7 +39,7 @@ def test_an_explanation_is_that_of_the_model_that_predicts(trained):
         assert len(explanation.steps) == 2
         both = sample["image"] is not None and sample["text"] is not None
         shapes = [scores.shape for scores in explanation.similarities]
-        assert shapes == ([(16, 2), (2, 2)] if both else [])  # nothing was exchanged
+        assert shapes == ([(16, 8), (2, 2)] if both else [])  # nothing was exchanged
         for scores in explanation.similarities:
             assert_same(scores.sum(dim=1), torch.ones(len(scores)))
     whole, without_image, without_text, evil = explanations

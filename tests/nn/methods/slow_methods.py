@@ -106,9 +106,10 @@ def parts_in_patches(model, encoders, tokens):
         part + offset
         for part, offset in zip(text_parts(model.parts, words), model.parts.offsets, strict=True)
     ]
-    a = [[linear(layer_norm(x, down[0]), down[2]) for x in side] for side, down in
-         ((patches, model.down_image), (found, model.down_text))]  # fmt: skip
-    tau = math.exp(float(model.cosine.log_temperature))
+    plain = torch.nn.LayerNorm(1, elementwise_affine=False)
+    a = [[linear(layer_norm(x, plain), down) for x in side] for side, down in
+         ((patches, model.hub.down_image), (found, model.hub.down_text))]  # fmt: skip
+    tau = math.exp(float(model.hub.similarity.log_temperature))
     scores = [[cosine(p, q) / tau for q in a[1]] for p in a[0]]
     scores = torch.tensor(scores, dtype=torch.float64)
     return head_logits(model, pooled, means, [[], []], where_fit(scores))
