@@ -138,7 +138,10 @@ class EPICModel(DualEncoder):
         cosines = [part for part in self.hubs.modules() if isinstance(part, ScaledCosine)]
         with recorded_outputs(cosines) as similarities:
             self({**batch, "states": (image, text)})
-        return Recording(image.attention, text.attention, similarities)
+        parts = None
+        if self.from_tokens and similarities and text.mask is not None:
+            parts = self.prompts.parts.weights(text.content_tokens(), text.mask)
+        return Recording(image.attention, text.attention, similarities, parts)
 
 
 @dataclass(frozen=True)

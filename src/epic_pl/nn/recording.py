@@ -1,6 +1,6 @@
 """What happens to prompts inside a forward pass, for explanations.
 
-Shape legend: B batch, N tokens, P patches, n prompts, h heads, d width, K steps.
+Shape legend: B batch, N tokens, P patches, m parts, n prompts, h heads, d width, K steps.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,13 +33,15 @@ class Recording(NamedTuple):
     """Attention and similarities of one forward pass, for explanations.
 
     ``image`` and ``text`` have the attention of the prompts in each of the K steps.
-    ``similarities`` has ``S (B, n, n)`` of each hub, with image prompts in rows; that before step 1
-    has P patches in rows, ``(B, P, n)``. It is empty without hubs.
+    ``similarities`` has ``S (B, n, n)`` of each hub, with image prompts in rows. If the first
+    prompts come from tokens, the first one is ``(B, P, m)``, with P patches in rows, and ``parts
+    (B, m, N)`` has the weights of tokens in the m parts of the text. Without hubs both are empty.
     """
 
     image: list[Attention]
     text: list[Attention]
     similarities: list[Tensor]
+    parts: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ import tiny_runs
 from epic_pl.inference.explain.figures import draw_explanation
 from epic_pl.inference.explain.samples import (
     Explanation,
+    Part,
     Step,
-    _on_patches,
+    _on_grid,
     explain_sample,
     predict_alone,
 )
 from epic_pl.module import EPICModule
-from epic_pl.nn.recording import Attention
 from epic_pl.run.epic_cli import build_trained
 from epic_pl.utils.errors import ConfigError
 from tolerance import assert_same
@@ -39,7 +39,11 @@ def test_an_explanation_is_that_of_the_model_that_predicts(trained):
         assert len(explanation.steps) == 2
         both = sample["image"] is not None and sample["text"] is not None
         shapes = [scores.shape for scores in explanation.similarities]
-        assert shapes == ([(16, 8), (2, 2)] if both else [])  # nothing was exchanged
+        assert shapes == ([(2, 2)] if both else [])  # nothing was exchanged
+        assert len(explanation.parts) == (8 if both else 0)
+        for part in explanation.parts:
+            assert part.patches.shape == (4, 4)
+            assert_same(part.patches.sum(), torch.tensor(1.0))
         for scores in explanation.similarities:
             assert_same(scores.sum(dim=1), torch.ones(len(scores)))
     whole, without_image, without_text, evil = explanations
@@ -49,6 +53,9 @@ def test_an_explanation_is_that_of_the_model_that_predicts(trained):
     assert ((shares > 0) & (shares < 1)).all()
     assert without_image.image is None
     assert (without_image.steps[-1].patches == 0).all()
+    first, last = (whole.parts[at].words for at in (0, -1))
+    assert first[0] > last[0]  # parts follow the order of the words
+    assert last[-1] > first[-1]
     assert without_text.words == []
     assert "script" in evil.words  # pieces are joined again
     for unimodal in samples[1:3]:
@@ -67,7 +74,9 @@ def test_the_drawing_has_a_colour_bar_and_the_share_of_every_word():
     shares = torch.tensor([[0.5, 0.004], [0.25, 0.125]])
     steps = [Step(torch.full((2, 4, 4), 0.01), shares)]
     black = Image.new("RGB", (80, 80))
-    figure = draw_explanation(Explanation("a", black, ["one", "$x$"], [], None, None, steps, []))
+    figure = draw_explanation(
+        Explanation("a", black, ["one", "$x$"], [], None, None, steps, [], [])
+    )
     patches, words = figure.subfigs
     assert [axes.get_ylabel() for axes in patches.axes][-1] == "attention on a patch, %"
     (axes,) = words.axes
@@ -78,15 +87,17 @@ def test_the_drawing_has_a_colour_bar_and_the_share_of_every_word():
 def test_each_prompt_and_each_hub_has_a_panel():
     step = Step(torch.full((4, 2, 2), 0.1), torch.full((4, 3), 0.2))
     black, words = Image.new("RGB", (80, 80)), ["a", "red", "dog"]
-    shares = [torch.full((4, 4), 0.25), torch.eye(4)]
-    drawn = Explanation("a", black, words, [], None, None, [step, step], shares)
-    patches, texts, matrices = draw_explanation(drawn).subfigs
+    shares = [torch.eye(4)]
+    found = [Part(torch.eye(3)[at % 3], torch.eye(4)) for at in range(5)]
+    drawn = Explanation("a", black, words, [], None, None, [step, step], shares, found)
+    patches, texts, matrices, parts = draw_explanation(drawn).subfigs
     titles = [axes.get_title("left").split(":")[0] for axes in patches.axes[:5]]
     assert titles == ["image", "prompt 1", "prompt 2", "prompt 3", "prompt 4"]
     assert [tick.get_text() for tick in texts.axes[0].get_yticklabels()] == titles[1:]
-    titles = [axes.get_title("left") for axes in matrices.axes[:2]]
-    assert titles == ["similarity before step 1", "similarity before step 2"]
-    assert [axes.get_ylabel() for axes in matrices.axes[:2]] == ["patch", "image prompt"]
+    assert matrices.axes[0].get_title("left") == "similarity before step 2"
+    assert matrices.axes[0].get_ylabel() == "image prompt"
+    titles = [axes.get_title("left") for axes in parts.axes]
+    assert titles[:5] == ["a", "red", "dog", "a", "red"]
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 3), (3, 0), (1, 2)])
@@ -94,12 +105,12 @@ def test_the_reddest_spot_of_the_drawing_is_the_patch_with_all_attention(row, co
     image = torch.arange(16).view(4, 4)  # as an image encoder cuts it: row by row
     tokens = torch.zeros(1, 2, 3 + 16)
     tokens[0, 1, 3 + image[row, column]] = 1
-    maps = _on_patches(Attention(tokens, torch.zeros(1, 2, 2)), prefix=3)
+    maps = _on_grid(tokens[0, :, 3:])
     assert maps.shape == (2, 4, 4)
     assert maps[1].nonzero().tolist() == [[row, column]]
 
     black, steps = Image.new("RGB", (80, 80)), [Step(maps[1:], torch.zeros(1, 0))]
-    figure = draw_explanation(Explanation("a", black, [], [], None, None, steps, []), 0)
+    figure = draw_explanation(Explanation("a", black, [], [], None, None, steps, [], []), 0)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     drawn = np.asarray(canvas.buffer_rgba())[..., 0]

@@ -5,7 +5,7 @@ Shape legend: n prompts, g patches a side, N tokens, W words, K steps.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -16,7 +16,6 @@ from epic_pl.data.processor import Processor
 from epic_pl.module import EPICModule
 from epic_pl.module.evaluator import Evaluator, as_pil_image
 from epic_pl.nn.hub import grid_side
-from epic_pl.nn.recording import Attention
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.types import Sample
 
@@ -36,6 +35,17 @@ class Step:
     words: Tensor
 
 
+class Part(NamedTuple):
+    """A part of the text, and where the image matches it.
+
+    ``words (W,)`` has the weight of each word in it, ``patches (g, g)`` the shares of the patches
+    by their similarity to it.
+    """
+
+    words: Tensor
+    patches: Tensor
+
+
 @dataclass(frozen=True)
 class Explanation:
     """Attention and prediction of one sample, on the CPU.
@@ -48,8 +58,9 @@ class Explanation:
         probability: probability of the class; multilabel: the lowest one of the predicted labels.
         truth: the true class or labels; None if unknown.
         steps: attention of each of the K steps.
-        similarities: ``softmax(S)`` of each hub, with image prompts in rows that sum to one;
-            empty for unimodal samples.
+        similarities: ``softmax(S)`` of each hub between prompts, with image prompts in rows that
+            sum to one; empty for unimodal samples.
+        parts: the parts of the text, if patches are compared with them; empty for unimodal samples.
     """
 
     sample_id: str
@@ -60,6 +71,7 @@ class Explanation:
     truth: list[str] | None
     steps: list[Step]
     similarities: list[Tensor]
+    parts: list[Part]
 
     @property
     def headline(self) -> str:
@@ -106,8 +118,15 @@ def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> 
     with torch.no_grad():
         logits = model(moved).logits
     text, image, labels = sample["text"], sample["image"], batch.get("labels")
-    of_hubs = () if image is None or text is None else recording.similarities
     words, numbers = ([], []) if text is None else _words(processor, text)
+    of_hubs = (
+        [] if image is None or text is None else [s[0].float() for s in recording.similarities]
+    )
+    parts: list[Part] = []
+    if of_hubs and recording.parts is not None:
+        of_words = _on_words(recording.parts, len(words), numbers)
+        maps = _on_grid(of_hubs.pop(0).softmax(dim=0).mT)
+        parts = [Part(*part) for part in zip(of_words, maps, strict=True)]
     prefix = model.image_encoder.num_prefix_tokens
     prediction, probability = _answer(evaluator, logits)
     return Explanation(
@@ -118,10 +137,14 @@ def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> 
         probability=probability,
         truth=None if labels is None else evaluator.names(labels[0]),
         steps=[
-            Step(_on_patches(of_image, prefix), _on_words(of_text, len(words), numbers))
+            Step(
+                _on_grid(of_image.tokens[0, :, prefix:]),
+                _on_words(of_text.tokens, len(words), numbers),
+            )
             for of_image, of_text in zip(recording.image, recording.text, strict=True)
         ],
-        similarities=[scores[0].float().softmax(dim=1).cpu() for scores in of_hubs],
+        similarities=[scores.softmax(dim=1).cpu() for scores in of_hubs],
+        parts=parts,
     )
 
 
@@ -178,11 +201,10 @@ def _answer(evaluator: Evaluator, logits: Tensor) -> tuple[list[str], float | No
     return evaluator.names(predicted), float(confidence.min()) if confidence.numel() else None
 
 
-def _on_patches(attention: Attention, prefix: int) -> Tensor:
-    """Attention ``(n, g, g)`` on the patch grid, with rows from the top."""
-    patches = attention.tokens[0, :, prefix:].float().cpu()  # (n, g * g)
-    side = grid_side(patches.shape[1])
-    return patches.view(-1, side, side)
+def _on_grid(shares: Tensor) -> Tensor:
+    """Shares ``(n, g * g)`` of patches as ``(n, g, g)``, with rows from the top."""
+    side = grid_side(shares.shape[1])
+    return shares.float().cpu().reshape(-1, side, side)
 
 
 def _words(processor: Any, text: str) -> tuple[list[str], list[int]]:
@@ -205,8 +227,8 @@ def _words(processor: Any, text: str) -> tuple[list[str], list[int]]:
     return words, numbers
 
 
-def _on_words(attention: Attention, words: int, numbers: list[int]) -> Tensor:
-    """Attention ``(n, W)`` on each word, the sum over its tokens."""
-    weights = attention.tokens[0, :, : len(numbers)].float().cpu()  # (n, N)
+def _on_words(of_tokens: Tensor, words: int, numbers: list[int]) -> Tensor:
+    """Weights ``(n, W)`` of each word, the sums over its tokens in ``of_tokens (1, n, N)``."""
+    weights = of_tokens[0, :, : len(numbers)].float().cpu()
     sums = weights.new_zeros(len(weights), 1 + words)
     return sums.index_add_(1, torch.tensor(numbers, dtype=torch.long), weights)[:, 1:]
