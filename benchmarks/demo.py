@@ -32,6 +32,7 @@ SHOWN = {
 }
 EPOCHS = 8
 SIDE = 112
+SCENES = {"val": 300, "test": 500}
 ON_PAGE = 12
 
 
@@ -87,10 +88,9 @@ def write_table(folder: Path, rows: int) -> dict[str, tuple[str, str]]:
         writer = csv.writer(file)
         writer.writerow(["id", "image", "statement", "label", "kind", "split"])
         # in test no pair of things is that of a training image or statement
-        counts = ("train", "train", rows // len(KINDS)), ("val", "val", 300), ("test", "pairs", 500)
-        for split, part, number in counts:
+        for split, number in {"train": rows // len(KINDS), **SCENES}.items():
             for index in range(number):
-                scene = generator.scene(part, index)
+                scene = generator.scene("pairs" if split == "test" else split, index)
                 image = f"images/{split}-{index}.png"
                 codes = [things[thing].code for thing in scene.arrangement.objects]
                 compose(codes, scene.arrangement.boxes, SIDE).save(folder / image)

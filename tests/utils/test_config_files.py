@@ -21,7 +21,7 @@ from epic_pl.utils.errors import ConfigError
     [
         ("", "table.yaml"),
         ("overlays", "debug.yaml"),
-        ("variants", "demo.yaml"),
+        ("variants", "rivals.yaml"),
         ("spaces", "wide.yaml"),
     ],
 )
