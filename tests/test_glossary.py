@@ -19,7 +19,7 @@ LEFT = re.compile(
 )
 # these mean the same in each room
 SHARED = {"__init__.py", "base.py", "build.py", "datamodule.py", "dataset.py", "figures.py"}
-SHARED |= {"summary.py"}
+SHARED |= {"openmoji.py", "summary.py"}
 
 
 def defined(path):

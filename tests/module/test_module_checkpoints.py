@@ -55,7 +55,7 @@ def test_every_nested_option_survives_a_checkpoint_as_plain_types(
             checkpoint_layers=True,
         ),
         "method": replace(
-            EPIC(3, [[0, 1], [2, 2]], "read_only", "parameter_free", 7, "linear"),
+            EPIC(3, 5, [[0, 1], [2, 2]], "read_only", "parameter_free", 7, "linear"),
             **{"first_prompt": "from_text", "prompt_init_std": 0.5, "dropout": 0.4},
         ),
         "head": HeadConfig(boundary=True, similarity=True, dropout=0.3),

@@ -29,7 +29,7 @@ def test_counts_cover_the_model(model):
         assert (trained == 0) is part.endswith("tower")
         assert (frozen == 0) is not part.endswith("tower")
     # first prompts, norm and score of the words, and offsets of two further steps
-    assert counts["prompts"] == (2 * 3 * 2 * 32 + 3 * 32, 0)
+    assert counts["prompts"] == ((2 * 3 - 1) * 2 * 32 + 8 * 32 + 3 * 32, 0)  # eight parts
     # of each hub four matrices, two biases and a temperature
     assert counts["hubs"] == (3 * (4 * 32 * 8 + 2 * 8 + 1), 0)
     # a linear map of pooled outputs and mean prompts, and two missing-modality embeddings

@@ -116,7 +116,7 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
         if saved != here:
             raise CheckpointError(
                 f"The checkpoint's {key} is {saved}, this model's {here}: the number of classes, "
-                "prompts or the hub's width differs; use the config that was saved beside it."
+                "prompts, parts or the hub's width differs; use the config saved beside it."
             )
         # a comparison with NaN is false
         if adapter[key].is_floating_point() and not bool(
