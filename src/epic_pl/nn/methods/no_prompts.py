@@ -120,7 +120,7 @@ class LateFusionMLP(NoPrompts):
 class Trees(NoPrompts):
     """Boosted trees on a table's columns and components of both pooled features, as a control.
 
-    They are grown before the first step (:class:`~epic_pl.nn.heads.trees.BoostedTrees`), so one
+    They are grown before the first step (``nn/heads/trees.py``), so one
     epoch is enough; only a bias is trained. Options are those of :class:`NoPrompts`.
 
     Example:
