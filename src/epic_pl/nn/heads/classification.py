@@ -310,9 +310,10 @@ class GEGLU(nn.Module):
 class NetworkHead(nn.Module):
     """``Linear(Dropout(GEGLU(Linear([h_v; h_t; s; c]))))`` with features s of the parts.
 
-    ``s`` comes from :func:`~epic_pl.nn.hub.where_parts_fit`. The parts have a fixed order, so s shows
-    how two objects are placed. "squeezed" first projects each modality to 16 dimensions, so that the
-    network depends mostly on ``s``. ``c`` are the features of a table's columns.
+    ``s`` comes from :func:`~epic_pl.nn.hub.where_parts_fit`. The parts have a fixed order, so s
+    shows how two objects are placed. "squeezed" first projects each modality to 16 dimensions, so
+    that the network depends mostly on ``s``. ``c`` are the features of a table's
+    columns.
 
     Args:
         widths: D_v and D_t.
