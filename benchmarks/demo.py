@@ -5,7 +5,7 @@
 Draws scenes of OpenMoji into a table with a statement a row, stores the features of the frozen
 encoders, trains and tests three methods, predicts the test split, and draws a page that shows where
 EPIC has found each part of a statement. The controls are a network on the pooled features of both
-modalities, and of the better one alone: half of the statements are true, whatever they say.
+modalities, and of each alone: half of the statements are true, whatever they or the image say.
 """
 
 import argparse

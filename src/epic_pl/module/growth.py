@@ -15,6 +15,7 @@ from epic_pl.data import ImageTextDataModule
 from epic_pl.nn.heads import ClassificationHead, TreesHead
 from epic_pl.nn.heads.trees import BoostedTrees
 from epic_pl.nn.pair import Pair, Presence
+from epic_pl.utils.errors import ConfigError
 
 _MOST_ROWS = 20_000
 
@@ -27,11 +28,22 @@ class TreeGrower(Callback):
 
     @torch.no_grad()
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Grow them on the first rank for all ranks, and for all members of an ensemble."""
+        """Grow them on the first rank for all ranks, and for all members of an ensemble.
+
+        Raises:
+            ConfigError: if there are only trees, and no DataModule of this package.
+        """
         heads = [stack.head for stack in pl_module.model.stacks if stack.head.trees is not None]
         data = getattr(trainer, "datamodule", None)
         resumes = trainer.ckpt_path is not None
-        if not heads or resumes or not isinstance(data, ImageTextDataModule):
+        if not heads or resumes:
+            return
+        if not isinstance(data, ImageTextDataModule):
+            if any(isinstance(head, TreesHead) for head in heads):
+                raise ConfigError(
+                    "Trees grow from the rows of a DataModule: call fit with datamodule=..., "
+                    "such as a TableDataModule, or take another method."
+                )
             return
         rank_zero_info("Growing boosted trees on the training rows ...")
         grown: Any = None

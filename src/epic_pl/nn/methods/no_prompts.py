@@ -120,8 +120,8 @@ class LateFusionMLP(NoPrompts):
 class Trees(NoPrompts):
     """Boosted trees on a table's columns and components of both pooled features, as a control.
 
-    They are grown before the first step (``nn/heads/trees.py``), so one
-    epoch is enough; only a bias is trained. Options are those of :class:`NoPrompts`.
+    They are grown before the first step (``nn/heads/trees.py``), so one epoch is enough; only a
+    bias is trained. Options are those of :class:`NoPrompts`. It needs a DataModule.
 
     Example:
         >>> Trees().build(encoders, num_classes=3)(batch).logits.shape
