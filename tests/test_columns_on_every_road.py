@@ -556,3 +556,30 @@ def test_compare_also_trains_on_the_columns_alone(on_priced):
 
     variants = add_alone(choose("EPIC", []), "EPIC", ["--config", on_priced.config])
     assert [each.name for each in variants] == ["EPIC", "EPIC-text", "EPIC-image", "EPIC-columns"]
+
+
+def test_trees_alone_need_a_data_module(make, tmp_path):
+    trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
+    with pytest.raises(EpicError, match="Trees grow from the rows of a DataModule"):
+        trainer.fit(make(method="Trees"), tiny_runs.loader(tiny_runs.samples()))
+
+
+def test_trees_see_drawn_rows_in_their_order_without_augmentation(on_priced):
+    given = ["--config", on_priced.config, "--ckpt_path", on_priced.checkpoint]
+    data = run(["validate", *given]).trainer.datamodule
+    dataset = data.dataset("train")
+    first, again, all_rows, bare = (
+        list(data.training_pass(most, whole))
+        for most, whole in ((5, True), (5, True), (10_000, True), (5, False))
+    )
+    assert all(map(torch.equal, *([b["pixel_values"] for b in each] for each in (first, again))))
+    columns = torch.cat([batch["columns"] for batch in first])
+    whole_labels = torch.cat([batch["labels"] for batch in all_rows])
+    assert_same(whole_labels, torch.tensor([dataset.row(i)["label"] for i in range(len(dataset))]))
+    every = torch.cat([batch["columns"] for batch in all_rows])
+    places = [every.eq(row).all(dim=1).nonzero()[0].item() for row in columns]
+    assert len(columns) == 5
+    assert places == sorted(places)
+    assert places != list(range(5))
+    assert_same(columns, torch.cat([batch["columns"] for batch in bare]))
+    assert not any(batch["image_present"].any() or batch["text_present"].any() for batch in bare)
