@@ -32,8 +32,8 @@ SHOWN = {
 }
 EPOCHS = 8
 SIDE = 112
-SCENES = {"val": 300, "test": 500}
-ON_PAGE = 12
+SCENES = {"val": 150, "test": 500}
+ON_PAGE = 6
 
 
 def main() -> None:
@@ -44,23 +44,24 @@ def main() -> None:
     folder: Path = arguments.folder
     # a step on a few prompts is no faster on two cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    print("\n== 1/5 Draw scenes and statements")
+    print("\n== 1/4 Draw scenes and statements")
     kinds = write_table(folder / "scenes", arguments.rows)
     options = ["--config", "scenes.yaml", f"--data.table={folder}/scenes/table.csv"]
-    options += [f"--trainer.max_epochs={EPOCHS}", "--trainer.check_val_every_n_epoch=4", *overrides]
+    epochs = [f"--trainer.{name}={EPOCHS}" for name in ("max_epochs", "check_val_every_n_epoch")]
+    options += [*epochs, *overrides]
     variants = add_alone(choose(f"EPIC,{CONTROL}", []), CONTROL)
     runs = {run.name: run for run in plan(variants, 1, options, folder)}
     place = f"--trainer.default_root_dir={folder}"
     checkpoint = f"{os.path.relpath(runs['EPIC'].folder)}/checkpoints/last.ckpt"
 
-    step("2/5 Fetch encoders; encode and store the features", "cache build", [*options, place])
     compared = ["--methods", f"EPIC,{CONTROL}", "--alone", CONTROL, "--seeds=1"]
-    step("3/5 Train and test", "compare", [*options, *compared, f"--output={folder}"])
+    compared.append(f"--output={folder}")
+    step("2/4 Fetch and run encoders once, then train and test", "compare", [*options, *compared])
     trained = [*options, f"--ckpt_path={checkpoint}", place]
-    step("4/5 Predict the test split with EPIC", "predict", trained)
+    step("3/4 Predict the test split with EPIC", "predict", trained)
     ids = [name for name in kinds if kinds[name][0] == "test" and kinds[name][1] == "relation"]
     page = [f"--samples={','.join(ids[:ON_PAGE])}", f"--output={folder}/explanation"]
-    step("5/5 Draw where EPIC looks", "explain", [checkpoint, *options, place, *page])
+    step("4/4 Draw where EPIC looks", "explain", [checkpoint, *options, place, *page])
     Classifier.load(runs["EPIC"].folder).save_pretrained(folder / "model")
 
     print("\n== Accuracy on test statements, whose pairs of things are not in training; one seed")
