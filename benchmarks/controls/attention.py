@@ -60,14 +60,8 @@ class AttentionState(FrozenState):
 class AttentionTower(ReadOnlyTower):
     """Tokens pass through whole layers, prompts through the attention alone."""
 
-    shares_states = True  # prompts and tokens never run through a layer together
-
-    def state(self, *run: Any) -> "AttentionState":
-        """The state before step 1."""
-        return AttentionState(**vars(super().state(*run)))
-
     def restore(self, *stored: Any) -> "AttentionState":
-        """The state before step 1, from stored features."""
+        """The state before step 1."""
         return AttentionState(**vars(super().restore(*stored)))
 
 

@@ -48,7 +48,7 @@ CASES = {
 
 
 def assert_agrees(model, made):
-    """Also without gradients, where tokens and prompts run in one pass."""
+    """Also without gradients."""
     expected = slow_epic.logits(model, made)
     for ours in (logits(model, made), model(made).logits):
         assert_same(ours, expected)

@@ -45,16 +45,10 @@ def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, prec
     logits = model(made).logits
     assert seen[False] == {DTYPES[precision]}
     assert seen[True] == ({torch.float32} if method == "EPIC" else set())
-    with torch.no_grad():  # nothing needs a gradient, so read-only prompts run with the tokens
-        answer = model(made).logits
-        if attention == "read_only":
-            assert seen[False] == {DTYPES[precision]}
-            state = model.text_tower.extract(made["input_ids"], made["attention_mask"].bool())
-            _, acquired = state.acquire(0, torch.randn(4, 2, 24))
-            assert acquired.dtype == torch.float32
-    for each in (logits, answer):
-        assert each.dtype == torch.float32
-        assert 0 < (each - full).abs().max() < 0.1 * full.abs().max()
+    with torch.no_grad():
+        assert torch.equal(model(made).logits, logits)
+    assert logits.dtype == torch.float32
+    assert 0 < (logits - full).abs().max() < 0.1 * full.abs().max()
 
     logits.sum().backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]

@@ -1,10 +1,10 @@
 """Towers: each has an encoder of one modality and makes the states that a method runs.
 
-A tower has no trained parameters of its own. ``extract`` runs the layers that depend on the sample
-alone and gives the first :class:`State`, which runs the rest: ``acquire`` for the outputs of
-prompts, and ``pool`` at the end. A feature cache stores the output of ``features``, and ``restore``
-continues from it; :data:`TOKEN_AXES` has the fields that it may consist of.
-Models that share an encoder restore the ``shared_features`` of a batch.
+A tower has no trained parameters of its own. ``features`` are what a sample alone decides, which a
+feature cache may store; ``restore`` makes the first :class:`State` from them, and ``extract`` does
+both. The state runs the rest: ``acquire`` for the outputs of prompts, and ``pool`` at the end.
+Which state a pass takes depends on the tower alone: a :class:`JointState` where prompts change
+tokens, else a :class:`FrozenState`. docs/architecture.md has a drawing of both.
 
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction layers.
 """
@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, cast
+from typing import Any, Literal, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,60 +59,27 @@ class State(Protocol):
 
 
 @dataclass(frozen=True)
-class TokenState:
-    """Tokens ``(B, N, d)`` that enter the next layer: the layers from there on still run.
+class JointState:
+    """Tokens ``(B, N, d)`` that enter the next layer; they and the prompts attend to each other.
 
-    ``boundary (B, d)`` are the boundary features.
+    ``boundary (B, d)`` are the boundary features. After the last layer ``first (B, 1, d)`` is the
+    pooled token, or None if all tokens are pooled.
     """
-
-    prompts_change_tokens: ClassVar[bool]
 
     tower: "Tower"
     tokens: Tensor
     mask: Tensor | None
     next_layer: int
     boundary: Tensor
+    first: Tensor | None = None
 
     def content_tokens(self) -> Tensor:
         """The words or patches among the tokens."""
         return self.tower.content_tokens(self.tokens)
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Context manager that runs the layers in the encoder's precision, or the prompts'."""
-        return self.tower.autocast(prompts=self.prompts_change_tokens)
-
     def before(self, layer: int) -> Tensor:
         """Tokens ``(B, N, d)`` that enter a later layer; those before it run without prompts."""
         return self.tower.encoder.run_layers(self.next_layer, layer, self.tokens, self.mask)
-
-    def memory(self, step: int) -> tuple[Memory, Tensor | None]:
-        """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
-        layer = self.tower.layers[step]
-        with self.autocast():
-            return self.tower.encoder.memory(layer, self.before(layer)), self.mask
-
-    def pool(self) -> Pooled:
-        """Run the remaining layers, then the encoder's own pooling."""
-        with self.autocast():
-            output = self.output()
-        return Pooled(self.tower.cast(output), self.boundary)
-
-    def output(self) -> Tensor:
-        """The encoder's pooled output ``(B, d)``."""
-        encoder = self.tower.encoder
-        return encoder.pooled(self.before(encoder.num_layers), self.mask)
-
-
-@dataclass(frozen=True)
-class JointState(TokenState):
-    """A state whose tokens and prompts attend to each other.
-
-    After the last layer ``first (B, 1, d)`` is the pooled token, or None if all tokens are pooled.
-    """
-
-    prompts_change_tokens = True
-
-    first: Tensor | None = None
 
     def acquire(self, step: int, prompts: Tensor) -> tuple[Self, Tensor]:
         """Run up to the step's layer without prompts, then that layer with ``P (B, n, d)``."""
@@ -120,7 +87,7 @@ class JointState(TokenState):
         last = layer == encoder.num_layers - 1
         # a text of two tokens would keep one, and an exported graph treats size 1 as a constant
         trims = self.tower.trims_last_layer and not torch.compiler.is_exporting()
-        with self.autocast():
+        with self.tower.autocast(prompts=True):
             tokens = self.before(layer)
             if trims and last and encoder.can_trim_last_layer(layer):
                 outputs = encoder.run_last_layer(tokens, self.mask, prompts)  # (B, 1 + n, d)
@@ -128,24 +95,21 @@ class JointState(TokenState):
             tokens, acquired = encoder.run_layer(layer, tokens, self.mask, prompts)
         return replace(self, tokens=tokens, next_layer=layer + 1), acquired
 
-    def output(self) -> Tensor:
-        """The encoder's pooled output ``(B, d)``."""
-        return super().output() if self.first is None else self.tower.encoder.pooled(self.first)
+    def memory(self, step: int) -> tuple[Memory, Tensor | None]:
+        """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
+        layer = self.tower.layers[step]
+        with self.tower.autocast(prompts=True):
+            return self.tower.encoder.memory(layer, self.before(layer)), self.mask
 
-
-@dataclass(frozen=True)
-class HiddenState(TokenState):
-    """A state whose tokens do not attend to the prompts that run with them, without gradient."""
-
-    prompts_change_tokens = False  # in another precision, the pooled output would change
-
-    def acquire(self, step: int, prompts: Tensor) -> tuple[Self, Tensor]:
-        """Run up to the step's layer, on tokens and prompts ``P (B, n, d)`` together."""
-        encoder, layer = self.tower.encoder, self.tower.layers[step]
-        with self.autocast():
-            tokens = self.before(layer)
-            tokens, acquired = encoder.run_layer(layer, tokens, self.mask, prompts, hidden=True)
-        return replace(self, tokens=tokens, next_layer=layer + 1), self.tower.cast(acquired)
+    def pool(self) -> Pooled:
+        """Run the remaining layers, then the encoder's own pooling."""
+        encoder = self.tower.encoder
+        with self.tower.autocast(prompts=True):
+            if self.first is None:
+                output = encoder.pooled(self.before(encoder.num_layers), self.mask)
+            else:
+                output = encoder.pooled(self.first)
+        return Pooled(self.tower.cast(output), self.boundary)
 
 
 @dataclass(frozen=True)
@@ -205,8 +169,6 @@ class Tower(nn.Module, ABC):
     """Whether the encoder's layers run with gradient, and in the precision of what is trained."""
     takes_prompts = False
     """Whether prompts enter the encoder's layers."""
-    shares_states = False
-    """Whether several models continue from each state."""
     trims_last_layer = False
     """Whether the last layer computes only the outputs in use, if prompts change its tokens."""
 
@@ -230,7 +192,7 @@ class Tower(nn.Module, ABC):
             inputs: pixels ``(B, 3, H, W)`` or token ids ``(B, N)``.
             mask: ``(B, N)`` bool, False on padding; None without padding.
         """
-        return self.start(self.entering(inputs, mask), mask)
+        return self.restore({TOKENS: self.entering(inputs, mask)}, mask)
 
     def entering(self, inputs: Tensor, mask: Tensor | None, layer: int | None = None) -> Tensor:
         """Tokens ``(B, N, d)`` that enter the first layer of :attr:`layers`.
@@ -241,10 +203,6 @@ class Tower(nn.Module, ABC):
             tokens = self.cast(self.encoder.embed(inputs, mask)) if layer is None else inputs
             tokens = self.encoder.run_layers(layer or 0, self.layers[0], tokens, mask)
         return self.cast(tokens)
-
-    @abstractmethod
-    def start(self, tokens: Tensor, mask: Tensor | None) -> State:
-        """The state before step 1, from the tokens that enter the first layer."""
 
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel, layer: int | None = None
@@ -264,9 +222,9 @@ class Tower(nn.Module, ABC):
             )
         return {TOKENS: self.entering(inputs, mask, layer)}
 
+    @abstractmethod
     def restore(self, features: Features, mask: Tensor | None) -> State:
-        """The state before step 1, from the output of :meth:`features`."""
-        return self.start(features[TOKENS].to(self.dtype), mask)
+        """The state before step 1, from the output of :meth:`features` of any level."""
 
     def content_tokens(self, tokens: Tensor | list[Tensor]) -> Tensor:
         """The words or patches among the tokens ``(B, N, d)``, in the weights' precision."""
@@ -313,8 +271,9 @@ class JointTower(Tower):
     takes_prompts = True
     trims_last_layer = True
 
-    def start(self, tokens: Tensor, mask: Tensor | None) -> JointState:
+    def restore(self, features: Features, mask: Tensor | None) -> JointState:
         """The state before step 1, from the tokens that enter the first layer."""
+        tokens = features[TOKENS].to(self.dtype)
         return JointState(self, tokens, mask, self.layers[0], self.encoder.mean(tokens, mask))
 
 
@@ -328,21 +287,6 @@ class FrozenTower(Tower):
     needs_memory = False
     """Whether the state has keys and values of :attr:`layers`."""
 
-    def start(self, tokens: Tensor, mask: Tensor | None) -> FrozenState:
-        """Run the rest of the encoder."""
-        with self.gradients():
-            return self.state(_run_encoder([self], tokens, mask), mask)
-
-    def state(self, run: "_EncoderRun", mask: Tensor | None) -> FrozenState:
-        """The state of this tower, from a run of the encoder."""
-        tokens = run.entering[self.layers[0]]
-        with self.autocast():
-            mean = self.encoder.mean(tokens, mask)
-        memories = [run.memories[layer] for layer in self.layers] if self.needs_memory else []
-        pooled = Pooled(self.cast(run.output), self.cast(mean))
-        kept = self.encoder.merge(tokens) if self.keeps_tokens else None
-        return FrozenState(self, pooled, mask, kept, memories)
-
     def features(
         self, inputs: Tensor, mask: Tensor | None, level: FeatureLevel, layer: int | None = None
     ) -> dict[str, Tensor]:
@@ -352,48 +296,30 @@ class FrozenTower(Tower):
         the method uses them.
         """
         stored = super().features(inputs, mask, level, layer)
-        if level == "layers":
-            entering = stored[TOKENS]
-            stored = _fields(self.start(entering, mask))
-            if TOKENS in stored and stored[TOKENS].shape != entering.shape:
-                stored[CELLS] = stored.pop(TOKENS)
-        return stored
+        return stored if level == "tokens" else _run_encoder([self], stored[TOKENS], mask)[0]
 
     def restore(self, features: Features, mask: Tensor | None) -> FrozenState:
         """The state from stored features; only level "tokens" still runs frozen layers."""
         if OUTPUT not in features:
-            return self.start(features[TOKENS].to(self.dtype), mask)
+            with self.gradients():
+                features = _run_encoder([self], features[TOKENS].to(self.dtype), mask)[0]
         pooled = Pooled(*(features[name].to(self.dtype) for name in Pooled._fields))
+        tokens = features.get(CELLS, features.get(TOKENS))
         memories = []
         if self.needs_memory:
             memories = [_layer(features[MEMORY], k) for k in range(len(self.layers))]
-        return FrozenState(self, pooled, mask, features.get(CELLS, features.get(TOKENS)), memories)
+        return FrozenState(self, pooled, mask, tokens, memories)
 
 
 class ReadOnlyTower(FrozenTower):
     """Prompts ``P`` read the tokens ``U``: queries are from ``P``, keys and values from ``[U; P]``.
 
-    The N tokens attend only to each other, so no gradient passes through them. In training, prompts
-    run through a layer by themselves and read its keys and values. An answer needs no gradient:
-    each layer runs once, on tokens and prompts together, with the prompts hidden from the tokens.
+    The N tokens attend only to each other, so no gradient passes through them: prompts run through
+    a layer by themselves and read its keys and values.
     """
 
     needs_memory = True
     takes_prompts = True
-
-    def extract(self, inputs: Tensor, mask: Tensor | None) -> State:
-        """The state before step 1; without gradients the interaction layers did not run yet.
-
-        Arguments are those of :meth:`Tower.extract`.
-        """
-        tokens = self.entering(inputs, mask)
-        # prompts that read merged patches, and those of several models, need a pass of their own
-        apart = self.encoder.merge(tokens) is not tokens or self.shares_states
-        if torch.is_grad_enabled() or apart or not self.encoder.hides_prompts:
-            return self.start(tokens, mask)
-        with self.autocast():
-            boundary = self.cast(self.encoder.mean(tokens, mask))
-        return HiddenState(self, tokens, mask, self.layers[0], boundary)
 
 
 class TrainedTower(FrozenTower):
@@ -413,24 +339,21 @@ def shared_features(
     Inputs are those of ``extract``. Towers that read the same features share a dictionary.
     """
     lowest = min(towers, key=lambda tower: tower.layers[0])
-    run = _run_encoder(towers, lowest.entering(inputs, mask), mask)
     keys = [(*tower.layers, tower.needs_memory, tower.keeps_tokens) for tower in towers]
     distinct = dict(zip(keys, towers, strict=True))
-    stored = {key: _fields(tower.state(run, mask)) for key, tower in distinct.items()}
+    made = _run_encoder(list(distinct.values()), lowest.entering(inputs, mask), mask)
+    stored = dict(zip(distinct, made, strict=True))
     return [stored[key] for key in keys]
 
 
-class _EncoderRun(NamedTuple):
-    """Tokens ``(B, N, d)`` by the layer that they enter, memories by layer, and pooled output."""
+def _run_encoder(
+    towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | None
+) -> list[dict[str, Tensor]]:
+    """Run the towers' encoder on the tokens ``(B, N, d)`` that enter their lowest first layer.
 
-    entering: dict[int, Tensor]
-    memories: dict[int, Memory]
-    output: Tensor
-
-
-def _run_encoder(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | None) -> _EncoderRun:
-    """Run the towers' encoder on the tokens ``(B, N, d)`` that enter their lowest first layer."""
-    encoder = towers[0].encoder
+    Returns, for each tower, the fields of :data:`TOKEN_AXES` that it reads.
+    """
+    encoder, cast_ = towers[0].encoder, towers[0].cast
     first = {tower.layers[0] for tower in towers}
     read = {layer for tower in towers if tower.needs_memory for layer in tower.layers}
     at = min(first)
@@ -445,18 +368,22 @@ def _run_encoder(towers: Sequence[FrozenTower], tokens: Tensor, mask: Tensor | N
             if layer in read:
                 memories[layer] = encoder.memory(layer, encoder.merge(tokens))
         tokens = encoder.run_layers(at, encoder.num_layers, tokens, mask)
-        return _EncoderRun(entering, memories, encoder.pooled(tokens, mask))
-
-
-def _fields(state: FrozenState) -> dict[str, Tensor]:
-    """The fields of a feature store that hold a state."""
-    fields: dict[str, Tensor] = {}
-    if state.memories:
-        parts = torch.stack([part for layer in state.memories for part in cast(Any, layer)])
-        fields[MEMORY] = parts.view(-1, 2, *parts.shape[1:]).movedim(2, 0)  # (B, K, 2, h, N, d / h)
-    if isinstance(state.tokens, Tensor):
-        fields[TOKENS] = state.tokens
-    return fields | state.pooled._asdict()
+        output = cast_(encoder.pooled(tokens, mask))
+        means = {layer: cast_(encoder.mean(part, mask)) for layer, part in entering.items()}
+    made = []
+    for tower in towers:
+        fields = {OUTPUT: output, BOUNDARY: means[tower.layers[0]]}
+        if tower.keeps_tokens:
+            kept = encoder.merge(own := entering[tower.layers[0]])
+            fields[TOKENS if kept is own else CELLS] = kept
+        if tower.needs_memory:
+            parts = torch.stack(
+                [part for layer in tower.layers for part in cast(Any, memories[layer])]
+            )
+            parts = parts.view(-1, 2, *parts.shape[1:])  # (K, 2, B, h, N, d / h)
+            fields[MEMORY] = parts.movedim(2, 0)
+        made.append(fields)
+    return made
 
 
 def _layer(memory: Tensor | list[Tensor], k: int) -> Memory:

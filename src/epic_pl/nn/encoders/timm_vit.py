@@ -25,7 +25,6 @@ class TimmViTEncoder(Encoder):
     """
 
     images = True
-    hides_prompts = True
     model: Any
 
     def __init__(self, model: Any, pooling: Pooling = "auto", **running: Any) -> None:

@@ -187,5 +187,4 @@ def _common(towers: Sequence[Tower]) -> Tower:
                 "the same interaction_layers, and EPIC read_only prompts beside other methods."
             )
     common.keeps_tokens = any(tower.keeps_tokens for tower in towers)
-    common.shares_states = True
     return common

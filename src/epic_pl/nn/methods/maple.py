@@ -22,7 +22,7 @@ from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, Pooled
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.towers import JointState, JointTower, State
 from epic_pl.utils.errors import ConfigError
-from epic_pl.utils.types import Batch
+from epic_pl.utils.types import Batch, Features
 from epic_pl.utils.validate import check_positive
 
 _INIT_STD = 0.02
@@ -52,9 +52,9 @@ class DeepTower(JointTower):
         super().__init__(encoder, range(encoder.num_layers))
         self.boundary_layer = boundary
 
-    def start(self, tokens: Tensor, mask: Tensor | None) -> DeepState:
+    def restore(self, features: Features, mask: Tensor | None) -> DeepState:
         """The state before the first layer."""
-        return DeepState(self, tokens, mask, 0, self.encoder.mean(tokens, mask))
+        return DeepState(**vars(super().restore(features, mask)))
 
     def run(self, state: State, prompts: Tensor, size: int) -> Pooled:
         """Run all layers with prompts ``(J, n, d)`` for B = ``size`` samples; returns features."""
