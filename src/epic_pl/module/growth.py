@@ -12,9 +12,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.nn.heads import ClassificationHead, TreesHead
+from epic_pl.nn.heads import Head, TreesHead
 from epic_pl.nn.heads.trees import BoostedTrees
-from epic_pl.nn.pair import Pair, Presence
+from epic_pl.nn.pair import Pair, Source
 from epic_pl.utils.errors import ConfigError
 
 _MOST_ROWS = 20_000
@@ -48,10 +48,8 @@ class TreeGrower(Callback):
         rank_zero_info("Growing boosted trees on the training rows ...")
         grown: Any = None
         if trainer.is_global_zero:
-            head = heads[0]
-            widths = Pair(head.image.encoder_width, head.text.encoder_width)
-            trees = BoostedTrees(pl_module.num_classes, head.columns, widths)
-            trees.fit(*training_rows(trainer, pl_module, data, head), pl_module.task)
+            trees = BoostedTrees(heads[0].widths, pl_module.num_classes)
+            trees.fit(*training_rows(trainer, pl_module, data, heads[0]), pl_module.task)
             grown = trees.state_dict()
         grown = trainer.strategy.broadcast(grown)
         for head in heads:
@@ -60,26 +58,30 @@ class TreeGrower(Callback):
 
 
 def training_rows(
-    trainer: L.Trainer, module: Any, data: ImageTextDataModule, head: ClassificationHead | TreesHead
-) -> tuple[Pair[Tensor] | None, Presence, Tensor]:
-    """Features ``(N, D)``, presence and labels of the training rows, on the CPU.
+    trainer: L.Trainer, module: Any, data: ImageTextDataModule, head: Head
+) -> tuple[dict[str, Source], Tensor]:
+    """Sources and labels of the training rows, on the CPU.
 
-    Features are None unless the encoders are frozen; then no image is read.
+    Where encoders are not frozen, these are the columns alone, and no image is read.
     """
-    frozen, plugin = "layers" in module.model.cache_levels, trainer.precision_plugin
-    found = []
-    module.eval()
+    model, plugin = module.model.eval(), trainer.precision_plugin
+    frozen = "layers" in model.cache_levels
+    found: dict[str, list[Source]] = {}
+    labels = []
     for given in data.training_pass(_MOST_ROWS, whole=frozen):
         batch: Any = trainer.strategy.batch_to_device(plugin.convert_input(given))
-        all_present = torch.ones(len(batch["labels"]), dtype=torch.bool)
-        parts = [batch["labels"], batch.get("columns", all_present[:, None])]
-        parts += [batch.get(f"{name}_present", all_present) for name in Pair._fields]
+        present = model.presence(batch)
         if frozen:
             with plugin.forward_context():
-                states = module.model.extract(batch, module.model.presence(batch))
-                sides = zip((head.image, head.text), states, strict=True)
-                parts += [side.of_encoder(state.pool()) for side, state in sides]
-        found.append([part.cpu() for part in parts])
-    labels, columns, image, text, *features = map(torch.cat, zip(*found, strict=True))
-    present = Presence(image, text, columns if head.columns else None)
-    return Pair(*features) if frozen else None, present, labels
+                pooled = Pair(*(state.pool() for state in model.extract(batch, present)))
+            sources = head.sources(pooled, present, batch.get("columns"))
+        else:
+            sources = {"columns": Source(batch["columns"], present.columns)}
+        for name, (features, mask) in sources.items():
+            mask = torch.ones(len(features), dtype=torch.bool) if mask is None else mask
+            found.setdefault(name, []).append(Source(features.cpu(), mask.cpu()))
+        labels.append(batch["labels"].cpu())
+    joined = {
+        name: Source(*map(torch.cat, zip(*all_, strict=True))) for name, all_ in found.items()
+    }
+    return joined, torch.cat(labels)

@@ -14,7 +14,7 @@ from epic_pl.nn.encoders.base import Encoder
 from epic_pl.nn.heads import ClassificationHead, HeadConfig, Output, Pooled, TreesHead
 from epic_pl.nn.heads.choice import Choice
 from epic_pl.nn.hub import Matched
-from epic_pl.nn.pair import Pair, Presence, drop_modalities, where_present
+from epic_pl.nn.pair import Pair, Presence, drop_sources, where_present
 from epic_pl.nn.recording import Recording
 from epic_pl.nn.towers import FeatureLevel, State, Tower
 from epic_pl.utils.errors import ConfigError
@@ -215,7 +215,8 @@ class DualEncoder(nn.Module, ABC):
     def presence(self, batch: Batch) -> Presence:
         """What samples have after modality dropout."""
         probability = self.modality_dropout if self.training else 0.0
-        columns = batch.get("columns")
+        cells = batch.get("columns")
+        columns = None if cells is None else (cells != 0).any(dim=1)
         if probability == 0 and "image_present" not in batch and "text_present" not in batch:
             return Presence(columns=columns)
         mask = batch["attention_mask"]
@@ -223,11 +224,12 @@ class DualEncoder(nn.Module, ABC):
         image = batch.get("image_present", complete).bool()
         text = batch.get("text_present", complete).bool()
         if probability > 0:
-            return drop_modalities(image, text, columns, probability)
+            return drop_sources(image, text, columns, probability)
         return Presence(image, text, columns)
 
     def classify(
         self,
+        batch: Batch,
         pooled: Pair[Pooled],
         prompts: Pair[Tensor] | None,
         present: Presence,
@@ -235,7 +237,7 @@ class DualEncoder(nn.Module, ABC):
         matched: Matched | None = None,
     ) -> Output:
         """The head's output; without ``matched``, its similarity term's vectors are matched."""
-        output: Output = self.head(pooled, prompts, present, part_features)
+        output: Output = self.head(pooled, prompts, present, part_features, batch.get("columns"))
         return output._replace(matched=matched or output.matched)
 
 

@@ -111,11 +111,11 @@ class EPICModel(DualEncoder):
             prompts = Pair(acquired_image, acquired_text)  # Z^k
         pooled = Pair(image.pool(), text.pool())
         if first is None or first.similarities is None or first.projected is None:
-            return self.classify(pooled, prompts, present)
+            return self.classify(batch, pooled, prompts, present)
         places = where_parts_fit(first.similarities) if self.from_tokens else None
         hub: Any = self.hubs[0]
         matched = Matched(*first.projected, hub.similarity.temperature)
-        return self.classify(pooled, prompts, present, places, matched)
+        return self.classify(batch, pooled, prompts, present, places, matched)
 
     def consolidate_tokens(
         self, hub: Any, patches: Tensor, words: Tensor, mask: Tensor, *present: Tensor | None
@@ -133,8 +133,9 @@ class EPICModel(DualEncoder):
     def record(self, batch: Batch) -> Recording:
         """Attention of the prompts and similarities of the hubs, computed in a forward pass."""
         present = self.presence(batch)
-        states = map(RecordedState, self.towers, self.extract(batch, present), present[:2])
-        image, text = Pair(*states)
+        image, text = self.extract(batch, present)
+        image = RecordedState(self.image_tower, image, present.image)
+        text = RecordedState(self.text_tower, text, present.text)
         cosines = [part for part in self.hubs.modules() if isinstance(part, ScaledCosine)]
         with recorded_outputs(cosines) as similarities:
             self({**batch, "states": (image, text)})

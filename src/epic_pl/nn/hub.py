@@ -143,7 +143,8 @@ class Hub(nn.Module, ABC):
 
         A missing modality has zeros, so that its message is zero, too.
         """
-        projected = Pair(*map(where_present, self.project(given), present))
+        image, text = self.project(given)
+        projected = Pair(where_present(image, present.image), where_present(text, present.text))
         return projected, self.similarity(*projected)
 
 

@@ -1,6 +1,6 @@
-"""Pairs of values of two modalities, and what samples have of them.
+"""Pairs of values of two modalities, and the sources that samples have.
 
-Shape legend: B batch, F features of a table's columns.
+Shape legend: B batch, D features.
 """
 
 from typing import Generic, NamedTuple, TypeVar
@@ -24,11 +24,9 @@ class Pair(NamedTuple, Generic[T]):
 
 
 class Presence(NamedTuple):
-    """What the samples of a batch have.
+    """Masks ``(B,)`` bool of the samples that have an image, a text, and cells of a table.
 
-    Masks ``image`` and ``text (B,)`` bool are False where the modality is missing; None if all
-    samples have it. ``columns (B, F)`` are the features of a table's columns, zeros where a sample
-    has none; None without columns.
+    They are False where the source is missing; None if all samples have it.
 
     Example:
         >>> Presence(text=torch.tensor([True, False])).image is None
@@ -40,40 +38,43 @@ class Presence(NamedTuple):
     columns: Tensor | None = None
 
 
-def drop_modalities(
-    image: Tensor, text: Tensor, columns: Tensor | None, probability: float
-) -> Presence:
-    """Drop one modality of some samples, for training.
+class Source(NamedTuple):
+    """Features ``(B, D)`` of one source, and the mask ``(B,)`` of the samples that have it.
 
-    Each complete sample loses image or text with ``probability``, both equally likely. Unimodal
+    A source is the image, the text, or the columns of a table; the mask is None if all have it.
+    """
+
+    features: Tensor
+    present: Tensor | None = None
+
+
+def drop_sources(image: Tensor, text: Tensor, columns: Tensor | None, p: float) -> Presence:
+    """Drop sources of some samples, for training.
+
+    Each complete sample loses image or text with probability ``p``, both equally likely. Unimodal
     samples are unchanged, so that every sample keeps a modality. Columns are dropped apart from
     them, with the same probability.
 
     Args:
         image: mask ``(B,)`` bool of the samples with an image.
         text: mask ``(B,)`` bool of the samples with a text.
-        columns: features ``(B, F)`` of the columns, or None.
-        probability: probability between 0 and 1 that a complete sample loses a modality.
-
-    Returns:
-        The new masks ``(B,)`` and columns.
+        columns: mask ``(B,)`` bool of the samples with cells, or None without columns.
+        p: probability between 0 and 1 that a complete sample loses a modality.
     """
     uniform = torch.rand(image.shape, device=image.device)
     both = image & text
-    drop_image = both & (uniform < probability / 2)
-    drop_text = both & (uniform >= probability / 2) & (uniform < probability)
+    drop_image = both & (uniform < p / 2)
+    drop_text = both & (uniform >= p / 2) & (uniform < p)
     if columns is not None:
-        kept = torch.rand(image.shape, device=image.device) >= probability
-        columns = where_present(columns, kept)
+        columns = columns & (torch.rand(image.shape, device=image.device) >= p)
     return Presence(image & ~drop_image, text & ~drop_text, columns)
 
 
 def both_present(present: Presence) -> Tensor | None:
     """Mask ``(B,)`` of the samples with both modalities; None if all samples have both."""
-    image, text, _ = present
-    if image is None or text is None:
-        return text if image is None else image
-    return image & text
+    if present.image is None or present.text is None:
+        return present.text if present.image is None else present.image
+    return present.image & present.text
 
 
 def where_present(values: Tensor, present: Tensor | None) -> Tensor:

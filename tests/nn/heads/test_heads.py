@@ -8,12 +8,14 @@ from epic_pl.nn.heads import Pooled
 from epic_pl.nn.heads.choice import PenaltySweep
 from epic_pl.nn.heads.classification import ModalityExperts, SimilarityHead
 from epic_pl.nn.heads.inputs import Standardization
-from epic_pl.nn.pair import Presence
+from epic_pl.nn.pair import Presence, Source
 from epic_pl.utils.errors import ConfigError
 from tolerance import assert_differ, assert_same
 
 WIDTHS = Pair(6, 4)
 NONE = Presence()
+BOTH = {"image": 2, "text": 2}
+ALL = {**BOTH, "columns": 4}
 
 
 def masks(image, text) -> Presence:
@@ -128,7 +130,7 @@ def test_statistics_of_the_head_are_of_modalities_that_are_present():
 @pytest.mark.parametrize("names", [("image", "text"), ("image", "text", "columns")])
 def test_experts_join_as_a_product_until_they_are_not_used(names):
     """Where sources are independent given the class, the product is Bayes' rule."""
-    experts = ModalityExperts(Pair(2, 2), 3)
+    experts = ModalityExperts(BOTH, 3)
     made = {name: torch.randn(4, 3).softmax(dim=1) for name in names}
     prior, joint = torch.tensor([0.5, 0.3, 0.2]), torch.zeros(4, 3)
     experts.prior.copy_(prior.log())
@@ -142,7 +144,7 @@ def test_experts_join_as_a_product_until_they_are_not_used(names):
 
 @pytest.mark.parametrize("better", [0, 1], ids=["with experts", "without"])
 def test_experts_are_used_if_30_samples_are_more_likely_with_them(better):
-    experts, labels = ModalityExperts(Pair(2, 2), 3), torch.arange(30) % 3
+    experts, labels = ModalityExperts(BOTH, 3), torch.arange(30) % 3
     good = torch.eye(3)[labels] + torch.randn(30, 3) / 2
     candidates = torch.stack([good if side == better else torch.randn(30, 3) for side in (0, 1)], 1)
     chosen = experts.choose(candidates, labels, "multiclass")
@@ -155,48 +157,30 @@ def test_experts_are_used_if_30_samples_are_more_likely_with_them(better):
 
 
 def test_an_expert_starts_at_the_prior_and_stays_there_for_a_missing_modality():
-    experts, prior = ModalityExperts(Pair(2, 2), 3), torch.tensor([1.0, 0.0, -1.0])
+    experts, prior = ModalityExperts(BOTH, 3), torch.tensor([1.0, 0.0, -1.0])
     experts.start_at(prior)
-    features, joint = Pair(torch.randn(2, 2), torch.randn(2, 2)), torch.randn(2, 3)
-    made = experts(features, NONE)
+    features, joint = {name: torch.randn(2, 2) for name in BOTH}, torch.randn(2, 3)
+    made = experts({name: Source(each) for name, each in features.items()})
     assert torch.equal(made["image"], prior.repeat(2, 1))
     torch.testing.assert_close(experts.candidates(joint, made)[:, 0], (joint + prior) / 2)
     torch.nn.init.ones_(experts.image.weight)
-    made = experts(features, masks([1, 0], [1, 1]))
+    made = experts({name: Source(each, torch.arange(2) < 1) for name, each in features.items()})
     assert not torch.equal(made["image"][0], prior)
     assert torch.equal(made["image"][1], prior)
 
 
-def test_the_expert_of_columns_sees_them_alone_and_gives_the_prior_without_any():
-    experts, prior = (
-        ModalityExperts(Pair(2, 2), 3, columns=4).eval(),
-        torch.tensor([1.0, 0.0, -1.0]),
-    )
-    experts.start_at(prior)
-    torch.nn.init.normal_(experts.columns.weight)
-    columns = torch.rand(3, 4)
-    columns[1] = 0
-    first, second = (
-        experts(Pair(torch.randn(3, 2), torch.randn(3, 2)), NONE, [columns])["columns"]
-        for _ in range(2)
-    )
-    assert torch.equal(first, second)
-    assert torch.equal(first[1], prior)
-    assert not torch.isclose(first[[0, 2]], prior).any()
-
-
 def test_another_prior_leaves_what_each_expert_tells_beyond_it():
-    experts, prior = ModalityExperts(Pair(2, 2), 3, columns=4).eval(), torch.tensor([1.0, 0, -1])
+    experts, prior = ModalityExperts(ALL, 3).eval(), torch.tensor([1.0, 0, -1])
     experts.start_at(prior)
-    given = Pair(torch.randn(5, 2), torch.randn(5, 2)), NONE, [torch.rand(5, 4)]
-    before = experts(*given)
+    given = {name: Source(torch.randn(5, width)) for name, width in ALL.items()}
+    before = experts(given)
     experts.move_to(new := torch.tensor([0.0, 3, 1]))
-    for name, logits in experts(*given).items():
+    for name, logits in experts(given).items():
         assert_same(logits - new, before[name] - prior)
 
 
 def test_candidates_join_what_sources_tell_beyond_the_prior():
-    experts, prior = ModalityExperts(Pair(2, 2), 3, columns=4), torch.tensor([1.0, 0, -1])
+    experts, prior = ModalityExperts(ALL, 3), torch.tensor([1.0, 0, -1])
     experts.start_at(prior)
     joint, trees = torch.randn(5, 3), torch.randn(5, 3)
     logits = {name: torch.randn(5, 3) for name in ("image", "text", "columns")}
@@ -212,15 +196,19 @@ def test_candidates_join_what_sources_tell_beyond_the_prior():
     assert experts.chosen % 3 == 1
 
 
+def masked(columns):
+    return Presence(columns=columns.bool())
+
+
 def test_a_batch_without_columns_is_one_whose_columns_are_empty():
     head = ClassificationHead(WIDTHS, 3, HeadConfig(columns=5)).eval()
     for part in head.modules():
         if isinstance(part, nn.Linear):
             nn.init.normal_(part.weight)
     pooled = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
-    empty = head(pooled, None, Presence(columns=torch.zeros(4, 5)))
+    empty = head(pooled, None, masked(torch.zeros(4)), cells=torch.full((4, 5), torch.nan))
     assert torch.equal(head(pooled, None, NONE).logits, empty.logits)
-    given = head(pooled, None, Presence(columns=torch.rand(4, 5)))
+    given = head(pooled, None, masked(torch.ones(4)), cells=torch.rand(4, 5))
     assert [*given.trained] == ["joint", "image", "text", "columns"]
     for name in ("joint", "columns"):
         assert not torch.isclose(given.trained[name], empty.trained[name]).any()

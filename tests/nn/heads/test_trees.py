@@ -9,11 +9,12 @@ from sklearn.preprocessing import StandardScaler
 
 from epic_pl.nn.heads import trees
 from epic_pl.nn.heads.trees import BoostedTrees, Components
-from epic_pl.nn.pair import Pair, Presence
+from epic_pl.nn.pair import Source
 from tolerance import assert_differ, assert_same
 
 ROWS, WIDTH = 300, 12
-WIDTHS = Pair(20, 24)
+WIDTHS = {"image": 20, "text": 24}
+OF_COLUMNS = {**WIDTHS, "columns": WIDTH}
 
 
 @pytest.fixture
@@ -24,10 +25,12 @@ def table():
     return columns, (columns[:, 0] > 0.5) + 2 * (columns[:, 1] > 0.7)
 
 
-def _told(model, columns, features=None, image=None):
-    if features is None:
-        features = Pair(*(torch.zeros(len(columns), width) for width in WIDTHS))
-    return model.eval()(features, Presence(image, columns=columns))
+def _sources(columns):
+    return {"columns": Source(columns, columns.any(dim=1))}
+
+
+def _told(model, columns):
+    return model.eval()(_sources(columns))
 
 
 def _reference(inputs, labels, seen):
@@ -44,9 +47,9 @@ def _reference(inputs, labels, seen):
 def test_evidence_is_the_decision_of_scikit_learn_beyond_the_frequency(table):
     columns, labels = table
     seen = torch.from_numpy(np.random.default_rng(1).random((50, WIDTH)).round(1)).float()
-    model = BoostedTrees(5, WIDTH, WIDTHS)  # no row is of the last class
+    model = BoostedTrees(OF_COLUMNS, 5)  # no row is of the last class
     assert not _told(model, seen).any()
-    model.fit(None, Presence(columns=columns), labels, "multiclass")
+    model.fit(_sources(columns), labels, "multiclass")
     found = _told(model, seen)
     assert_same(found[:, :4], _reference(columns, labels, seen))
     assert not found[:, 4].any()
@@ -58,9 +61,9 @@ def test_evidence_is_the_decision_of_scikit_learn_beyond_the_frequency(table):
 def test_two_classes_and_several_labels_have_the_trees_of_one(table):
     columns, labels = table
     held = torch.stack([labels > 1, torch.ones(ROWS), labels == 1], dim=1).long()
-    many, two = BoostedTrees(3, WIDTH, WIDTHS), BoostedTrees(2, WIDTH, WIDTHS)
-    many.fit(None, Presence(columns=columns), held, "multilabel")
-    two.fit(None, Presence(columns=columns), held[:, 0], "multiclass")
+    many, two = BoostedTrees(OF_COLUMNS, 3), BoostedTrees(OF_COLUMNS, 2)
+    many.fit(_sources(columns), held, "multilabel")
+    two.fit(_sources(columns), held[:, 0], "multiclass")
     found, other = _told(many, columns), _told(two, columns)
     for place in (0, 2):
         assert_same(found[:, place], _reference(columns, held[:, place], columns))
@@ -94,24 +97,27 @@ def test_components_are_inputs_where_columns_tell_nothing(columns):
     image, text = torch.randn(ROWS, 20), torch.randn(ROWS, 24)
     image[:, :3] *= 5  # what varies most
     labels = (image[:, 0] > 0).long()
-    model = BoostedTrees(2, columns, WIDTHS)
-    cells = torch.ones(ROWS, columns) if columns else None
-    present = Presence(torch.arange(ROWS) > 20, columns=cells)
-    model.eval().fit(Pair(image, text), present, labels, "multiclass")
-    told = model(Pair(image, text), present)[:, 1]
+    model = BoostedTrees({**WIDTHS, "columns": columns}, 2)
+    present = torch.arange(ROWS) > 20
+    given = {"image": Source(image, present), "text": Source(text)}
+    if columns:
+        given["columns"] = Source(torch.ones(ROWS, columns))
+    model.eval().fit(given, labels, "multiclass")
+    told = model(given)[:, 1]
     assert ((told[21:] > 0).long() == labels[21:]).float().mean() > 0.9
-    assert_same(model(Pair(torch.full_like(image, torch.nan), text), present)[:21, 1], told[:21])
-    nudged = model(Pair(image + 1e-6, text), present)[:, 1]  # as another device rounds
+    missing = {**given, "image": Source(torch.full_like(image, torch.nan), present)}
+    assert_same(model(missing)[:21, 1], told[:21])
+    nudged = model({**given, "image": Source(image + 1e-6, present)})[:, 1]  # another device rounds
     assert_same(nudged, told, trained=True)
 
 
 def test_close_to_the_threshold_of_a_component_a_sample_goes_both_ways():
     image, text = torch.randn(ROWS, 20), torch.randn(ROWS, 24)
     labels = (image[:, 0] > 0).long() + (image[:, 1] > 1)
-    model = BoostedTrees(3, 0, WIDTHS)
-    model.eval().fit(Pair(image, text), Presence(), labels, "multiclass")
+    model = BoostedTrees(WIDTHS, 3)
+    model.eval().fit({"image": Source(image), "text": Source(text)}, labels, "multiclass")
     seen = torch.linspace(-3, 3, 6001)[:, None] * torch.eye(20)[0]
-    told = model(Pair(seen, torch.zeros(6001, 24)), Presence())
+    told = model({"image": Source(seen), "text": Source(torch.zeros(6001, 24))})
     spread = told.amax(dim=0) - told.amin(dim=0)
     assert (spread > 0.5).any()
     assert (told.diff(dim=0).abs().amax(dim=0) < spread / 20).all()
@@ -120,10 +126,10 @@ def test_close_to_the_threshold_of_a_component_a_sample_goes_both_ways():
 def test_trees_are_the_same_again_and_large_tables_are_drawn_from(table, monkeypatch):
     columns, labels = table
     monkeypatch.setattr(trees, "_MOST_SAMPLED", 50)
-    first, again, other = (BoostedTrees(4, WIDTH, WIDTHS) for _ in range(3))
-    first.fit(None, Presence(columns=columns), labels, "multiclass")
-    again.fit(None, Presence(columns=columns), labels, "multiclass")
+    first, again, other = (BoostedTrees(OF_COLUMNS, 4) for _ in range(3))
+    first.fit(_sources(columns), labels, "multiclass")
+    again.fit(_sources(columns), labels, "multiclass")
     assert all(map(torch.equal, first.buffers(), again.buffers()))
     monkeypatch.undo()
-    other.fit(None, Presence(columns=columns), labels, "multiclass")
+    other.fit(_sources(columns), labels, "multiclass")
     assert_differ(other.leaves, first.leaves)

@@ -17,7 +17,7 @@ from epic_pl.nn.heads.choice import Choice, PenaltySweep
 from epic_pl.nn.heads.inputs import EncoderFeatures, ModalityFeatures, Pooled, Standardization
 from epic_pl.nn.heads.trees import BoostedTrees
 from epic_pl.nn.hub import Matched, ScaledCosine
-from epic_pl.nn.pair import Pair, Presence, both_present, where_present
+from epic_pl.nn.pair import Pair, Presence, Source, both_present, where_present
 from epic_pl.utils.validate import check_at_least, check_choices, check_probabilities
 
 # factor of torch's initial weights; at 1, logits of rare labels would vary by half a unit
@@ -87,7 +87,41 @@ class Output(NamedTuple):
     """Outputs of an ensemble's members, each of which is trained in place of this one."""
 
 
-class ClassificationHead(nn.Module):
+class Head(nn.Module):
+    """What heads share: the sources that they read.
+
+    Args:
+        image: the features of the image encoder.
+        text: the features of the text encoder.
+        columns: number F of the features of a table's columns; 0 without.
+    """
+
+    def __init__(self, image: EncoderFeatures, text: EncoderFeatures, columns: int) -> None:
+        super().__init__()
+        self.image, self.text, self.columns = image, text, columns
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of features of each source by name."""
+        own = {"image": self.image.encoder_width, "text": self.text.encoder_width}
+        return {**own, "columns": self.columns} if self.columns else own
+
+    def sources(
+        self, pooled: Pair[Pooled], present: Presence, cells: Tensor | None
+    ) -> dict[str, Source]:
+        """Each source by name, as the encoders and the table have it; cells ``(B, F)``."""
+        image, text = self.image.of_encoder(pooled.image), self.text.of_encoder(pooled.text)
+        made = {"image": Source(image, present.image), "text": Source(text, present.text)}
+        if self.columns:
+            mask = present.columns
+            if cells is None:
+                cells = image.new_zeros(len(image), self.columns)
+                mask = torch.zeros_like(image[:, 0], dtype=torch.bool)
+            made["columns"] = Source(where_present(cells.to(image.dtype), mask), mask)
+        return made
+
+
+class ClassificationHead(Head):
     """``logits = Linear(Dropout([h_v; h_t; c]))`` with the optional parts of the config.
 
     ``c`` are the features of a table's columns, if it has any.
@@ -108,6 +142,9 @@ class ClassificationHead(nn.Module):
         (torch.Size([4, 3]), ['joint', 'image', 'text'])
     """
 
+    image: ModalityFeatures
+    text: ModalityFeatures
+
     def __init__(
         self,
         widths: Pair[int],
@@ -118,15 +155,11 @@ class ClassificationHead(nn.Module):
         num_part_features: int = 0,
         penalties: Sequence[float] = (),
     ) -> None:
-        super().__init__()
-        self.image, self.text = (
-            ModalityFeatures(width, config.boundary, prompts) for width in widths
-        )
-        features = Pair(self.image.width, self.text.width)
-        self.columns = config.columns
+        image, text = (ModalityFeatures(width, config.boundary, prompts) for width in widths)
+        super().__init__(image, text, config.columns)
+        features = Pair(image.width, text.width)
         self.num_features = sum(features) + config.columns
         self.dropout = nn.Dropout(config.dropout)
-        alone = Pair(self.image.encoder_width, self.text.encoder_width)
         self.classifier: nn.Module
         if penalties:
             self.classifier = PenaltySweep(self.num_features, num_classes, penalties)
@@ -138,9 +171,9 @@ class ClassificationHead(nn.Module):
         self.similarity = SimilarityHead(features, num_classes) if config.similarity else None
         self.experts = self.trees = None
         if config.network == "wide":
-            self.experts = ModalityExperts(alone, num_classes, config.columns)
+            self.experts = ModalityExperts(self.widths, num_classes)
             if config.columns:
-                self.trees = BoostedTrees(num_classes, config.columns, alone)
+                self.trees = BoostedTrees(self.widths, num_classes)
 
     @property
     def choice(self) -> Choice | None:
@@ -174,25 +207,26 @@ class ClassificationHead(nn.Module):
         prompts: Pair[Tensor] | None,
         present: Presence,
         part_features: Tensor | None = None,
+        cells: Tensor | None = None,
     ) -> Output:
-        """The output for pooled features, the last prompts ``(B, n, d)``, and part features s.
+        """The output for pooled features, last prompts ``(B, n, d)``, part features s, and cells c.
 
         The similarity term compares its projections ``(B, 1, r)``.
         """
-        both = both_present(present)
+        sources, both = self.sources(pooled, present, cells), both_present(present)
         features = Pair(
             self.image(pooled.image, prompts and prompts.image, present.image, both),
             self.text(pooled.text, prompts and prompts.text, present.text, both),
         )
         dropped = Pair(self.dropout(features.image), self.dropout(features.text))
-        columns = self._columns(features.image, present)
-        joined = torch.cat([*dropped, *columns], dim=-1)
+        others = [source.features for source in list(sources.values())[len(dropped) :]]
+        joined = torch.cat([*dropped, *others], dim=-1)
         if isinstance(self.classifier, PenaltySweep):
             swept = self.classifier(joined)
             answer, trained = self.classifier.answer(swept), self.classifier.named(swept)
             return Output(answer, pooled, None, trained, swept, self.classifier.penalty())
         if isinstance(self.classifier, NetworkHead):
-            logits: Tensor = self.classifier(dropped, part_features, columns, present)
+            logits: Tensor = self.classifier(dropped, part_features, others, present)
         else:
             logits = self.classifier(joined)
         matched = None
@@ -202,29 +236,18 @@ class ClassificationHead(nn.Module):
             matched = Matched(*projected, self.similarity.cosine.temperature)
         if self.experts is None:
             return Output(logits, pooled, matched, {"joint": logits})
-        alone = Pair(
-            dropped.image[:, : self.image.encoder_width], dropped.text[:, : self.text.encoder_width]
-        )
-        experts = self.experts(alone, present, columns)
-        told = None
-        if self.trees is not None:
-            given = Pair(self.image.of_encoder(pooled.image), self.text.of_encoder(pooled.text))
-            told = self.trees(given, present)
+        alone = {**sources}  # of the encoders standardised, with dropout
+        for name, part in dropped._asdict().items():
+            alone[name] = sources[name]._replace(features=part[:, : self.widths[name]])
+        experts = self.experts(alone)
+        told = None if self.trees is None else self.trees(sources)
         candidates = self.experts.candidates(logits, experts, told)
         trained = {"joint": logits, **experts}
         answer = self.experts.answer(candidates)
         return Output(answer, pooled, matched, trained, candidates)
 
-    def _columns(self, like: Tensor, present: Presence) -> list[Tensor]:
-        """The features ``(B, F)`` of the columns, zeros if the batch has none; none if F is 0."""
-        if not self.columns:
-            return []
-        if present.columns is None:
-            return [like.new_zeros(len(like), self.columns)]
-        return [present.columns.to(like.dtype)]
 
-
-class TreesHead(nn.Module):
+class TreesHead(Head):
     """Boosted trees on the features of the encoders and the columns, as a head of their own.
 
     It trains only a bias ``(C,)``; in training its logits are no more than that.
@@ -238,12 +261,10 @@ class TreesHead(nn.Module):
     experts = choice = None
 
     def __init__(self, widths: Pair[int], num_classes: int, config: HeadConfig) -> None:
-        super().__init__()
-        self.image, self.text = (EncoderFeatures(width, config.boundary) for width in widths)
-        alone = Pair(self.image.encoder_width, self.text.encoder_width)
-        self.columns = config.columns
-        self.num_features = sum(alone) + config.columns
-        self.trees = BoostedTrees(num_classes, config.columns, alone)
+        image, text = (EncoderFeatures(width, config.boundary) for width in widths)
+        super().__init__(image, text, config.columns)
+        self.num_features = sum(self.widths.values())
+        self.trees = BoostedTrees(self.widths, num_classes)
         self.bias = nn.Parameter(torch.zeros(num_classes))
 
     @property
@@ -256,10 +277,16 @@ class TreesHead(nn.Module):
         """Let the bias be ``prior (C,)``."""
         self.bias.copy_(prior)
 
-    def forward(self, pooled: Pair[Pooled], _: None, present: Presence, *__: None) -> Output:
-        """The output for pooled features and columns."""
-        given = Pair(self.image.of_encoder(pooled.image), self.text.of_encoder(pooled.text))
-        return Output(self.bias + self.trees(given, present), pooled)
+    def forward(
+        self,
+        pooled: Pair[Pooled],
+        prompts: None,
+        present: Presence,
+        part_features: None = None,
+        cells: Tensor | None = None,
+    ) -> Output:
+        """The output for pooled features and cells."""
+        return Output(self.bias + self.trees(self.sources(pooled, present, cells)), pooled)
 
 
 class SimilarityHead(nn.Module):
@@ -385,53 +412,46 @@ class ModalityExperts(Choice):
     answer is the candidate under which labels of validation rows are most likely.
 
     Args:
-        widths: D of the image and of the text.
+        widths: number of features D of each source by name.
         num_classes: number of classes C.
-        columns: number F of the columns' features.
     """
 
     prior: Tensor
 
-    def __init__(self, widths: Pair[int], num_classes: int, columns: int = 0) -> None:
+    def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
         super().__init__()
-        self.image, self.text = (nn.Linear(width, num_classes) for width in widths)
-        self.columns = nn.Linear(columns, num_classes) if columns else None
+        for name, width in widths.items():
+            self.add_module(name, nn.Linear(width, num_classes))
         self.register_buffer("prior", torch.zeros(num_classes))
+
+    @property
+    def experts(self) -> dict[str, nn.Linear]:
+        """The expert of each source by name."""
+        return {name: m for name, m in self.named_children() if isinstance(m, nn.Linear)}
 
     @torch.no_grad()
     def start_at(self, prior: Tensor) -> None:
         """Let all experts give the logits ``prior (C,)`` until they are trained."""
         self.prior.copy_(prior)
-        for layer in (m for m in self.children() if isinstance(m, nn.Linear)):
+        for layer in self.experts.values():
             layer.weight.zero_()
             layer.bias.copy_(prior)
 
     @torch.no_grad()
     def move_to(self, prior: Tensor) -> None:
         """Change the prior to ``prior (C,)``; what the experts tell beyond the prior stays."""
-        for layer in (m for m in self.children() if isinstance(m, nn.Linear)):
+        for layer in self.experts.values():
             layer.bias.add_(prior.to(self.prior) - self.prior)
         self.prior.copy_(prior)
 
-    def forward(
-        self, features: Pair[Tensor], present: Presence, columns: Sequence[Tensor] = ()
-    ) -> dict[str, Tensor]:
-        """Logits ``(B, C)`` of each linear expert by name, the prior for a missing source.
-
-        They are of ``features (B, D)``, and of ``columns (B, F)``, if there are any.
-        """
-
-        def logits(expert: nn.Module, given: Tensor, mask: Tensor | None) -> Tensor:
-            made: Tensor = expert(given)
-            return made if mask is None else torch.where(mask[:, None], made, self.prior)
-
-        made = {
-            "image": logits(self.image, features.image, present.image),
-            "text": logits(self.text, features.text, present.text),
-        }
-        if self.columns is not None:
-            (cells,) = columns
-            made["columns"] = logits(self.columns, cells, (cells != 0).any(dim=1))
+    def forward(self, sources: Mapping[str, Source]) -> dict[str, Tensor]:
+        """Logits ``(B, C)`` of each expert by name, the prior for a missing source."""
+        made = {}
+        for name, expert in self.experts.items():
+            features, present = sources[name]
+            logits = expert(features)
+            missing = None if present is None else ~present[:, None]
+            made[name] = logits if missing is None else torch.where(missing, self.prior, logits)
         return made
 
     def candidates(

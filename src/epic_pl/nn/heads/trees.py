@@ -4,13 +4,14 @@ Shape legend: B batch, N samples, C classes, D features of a modality, F feature
 columns, T trees of a class.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from epic_pl.nn.pair import Pair, Presence, where_present
+from epic_pl.nn.pair import Source, where_present
 from epic_pl.utils.types import Task
 
 # chosen on tables of a shop and of a rule of columns (benchmarks/columns.py); options of none
@@ -74,13 +75,12 @@ class BoostedTrees(nn.Module):
     differs between devices and in stored features, changes the answer by little.
 
     Args:
+        widths: number of features D of each source by name.
         num_classes: number of classes C.
-        columns: number F of the columns' features.
-        widths: D of the image and of the text.
 
     Example:
-        >>> trees = BoostedTrees(num_classes=3, columns=20, widths=Pair(8, 6))
-        >>> trees(Pair(torch.rand(4, 8), torch.rand(4, 6)), Presence(columns=torch.rand(4, 20)))
+        >>> trees = BoostedTrees({"image": 8, "text": 6, "columns": 20}, num_classes=3)
+        >>> trees({name: Source(torch.rand(4, width)) for name, width in trees.widths.items()})
         tensor([[0., 0., 0.],
                 [0., 0., 0.],
                 [0., 0., 0.],
@@ -92,10 +92,12 @@ class BoostedTrees(nn.Module):
     leaves: Tensor
     offset: Tensor
 
-    def __init__(self, num_classes: int, columns: int, widths: Pair[int]) -> None:
+    def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
         super().__init__()
-        self.columns = columns
-        self.image, self.text = map(Components, widths)
+        self.widths, self.columns = dict(widths), widths.get("columns", 0)
+        self.components = nn.ModuleDict(
+            {name: Components(width) for name, width in widths.items() if name != "columns"}
+        )
         # the nodes of a tree lie level by level, so those below node i are 2 i + 1 and 2 i + 2
         nodes = num_classes, TREES, _INNER
         self.register_buffer("inputs", torch.zeros(nodes, dtype=torch.int64))
@@ -106,26 +108,25 @@ class BoostedTrees(nn.Module):
     @property
     def num_inputs(self) -> int:
         """Number of the inputs that a tree may read."""
-        return self.columns + 2 * _COMPONENTS
+        return self.columns + _COMPONENTS * len(self.components)
 
     @torch.no_grad()
-    def fit(
-        self, features: Pair[Tensor] | None, present: Presence, labels: Tensor, task: Task
-    ) -> None:
+    def fit(self, sources: Mapping[str, Source], labels: Tensor, task: Task) -> None:
         """Grow trees, once, on at least one training row; deterministic.
 
         Args:
-            features: features ``(N, D)`` of each modality on the CPU; None for the columns alone.
-            present: which modalities the rows have, and their columns ``(N, F)`` if F > 0.
+            sources: the sources of the N rows on the CPU; image and text may be left out.
             labels: class indices ``(N,)``, or 0/1 ``(N, C)`` for multilabel.
             task: "multiclass" or "multilabel", which has the trees of each label by themselves.
         """
         from sklearn.ensemble import GradientBoostingClassifier
 
-        if features is not None:
-            for part, given, mask in zip((self.image, self.text), features, present, strict=False):
-                part.fit(given.float() if mask is None else given[mask].float())
-        rows = self._joined(features, present, len(labels)).numpy()
+        part: Any
+        for name, part in self.components.items():
+            if name in sources:
+                features, present = sources[name]
+                part.fit(features.float() if present is None else features[present].float())
+        rows = self._joined(sources).numpy()
         options = {"n_estimators": TREES, "max_depth": _DEPTH, "learning_rate": _RATE}
         options |= {"subsample": min(_SHARE, _MOST_SAMPLED / len(labels)), "max_features": _SEEN}
         multilabel = task == "multilabel"
@@ -163,26 +164,20 @@ class BoostedTrees(nn.Module):
                 places[2 * place + 1] = int(tree.children_left[node])
                 places[2 * place + 2] = int(tree.children_right[node])
 
-    def _joined(self, features: Pair[Tensor] | None, present: Presence, rows: int) -> Tensor:
-        """The inputs of the trees ``(B, F + 32)``."""
-        columns = present.columns
-        given = self.offset.new_zeros(rows, self.columns) if columns is None else columns
-        parts = [given.to(self.offset)]
-        if features is not None:
-            parts += [
-                self.image(features.image, present.image),
-                self.text(features.text, present.text),
-            ]
+    def _joined(self, sources: Mapping[str, Source]) -> Tensor:
+        """The inputs of the trees, at most ``(B, F + 32)``: columns, then components."""
+        parts = [sources["columns"].features.to(self.offset)] if self.columns else []
+        parts += [part(*sources[name]) for name, part in self.components.items() if name in sources]
         return torch.cat(parts, dim=1)
 
-    def forward(self, features: Pair[Tensor], present: Presence) -> Tensor:
-        """Evidence ``(B, C)`` from features ``(B, D)``; of a table's rows without a cell, zero.
+    def forward(self, sources: Mapping[str, Source]) -> Tensor:
+        """Evidence ``(B, C)`` from sources of B samples; of a table's rows without a cell, zero.
 
         In training it is zero, too, since the trees know these rows.
         """
+        given = self._joined(sources)
         if self.training:
-            return self.offset.new_zeros(features.image.shape[0], len(self.offset))
-        given = self._joined(features, present, features.image.shape[0])
+            return given.new_zeros(len(given), len(self.offset))
         seen = given[:, self.inputs.flatten()].view(-1, *self.inputs.shape)
         over = seen - self.thresholds  # (B, C, T, nodes)
         part = (over / _RAMP + 0.5).clamp(0, 1)
@@ -193,6 +188,4 @@ class BoostedTrees(nn.Module):
             ways = [reached * (1 - share), reached * share]
             reached = torch.stack(ways, dim=-1).flatten(-2)
         evidence = (reached * self.leaves).sum(dim=(-2, -1)) + self.offset
-        if not self.columns:
-            return evidence
-        return torch.where((given[:, : self.columns] != 0).any(dim=1, keepdim=True), evidence, 0.0)
+        return where_present(evidence, sources["columns"].present) if self.columns else evidence

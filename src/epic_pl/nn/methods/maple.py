@@ -119,7 +119,7 @@ class MaPLeModel(DualEncoder):
             self.image_tower.run(image, image_prompts, size),
             self.text_tower.run(text, text_prompts, size),
         )
-        return self.classify(pooled, None, present)
+        return self.classify(batch, pooled, None, present)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class NoPromptsModel(DualEncoder):
         """The head's output for the pooled features."""
         present = self.presence(batch)
         image, text = self.extract(batch, present)
-        return self.classify(Pair(image.pool(), text.pool()), None, present)
+        return self.classify(batch, Pair(image.pool(), text.pool()), None, present)
 
 
 class LinearProbeModel(NoPromptsModel):

@@ -64,7 +64,7 @@ class PartsModel(DualEncoder):
         places = self.locate(projected, similarities)
         matched = Matched(*projected, self.hub.similarity.temperature)
         pooled = Pair(image.pool(), text.pool())
-        return self.classify(pooled, None, present, places, matched)
+        return self.classify(batch, pooled, None, present, places, matched)
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,9 @@ class PMFModel(DualEncoder):
             image = self.image_prompts.fuse(step, image, where_present(from_text, present.text))
             text = self.text_prompts.fuse(step, text, where_present(from_image, present.image))
         # both are already fused before the head, so nothing is matched
-        return self.classify(Pair(image.pool(), text.pool()), None, present)._replace(matched=None)
+        return self.classify(batch, Pair(image.pool(), text.pool()), None, present)._replace(
+            matched=None
+        )
 
 
 @dataclass(frozen=True)
