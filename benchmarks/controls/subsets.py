@@ -6,8 +6,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from epic_pl.data import ImageTextDataModule
 from epic_pl.module import EPICModule
-from epic_pl.module.evaluator import own_data
 
 
 class SubsetAccuracy(Callback):
@@ -19,7 +19,7 @@ class SubsetAccuracy(Callback):
 
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the accuracies over all ranks; NaN for a subset without rows."""
-        data: Any = own_data(trainer)
+        data: Any = ImageTextDataModule.of(trainer)
         if not getattr(data, "subsets", ()) or data.task != "multiclass":
             return
         assert isinstance(pl_module, EPICModule)

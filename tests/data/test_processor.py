@@ -285,7 +285,7 @@ def test_a_processor_of_encoders_or_of_a_module_prepares_as_the_data_did(
 ):
     options = {"image_size": 16, "max_text_tokens": 5, "text_prompt": "a red "}
     own = Processor.from_encoders(str(tiny_vit_dir), str(tiny_tokenizer_dir), **options)
-    kept = Processor.of(make(preprocessing=own.preprocessing, encoders={"image_size": 16}))
+    kept = make(preprocessing=own.preprocessing, encoders={"image_size": 16}).processor
     table = tiny_runs.table(tmp_path)
     data = tiny_runs.table_data(table, tiny_vit_dir, tiny_tokenizer_dir, **options)
     data.setup("test")
@@ -301,7 +301,7 @@ def test_a_processor_of_encoders_or_of_a_module_prepares_as_the_data_did(
         for name in ("pixel_values", "input_ids", "attention_mask", "labels"):
             assert torch.equal(batch[name], expected[name])
     with pytest.raises(ConfigError, match="does not say how"):
-        Processor.of(make())
+        _ = make().processor
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 import pyarrow as pa
 import torch
-from lightning import LightningDataModule
+from lightning import LightningDataModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 
@@ -33,7 +33,7 @@ from epic_pl.data.processor import Processor
 from epic_pl.data.rows import Rows, check_labels, class_counts
 from epic_pl.data.transforms import AUGMENTATIONS, ImageTransform, build_image_transform
 from epic_pl.utils.errors import CheckpointError, DataError, counted
-from epic_pl.utils.types import Batch, Source, Task
+from epic_pl.utils.types import Batch, SourceName, Task
 from epic_pl.utils.validate import check_at_least, check_word
 
 Split = Literal["train", "val", "test", "predict"]
@@ -128,7 +128,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         num_workers: int = 0,
         seed: int | None = None,
         augment: str = "none",
-        alone: Source | None = None,
+        alone: SourceName | None = None,
         on_bad_sample: BadSamplePolicy = "error",
     ) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class ImageTextDataModule(LightningDataModule, ABC):
         check_word(AUGMENTATIONS, augment=augment)
         check_word(("auto", *get_args(Resize)), resize=resize)
         if alone is not None:
-            check_word(get_args(Source), alone=alone)
+            check_word(get_args(SourceName), alone=alone)
         check_word(get_args(BadSamplePolicy), on_bad_sample=on_bad_sample)
         self.image_encoder = image_encoder
         self.text_encoder = text_encoder
@@ -161,6 +161,12 @@ class ImageTextDataModule(LightningDataModule, ABC):
         self._datasets: dict[Split, ImageTextDataset] = {}
         self._features: FeatureProvider | None = None
         self._open_pass: Callable[[Rows], tuple[BulkPass, pa.Table]] | None = None
+
+    @classmethod
+    def of(cls, trainer: Trainer) -> Self | None:
+        """The trainer's DataModule; None if it is of another class."""
+        data = getattr(trainer, "datamodule", None)
+        return data if isinstance(data, cls) else None
 
     @property
     @abstractmethod

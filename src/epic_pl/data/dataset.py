@@ -18,9 +18,9 @@ from torch.utils.data import Dataset
 from epic_pl.data.images import read_image
 from epic_pl.data.rows import rows_digest
 from epic_pl.utils.errors import DataError
-from epic_pl.utils.types import Modality, Row, Sample, Source
+from epic_pl.utils.types import Modality, Row, Sample, SourceName
 
-_FIELDS: dict[str, Source] = {"image": "image", "text": "text", "cells": "columns"}
+_FIELDS: dict[str, SourceName] = {"image": "image", "text": "text", "cells": "columns"}
 
 
 @contextmanager
@@ -50,7 +50,7 @@ class ImageTextDataset(Dataset[Sample]):
         seed: seed of the transform's random numbers.
     """
 
-    alone: Source | None = None
+    alone: SourceName | None = None
     """The only modality that samples have, or the columns; None keeps all."""
 
     draws_labels = False

@@ -3,7 +3,11 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any, Literal, NamedTuple, Self, get_type_hints
+from typing import Any, Literal, NamedTuple, Self, cast, get_type_hints
+
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms.v2.functional import to_pil_image
 
 from epic_pl.data.cells import ColumnPreprocessing
 from epic_pl.utils.errors import CheckpointError, ConfigError, first_line
@@ -62,6 +66,11 @@ class ImagePreprocessing:
         if resize == "auto" or resize == self.resize:
             return self
         return replace(self, resize=resize, crop_pct=self.crop_pct if resize == "crop" else 1.0)
+
+    def as_pil(self, image: Tensor) -> Image:
+        """An encoder's input ``(3, H, W)`` as an image again."""
+        mean, std = (image.new_tensor(each)[:, None, None] for each in (self.mean, self.std))
+        return cast(Image, to_pil_image((image * std + mean).clamp(0, 1)))
 
     def to_dict(self) -> dict[str, Any]:
         """The options as plain types for JSON, YAML and checkpoints."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol, Self, TypedDict, cast, get_args
+from typing import Any, Self, TypedDict, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,6 @@ from epic_pl.data.images import read_image
 from epic_pl.data.preprocessing import (
     AnyResize,
     ImagePreprocessing,
-    Preprocessing,
     TextPreprocessing,
     check_tokenizer,
 )
@@ -79,15 +78,6 @@ class LabelledItem(Item, total=False):
 
     label: Label | None
     sample_id: str
-
-
-class _Module(Protocol):  # an EPICModule
-    class_names: list[str]
-    task: Task
-
-    @property
-    def hparams(self) -> Any: ...
-    def checkpoint_info(self) -> Mapping[str, Any]: ...
 
 
 class Processor:
@@ -146,20 +136,6 @@ class Processor:
         self.transform = build_image_transform(image, train=False)
         self.text = replace(text, tokenizer=self._digest())
         check_tokenizer(text.tokenizer, self.text.tokenizer, self._name)
-
-    @classmethod
-    def of(cls, module: _Module) -> Self:
-        """The processor of a trained module.
-
-        Raises:
-            ConfigError: if the module has no preprocessing options.
-            CheckpointError: if it was trained with another tokenizer.
-            AssetError: if the text encoder's tokenizer cannot be loaded.
-        """
-        image, text, columns = Preprocessing.from_dict(module.hparams.get("preprocessing"))
-        encoder = module.checkpoint_info()["text_encoder"]
-        tokenizer = load_tokenizer(encoder["name"], encoder["revision"])
-        return cls(image, text, tokenizer, module.task, len(module.class_names), columns)
 
     @classmethod
     def from_encoders(

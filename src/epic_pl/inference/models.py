@@ -53,7 +53,7 @@ class TrainedModel:
 
     def processor(self) -> Processor:
         """The processor that makes batches as in training."""
-        return Processor.of(self.module)
+        return self.module.processor
 
     @torch.inference_mode()
     def probabilities(self, batch: Batch) -> npt.NDArray[np.float32]:

@@ -9,6 +9,7 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
@@ -19,7 +20,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
 from epic_pl.data import ImageTextDataModule
-from epic_pl.data.preprocessing import column_preprocessing
+from epic_pl.data.preprocessing import Preprocessing, column_preprocessing
+from epic_pl.data.pretrained import load_tokenizer
+from epic_pl.data.processor import Processor
 from epic_pl.module.checkpoint import CheckpointedModule
 from epic_pl.module.companions import (
     AbsenceWarning,
@@ -48,7 +51,7 @@ from epic_pl.nn.heads import HeadConfig, Output
 from epic_pl.nn.methods import EPIC
 from epic_pl.nn.pair import Pair
 from epic_pl.nn.precision import DTYPES
-from epic_pl.utils.errors import DataError
+from epic_pl.utils.errors import ConfigError, DataError
 from epic_pl.utils.plugins import name_of
 from epic_pl.utils.types import Batch, Prediction, Task
 from epic_pl.utils.validate import check_batch, check_classes, check_length, check_probabilities
@@ -376,6 +379,20 @@ class EPICModule(CheckpointedModule):
         for tower in self.model.towers:
             tower.encoder.precision = DTYPES[precision]
 
+    @property
+    def processor(self) -> Processor:
+        """What turns images and texts into a batch, as in training.
+
+        Raises:
+            ConfigError: if the module has no preprocessing options.
+            CheckpointError: if it was trained with another tokenizer.
+            AssetError: if the text encoder's tokenizer cannot be loaded.
+        """
+        image, text, columns = Preprocessing.from_dict(self.hparams["preprocessing"])
+        encoder = self.checkpoint_info()["text_encoder"]
+        tokenizer = load_tokenizer(encoder["name"], encoder["revision"])
+        return Processor(image, text, tokenizer, self.task, len(self.class_names), columns)
+
     def setup(self, stage: str) -> None:
         """Check that the device supports the options, and compile the model if requested.
 
@@ -385,10 +402,23 @@ class EPICModule(CheckpointedModule):
         super().setup(stage)
         self.outputs.clear()
         columns = column_preprocessing(self.hparams["preprocessing"])
-        data = getattr(self.trainer, "datamodule", None)
-        if columns.names and isinstance(data, ImageTextDataModule):
+        if columns.names and (data := ImageTextDataModule.of(self.trainer)):
             data.read_columns_as(columns)
         device = self.trainer.strategy.root_device
         self.check_device(device)
         if self.hparams["compile"]:
             compile_model(self.model, device)
+
+
+def require_data(trainer: L.Trainer, module: L.LightningModule, option: str) -> ImageTextDataModule:
+    """The trainer's DataModule, for an option that reads its samples.
+
+    Raises:
+        ConfigError: if DataModule or module is not of this package.
+    """
+    data = ImageTextDataModule.of(trainer)
+    if data is not None and isinstance(module, EPICModule):
+        return data
+    raise ConfigError(
+        f"{option} needs ImageTextDataModule with EPICModule: leave it out for loaders of your own."
+    )

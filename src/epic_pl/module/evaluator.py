@@ -5,20 +5,14 @@ Shape legend: N samples, C classes.
 
 import math
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-import lightning as L
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as V
 
-from epic_pl.data import ImageTextDataModule
-from epic_pl.data.preprocessing import ImagePreprocessing
 from epic_pl.module import EPICModule
 from epic_pl.module.metrics import compute_metrics
 from epic_pl.module.postprocess import Postprocessor
 from epic_pl.nn.temperature import sample_losses
-from epic_pl.utils.errors import ConfigError
 from epic_pl.utils.types import Task
 
 Scores = dict[str, float | None]
@@ -69,30 +63,3 @@ class Evaluator:
 def finite(value: Any) -> float | None:
     """``value`` as a number, or None for NaN and infinity, which JSON lacks."""
     return float(value) if math.isfinite(value) else None
-
-
-def as_pil_image(image: Tensor, preprocessing: ImagePreprocessing) -> Image.Image:
-    """An encoder's input ``(3, H, W)`` as a PIL image."""
-    mean = image.new_tensor(preprocessing.mean)[:, None, None]
-    std = image.new_tensor(preprocessing.std)[:, None, None]
-    return cast(Image.Image, V.to_pil_image((image * std + mean).clamp(0, 1)))
-
-
-def own_data(trainer: L.Trainer) -> ImageTextDataModule | None:
-    """The trainer's DataModule; None if it has none of this package."""
-    data: Any = getattr(trainer, "datamodule", None)
-    return data if isinstance(data, ImageTextDataModule) else None
-
-
-def require_data(trainer: L.Trainer, module: L.LightningModule, option: str) -> ImageTextDataModule:
-    """The trainer's DataModule, for an option that reads its samples.
-
-    Raises:
-        ConfigError: if DataModule or module is not of this package.
-    """
-    data = own_data(trainer)
-    if data is not None and isinstance(module, EPICModule):
-        return data
-    raise ConfigError(
-        f"{option} needs ImageTextDataModule with EPICModule: leave it out for loaders of your own."
-    )

@@ -34,11 +34,11 @@ class TreeGrower(Callback):
             ConfigError: if there are only trees, and no DataModule of this package.
         """
         heads = [stack.head for stack in pl_module.model.stacks if stack.head.trees is not None]
-        data = getattr(trainer, "datamodule", None)
+        data = ImageTextDataModule.of(trainer)
         resumes = trainer.ckpt_path is not None
         if not heads or resumes:
             return
-        if not isinstance(data, ImageTextDataModule):
+        if data is None:
             if any(isinstance(head, TreesHead) for head in heads):
                 raise ConfigError(
                     "Trees grow from the rows of a DataModule: call fit with datamodule=..., "

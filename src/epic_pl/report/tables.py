@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.preprocessing import ImagePreprocessing
-from epic_pl.module.evaluator import Evaluator, as_pil_image, finite
+from epic_pl.module.evaluator import Evaluator, finite
 from epic_pl.module.outputs import SplitOutputs
 from epic_pl.module.postprocess import answers, calibration_error, error_by_chance, reliability_bins
 from epic_pl.module.prediction_table import prediction_table
@@ -216,7 +216,7 @@ def worst_mistakes(
         sample, sample_id = dataset[row], outputs.sample_id[row]
         same = sample["sample_id"] == sample_id
         image, text = (sample["image"], sample["text"]) if same else (None, None)
-        images.append(None if image is None else as_pil_image(image, preprocessing))
+        images.append(None if image is None else preprocessing.as_pil(image))
         truth, given = evaluator.names(outputs.labels[row]), evaluator.names(predicted[row])
         known = {"row": row, "sample_id": sample_id, "truth": truth, "prediction": given}
         mistakes.append({**known, name: float(confidence[row]), "text": text})

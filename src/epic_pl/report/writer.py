@@ -17,9 +17,9 @@ from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.data.tables.formats import write_csv
-from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
-from epic_pl.module.evaluator import Evaluator, finite, require_data
+from epic_pl.module.epic_module import EPICModule, require_data
+from epic_pl.module.evaluator import Evaluator, finite
 from epic_pl.module.outputs import presence_masks
 from epic_pl.module.postprocess import ENOUGH_ROWS
 from epic_pl.report.figures import MAX_CLASSES, confusion_counts, draw_figures

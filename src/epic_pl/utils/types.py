@@ -16,8 +16,8 @@ Task = Literal["multiclass", "multilabel"]
 Modality = Literal["image", "text"]
 """One of the two modalities of a sample."""
 
-Source = Literal["image", "text", "columns"]
-"""What a model may read of a sample: a modality, or the columns of its table."""
+SourceName = Literal["image", "text", "columns"]
+"""The name of what a model may read of a sample: a modality, or the columns of its table."""
 
 Features = dict[str, Any]
 """What a feature cache stored of a modality: a tensor for each field, batch first

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer
 
 import tiny_runs
-from epic_pl import Classifier, Processor
+from epic_pl import Classifier
 from epic_pl.cli.main import call, main
 from epic_pl.inference.description import INPUTS
 from epic_pl.inference.export.folder import Written, largest_difference
@@ -98,7 +98,7 @@ def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
     image = {"size": 32, "crop_pct": 0.9, "resize": "crop"}
     image |= {"interpolation": "bicubic", "mean": [0.5] * 3, "std": [0.5] * 3}
     text = {"max_tokens": 64, "clean": False, "padded": False, "prompt": "", "pad_token": "[PAD]"}
-    text |= {"truncation_side": "right", "tokenizer": Processor.of(module).text.tokenizer}
+    text |= {"truncation_side": "right", "tokenizer": module.processor.text.tokenizer}
     assert said["preprocessing"] == {"image": image, "text": text}
     assert list(said["inputs"]) == list(INPUTS)
     assert said["inputs"]["pixel_values"] == {"shape": ["B", 3, 32, 32], "dtype": "float32"}

@@ -14,7 +14,7 @@ from torch import Tensor
 from epic_pl.data.dataset import ImageTextDataset
 from epic_pl.data.processor import Processor
 from epic_pl.module import EPICModule
-from epic_pl.module.evaluator import Evaluator, as_pil_image
+from epic_pl.module.evaluator import Evaluator
 from epic_pl.nn.hub import grid_side
 from epic_pl.utils.errors import DataError
 from epic_pl.utils.types import Sample
@@ -131,7 +131,7 @@ def explain_sample(module: EPICModule, processor: Processor, sample: Sample) -> 
     prediction, probability = _answer(evaluator, logits)
     return Explanation(
         sample_id=sample["sample_id"],
-        image=None if image is None else as_pil_image(image, processor.image),
+        image=None if image is None else processor.image.as_pil(image),
         words=words,
         prediction=prediction,
         probability=probability,

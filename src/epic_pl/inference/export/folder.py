@@ -15,7 +15,6 @@ from torch import Tensor
 
 from epic_pl.data.preprocessing import Preprocessing
 from epic_pl.data.pretrained import load_tokenizer
-from epic_pl.data.processor import Processor
 from epic_pl.inference.description import DESCRIPTION, TOKENIZER, Description, model_inputs
 from epic_pl.inference.export.onnx_file import write_int8, write_onnx
 from epic_pl.inference.export.program import Probabilities, export_program, random_inputs
@@ -54,7 +53,7 @@ def find_tokenizer(module: EPICModule) -> Any | None:
         EpicError: if a DataModule of this package needs a tokenizer, but it cannot be loaded.
     """
     if Preprocessing.find(module.hparams.get("preprocessing")):
-        return Processor.of(module).tokenizer
+        return module.processor.tokenizer
     encoder = module.checkpoint_info()["text_encoder"]
     try:
         return load_tokenizer(encoder["name"], encoder["revision"])

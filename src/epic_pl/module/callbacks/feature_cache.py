@@ -14,8 +14,7 @@ from epic_pl.features.dataset import CachedDataset, StoredItems
 from epic_pl.features.items import Images, Texts
 from epic_pl.features.store.fill import SHARD_BYTES, default_root, fill_stores
 from epic_pl.features.store.spec import StoredDtype
-from epic_pl.module import EPICModule
-from epic_pl.module.evaluator import own_data, require_data
+from epic_pl.module.epic_module import EPICModule, require_data
 from epic_pl.nn.towers import CELLS, MEMORY, TOKENS, FeatureLevel
 from epic_pl.utils.errors import CacheError, ConfigError, DataError, raised_as
 from epic_pl.utils.share import ALL, Share
@@ -83,7 +82,7 @@ class FeatureCache(Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let the DataModule read images again, since another run may need other splits."""
-        if self.level != "off" and (data := own_data(trainer)):
+        if self.level != "off" and (data := ImageTextDataModule.of(trainer)):
             data.use_features(None)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:

@@ -20,7 +20,6 @@ from epic_pl.data.rows import Rows
 from epic_pl.data.tables.formats import write_csv
 from epic_pl.module import EPICModule
 from epic_pl.module.callbacks.feature_cache import FeatureCache
-from epic_pl.module.evaluator import own_data
 from epic_pl.module.prediction_table import Floats, prediction_table, sample_columns
 from epic_pl.utils.errors import ConfigError, DataError, counted
 from epic_pl.utils.files import replacing
@@ -78,7 +77,7 @@ class PredictionWriter(Callback):
         file = path / "part" if self._in_parts else path
         check_writable("predictions.output", file.parent, file.name)
         if self._in_parts:
-            data = own_data(trainer)
+            data = ImageTextDataModule.of(trainer)
             if data is None:
                 raise ConfigError("Loaders of your own need predictions.output .parquet or .csv.")
             assert isinstance(pl_module, EPICModule)
@@ -120,7 +119,7 @@ class PredictionWriter(Callback):
         self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, *_: Any
     ) -> None:
         """Write a part when its last batch is predicted."""
-        if data := own_data(trainer):
+        if data := ImageTextDataModule.of(trainer):
             self._full_texts += data.processor.full_texts(batch)
         if self._bulk is not None:
             scores = outputs["probabilities"].float().numpy()
@@ -139,7 +138,7 @@ class PredictionWriter(Callback):
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Write the predictions of all ranks, on rank zero."""
-        if data := own_data(trainer):
+        if data := ImageTextDataModule.of(trainer):
             data.processor.tell_full(self._full_texts)
         if self._in_parts:
             return

@@ -9,9 +9,9 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.cli import SaveConfigCallback
 
+from epic_pl.data import ImageTextDataModule
 from epic_pl.module import EPICModule
 from epic_pl.module.checkpoint import weights_digest
-from epic_pl.module.evaluator import own_data
 from epic_pl.utils.files import write_json
 
 _PACKAGES = (
@@ -64,7 +64,7 @@ def _made_of(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
         made_of["image encoder"] = info["image_encoder"]["fingerprint"]
         made_of["text encoder"] = info["text_encoder"]["fingerprint"]
         made_of["precision of the encoders"] = module.encoders.precision
-    if data := own_data(trainer):
+    if data := ImageTextDataModule.of(trainer):
         made_of |= {f"{split} rows": digest for split, digest in data.digests().items()}
     return made_of
 
