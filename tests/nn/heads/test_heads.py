@@ -22,6 +22,10 @@ def masks(image, text) -> Presence:
     return Presence(torch.tensor(image, dtype=torch.bool), torch.tensor(text, dtype=torch.bool))
 
 
+def masked(columns) -> Presence:
+    return Presence(columns=columns.bool())
+
+
 # standardisation ------------------------------------------------------------------------------
 
 
@@ -124,6 +128,18 @@ def test_statistics_of_the_head_are_of_modalities_that_are_present():
         torch.testing.assert_close(part.standardize_prompts.mean, own[both].mean(dim=(0, 1)))
 
 
+def test_columns_lose_nothing_to_dropout_and_the_linear_layer_starts_silent():
+    head = ClassificationHead(WIDTHS, 3, HeadConfig(similarity=False, dropout=1.0, columns=5))
+    given = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    cells, seen = torch.rand(4, 5), []
+    head.classifier.linear.register_forward_hook(lambda _, given, made: seen.extend((*given, made)))
+    head.train()(given, None, masked(torch.ones(4)), cells=cells)
+    joined, added = seen
+    assert torch.equal(joined[:, -5:], cells)
+    assert not joined[:, :-5].any()
+    assert not added.any()
+
+
 # experts --------------------------------------------------------------------------------------
 
 
@@ -194,10 +210,6 @@ def test_candidates_join_what_sources_tell_beyond_the_prior():
     labels = trees.argmax(dim=1).repeat(8)
     experts.choose(found.repeat(8, 1, 1), labels, "multiclass")
     assert experts.chosen % 3 == 1
-
-
-def masked(columns):
-    return Presence(columns=columns.bool())
 
 
 def test_a_batch_without_columns_is_one_whose_columns_are_empty():
