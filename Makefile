@@ -81,6 +81,7 @@ lint: $(INSTALLED)lint ## check style, formatting, types and import rules
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports
+	@$(BIN)/python tools/check_claims.py
 
 format: $(INSTALLED)lint ## fix style and formatting
 	@$(BIN)/ruff check --fix --quiet
