@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from datetime import date
+from unittest.mock import Mock
 
 import lightning as L
 import numpy as np
@@ -433,9 +434,11 @@ def module_columns(module):
     return column_preprocessing(module.hparams["preprocessing"])
 
 
-def test_a_run_resumes_and_other_training_rows_are_refused(on_priced, tmp_path):
+def test_a_run_resumes_with_the_trees_that_it_had(on_priced, tmp_path, monkeypatch):
     options = ["--config", on_priced.config, "--model.head.network=wide"]
     options += [f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=3"]
+    grown = Mock(side_effect=AssertionError("trees of a resumed run are those that it had"))
+    monkeypatch.setattr("epic_pl.module.growth.training_rows", grown)
     resumed = run(["fit", *options, "--ckpt_path", on_priced.checkpoint]).trainer
     assert resumed.current_epoch == 3
 

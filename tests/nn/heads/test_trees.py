@@ -123,6 +123,15 @@ def test_close_to_the_threshold_of_a_component_a_sample_goes_both_ways():
     assert (told.diff(dim=0).abs().amax(dim=0) < spread / 20).all()
 
 
+def test_at_a_threshold_of_a_component_the_evidence_is_half_of_both_sides():
+    model = BoostedTrees({"image": 1}, 1).eval()
+    model.components["image"].directions[0, 0] = 1
+    model.leaves[0, 0] = torch.tensor([-1.0] * 4 + [1.0] * 4)  # left and right of the first node
+    model.thresholds[0, 0, 0] = 2
+    near = 2 + torch.tensor([-1.0, -0.05, -0.025, 0, 0.025, 0.05, 1])[:, None]
+    assert_same(model({"image": Source(near)})[:, 0], torch.tensor([-1, -1, -0.5, 0, 0.5, 1, 1]))
+
+
 def test_trees_are_the_same_again_and_large_tables_are_drawn_from(table, monkeypatch):
     columns, labels = table
     monkeypatch.setattr(trees, "_MOST_SAMPLED", 50)
