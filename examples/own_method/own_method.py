@@ -30,7 +30,7 @@ class GatedModel(NoPromptsModel):
         gates = self.gate(torch.cat(both, dim=1)).sigmoid()  # (B, 2)
         scaled = (both[side] * gates[:, side : side + 1] for side in (0, 1))
         gated = [side._replace(output=output) for side, output in zip(pooled, scaled, strict=True)]
-        return self.classify(Pair(*gated), None, present)
+        return self.classify(batch, Pair(*gated), None, present)
 
 
 @dataclass(frozen=True)

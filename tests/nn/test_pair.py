@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from epic_pl.nn.pair import drop_sources, where_present
+from tiny_models import batch, make
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
@@ -37,3 +38,11 @@ def test_missing_rows_become_zero_even_where_they_were_nan():
     values[1] = 1.0
     assert where_present(values, torch.tensor([False, True])).tolist() == [[0, 0, 0], [1, 1, 1]]
     assert where_present(values, None) is values
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_samples_without_a_cell_have_no_columns(masked):
+    cells = torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.0, 1.0]])
+    given = batch([3, 2, 4], *([[1, 0, 1]] if masked else [])) | {"columns": cells}
+    assert make().presence(given).columns.tolist() == [False, True, True]
+    assert make().presence(batch([3, 2, 4])).columns is None
