@@ -1,8 +1,8 @@
 import pytest
 import torch
+from tiny_models import batch, make
 
 from epic_pl.nn.pair import drop_sources, where_present
-from tiny_models import batch, make
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
