@@ -54,7 +54,7 @@ fuzz: $(INSTALLED)test ## feed damaged files and requests to every reader for 30
 	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz.py $(ARGS)
 
 test: $(INSTALLED)test ## run the tests but for the slow ones, a worker for each core
-	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not slow" $(ARGS)
+	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m "not slow" --ignore tests/house $(ARGS)
 
 # what makes torch and its libraries compute as on a processor without newer instructions
 LIKE_this :=
@@ -76,12 +76,13 @@ test-floats: ## the same on two of them for tests of the core that compare float
 test-slow: $(INSTALLED)test ## run the slow tests
 	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
-lint: $(INSTALLED)lint ## check style, formatting, types and import rules
+lint: $(INSTALLED)lint,test ## check style, formatting, types, import rules, README's numbers, and what pages and names promise
 	$(BIN)/ruff check --quiet
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports
 	@$(BIN)/python tools/check_claims.py
+	$(BIN)/pytest --quiet tests/house
 
 format: $(INSTALLED)lint ## fix style and formatting
 	@$(BIN)/ruff check --fix --quiet

@@ -2,23 +2,18 @@
 
 import itertools
 import math
-import re
-import sys
 import time
 import warnings
 from copy import deepcopy
-from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 
-import epic_pl
 import tiny_runs
 from epic_pl.module import EPICModule
 from epic_pl.module.config import OptimConfig
 from epic_pl.module.optim import build_optimizer, warmup_cosine
-from epic_pl.nn import EPIC
 from epic_pl.nn.heads.inputs import Standardization
 from epic_pl.run.epic_cli import build
 from epic_pl.utils.errors import ConfigError, DataError, TrainingError
@@ -398,28 +393,3 @@ def test_a_pass_before_a_fit_changes_nothing_of_the_fit(make, tmp_path):
         metrics = {name: value.clone() for name, value in trainer.callback_metrics.items()}
         ends.append({**model.state_dict(), **metrics})
         assert not tiny_runs.differing(ends[0], ends[-1]), before
-
-
-def test_a_batch_crosses_the_files_that_the_page_on_architecture_names(make):
-    """14 with the default method and head; 96 pixels have more patches than prompts read."""
-    head = {"network": "wide", "similarity": True, "boundary": True}
-    module = make(encoders={"image_size": 96}, options=vars(EPIC()), head=head).eval()
-    batch, crossed = tiny_runs.batch(), set()
-    batch["pixel_values"] = torch.randn(4, 3, 96, 96)
-    package = Path(epic_pl.__file__).parent
-
-    def note(frame, event, _):
-        path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(package):
-            crossed.add(path)
-
-    sys.setprofile(note)
-    try:
-        module(batch)
-    finally:
-        sys.setprofile(None)
-    page = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
-    (path,) = re.findall("### Batch to logits(.*?)These are fourteen files", page, re.DOTALL)
-    named = [Path(name).name for name in re.findall(r"[\w/]+\.py", path)]
-    assert sorted(named) == sorted(path.name for path in crossed)
-    assert len(named) == 14

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-SOURCE = Path(__file__).parents[1] / "src" / "epic_pl"
+SOURCE = Path(__file__).parents[2] / "src" / "epic_pl"
 ALLOWED = {
     "module/callbacks/checkpoints.py": ["_data_fetcher", "_should_check_val_fx"],
     "module/checkpoint.py": ["_trainer"],

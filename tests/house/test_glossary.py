@@ -10,7 +10,7 @@ import pytest
 import epic_pl
 
 PACKAGE = Path(epic_pl.__file__).parent
-PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 (TABLE,) = re.findall(r"## Glossary(.*?)\n## ", PAGE.read_text(), re.DOTALL)
 TERMS = re.findall(r"^\| (.+?) \| .+? \| `(\S+): (\w+)` \|$", TABLE, re.MULTILINE)
 # a hub consolidates, streams attend to a memory, and parts are located
