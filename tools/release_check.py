@@ -38,8 +38,8 @@ MOST_IMPORT_SECONDS = 0.3
 # tests that read other folders of the sdist
 SDIST_TESTS = """
 tests/benchmarks/test_demo.py tests/nn/methods/test_docs.py tests/regression
-tests/house/test_api_pages.py tests/cli/test_cluster.py tests/cli/test_configs.py tests/run/test_option_names.py
-tests/test_examples.py tests/house/test_packaging.py
+tests/house/test_api_pages.py tests/cli/test_cluster.py tests/cli/test_configs.py
+tests/run/test_option_names.py tests/test_examples.py tests/house/test_packaging.py
 """.split()  # noqa: SIM905 - readable as text
 
 PREDICT = """
