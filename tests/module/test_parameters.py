@@ -5,12 +5,13 @@ import pytest
 import timm
 
 import tiny_runs
+from epic_pl.data.preprocessing import Preprocessing
+from epic_pl.data.pretrained import image_preprocessing
 from epic_pl.module.config import EncoderConfig
 from epic_pl.module.parameters import (
     ParameterTable,
     count_parameters,
     encoder_line,
-    encoder_lines,
     trainable_share,
 )
 from epic_pl.nn.encoders import WholeModelEncoder
@@ -57,8 +58,21 @@ def test_a_fit_with_the_table_starts_with_every_part_and_the_share(make, tmp_pat
     assert f"Trainable share: {trainable_share(module.model):.2%}" in printed
 
 
-def test_a_line_for_each_encoder_tells_how_its_inputs_are_prepared(
-    make, tiny_vit_dir, tiny_tokenizer_dir, tmp_path, caplog
+def test_a_fit_names_both_encoders_in_one_line_and_counts_its_steps(make, tmp_path, capsys, caplog):
+    module, loader = make(), tiny_runs.loader(tiny_runs.samples(12))
+    options = {"callbacks": [ParameterTable()], "accumulate_grad_batches": 2}
+    with caplog.at_level("INFO"):
+        tiny_runs.trainer(tmp_path, max_epochs=3, **options).fit(module, loader)
+    (line,) = (line for line in caplog.messages if "Encoder" in line)
+    image, text = module.encoders.image.name, module.encoders.text.name
+    assert line == f"Encoders: {image} and {text}"
+    assert "Training: 3 epochs of 2 steps\n" in capsys.readouterr().out
+    tiny_runs.trainer(tmp_path, max_epochs=-1, max_steps=1, **options).fit(module, loader)
+    assert "Training:" not in capsys.readouterr().out
+
+
+def test_a_line_tells_how_the_inputs_of_an_encoder_are_prepared(
+    make, tiny_vit_dir, tiny_tokenizer_dir, tmp_path
 ):
     folder = shutil.copytree(tiny_tokenizer_dir, tmp_path / "bert")
     prompts = {"prompts": {"query": "query: ", "document": ""}, "default_prompt_name": "query"}
@@ -66,9 +80,10 @@ def test_a_line_for_each_encoder_tells_how_its_inputs_are_prepared(
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text('{"pooling_mode": "mean"}')
     data = tiny_runs.table_data(tiny_runs.table(tmp_path), tiny_vit_dir, folder)
-    options = {"encoders": {"text": {"name": str(folder)}}, "preprocessing": data.preprocessing}
-    model = make(**options)
-    image, text = encoder_lines(model)
+    module = make(encoders={"text": {"name": str(folder)}})
+    given, model = Preprocessing.find(data.preprocessing), module.model
+    image = encoder_line(module.encoders.image, model.image_encoder, given.image)
+    text = encoder_line(module.encoders.text, model.text_encoder, given.text)
     for word in (str(tiny_vit_dir), "TimmViTEncoder", "3 layers of width 32", "pooling auto"):
         assert word in image
     for word in ("size=32", "mean=(0.5, 0.5, 0.5)", "resize='crop'", "vit0/config.json"):
@@ -76,17 +91,11 @@ def test_a_line_for_each_encoder_tells_how_its_inputs_are_prepared(
     for word in (str(folder), "pooling mean", "max_tokens=64", "prompt='query: '"):
         assert word in text
     assert "from 1_Pooling/config.json; its prompts: query, document" in text
-    with caplog.at_level("INFO"):
-        tiny_runs.trainer(
-            tmp_path, max_epochs=1, limit_train_batches=1, callbacks=[ParameterTable()]
-        ).fit(model, data)
-    assert image in caplog.text
-    assert text in caplog.text
-    assert list(encoder_lines(make()))[1].endswith("inputs of another pipeline")
 
 
-def test_a_line_says_why_an_encoder_gives_features_alone():
+def test_a_line_says_why_an_encoder_gives_features_alone(tiny_vit_dir):
     encoder = WholeModelEncoder(timm.create_model("test_convnext", num_classes=0))
-    line = encoder_line(EncoderConfig("mine"), encoder, None)
+    options = image_preprocessing(str(tiny_vit_dir))
+    line = encoder_line(EncoderConfig(str(tiny_vit_dir)), encoder, options)
     assert "WholeModelEncoder of ConvNeXt with features alone of width" in line
     assert line.endswith("only VisionTransformer and Eva are run layer by layer.")

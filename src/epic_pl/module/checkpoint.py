@@ -437,6 +437,10 @@ class CheckpointedModule(L.LightningModule):
             check_resumable(checkpoint)
             if trained := checkpoint.get(_TRAINED_KEY):
                 checkpoint[_TRAINED_KEY] = complete_state(self, trained)
+        elif trainer is not None:  # Lightning would warn of callbacks that only train
+            callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # Lightning's
+            states, known = checkpoint.get("callbacks", {}), {each.state_key for each in callbacks}
+            checkpoint["callbacks"] = {key: states[key] for key in states.keys() & known}
         self._resume_states = checkpoint[_RESUME_KEY] if fits else None
 
     def checked_state(

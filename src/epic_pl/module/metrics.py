@@ -25,6 +25,7 @@ from epic_pl.module.postprocess import (
 from epic_pl.module.ranking import RANKING, ranking_scores
 from epic_pl.utils.types import Task
 
+_SHARES = ("accuracy", "f1", "auroc", "map", "ece")
 _AT_A_TIME = 1024  # samples; for a whole split at once top-5 accuracy needs several (N, C) arrays
 
 
@@ -151,6 +152,16 @@ def final_metrics(post: Postprocessor, logits: Tensor, labels: Tensor) -> dict[s
     for name, given in (("ece", probabilities), ("ece_uncalibrated", post.uncalibrated(logits))):
         scores[name] = calibration_error(reliability_bins(given, labels))
     return scores
+
+
+def metric_text(name: str, value: float) -> str:
+    """A metric as it is shown to people: in percent, or a loss with three decimals.
+
+    Example:
+        >>> metric_text("val/accuracy", 0.51666), metric_text("val/loss", 1.5)
+        ('51.7%', '1.500')
+    """
+    return f"{value:{'.1%' if name.rpartition('/')[2].startswith(_SHARES) else '.3f'}}"
 
 
 def main_metric_sums(predicted: Tensor, labels: Tensor) -> Tensor:

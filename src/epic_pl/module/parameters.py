@@ -1,6 +1,6 @@
 """Summary of a module: its encoders, and numbers of trainable and frozen parameters."""
 
-from collections.abc import Iterator
+import math
 from typing import Any
 
 import lightning as L
@@ -9,12 +9,13 @@ from lightning.pytorch.utilities import rank_zero_info
 from rich.console import Console
 from rich.table import Column, Table
 
-from epic_pl.data.preprocessing import ImagePreprocessing, Preprocessing, TextPreprocessing
+from epic_pl.data.preprocessing import ImagePreprocessing, TextPreprocessing
 from epic_pl.data.pretrained import image_file
 from epic_pl.module.config import EncoderConfig
 from epic_pl.nn.base import DualEncoder
 from epic_pl.nn.encoders import Encoder
 from epic_pl.utils.assets.sentence_files import read_sentence_files
+from epic_pl.utils.errors import counted
 
 
 def count_parameters(model: DualEncoder) -> dict[str, tuple[int, int]]:
@@ -51,32 +52,34 @@ def parameter_table(model: DualEncoder, console: Console | None = None) -> None:
 
 
 class ParameterTable(ModelSummary):
-    """Prints the encoders and the numbers of parameters when a training starts.
+    """Prints encoders, numbers of parameters, epochs and steps when a training starts.
 
     In a Trainer's callbacks it replaces Lightning's own summary.
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: Any) -> None:
-        """Print a line for each encoder and the table once."""
+        """Print a line of both encoders and the table once."""
         if trainer.is_global_zero:
-            for line in encoder_lines(pl_module):
-                rank_zero_info(line)
+            image, text = pl_module.encoders.image, pl_module.encoders.text
+            rank_zero_info(f"Encoders: {image.name} and {text.name}")
             parameter_table(pl_module.model)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Print how many epochs and steps follow."""
+        steps: float = trainer.num_training_batches / trainer.accumulate_grad_batches
+        epochs = trainer.max_epochs or 0
+        if trainer.is_global_zero and epochs > 0 and steps < math.inf:
+            length = counted(math.ceil(steps), "steps")
+            print(f"Training: {counted(epochs, 'epochs')} of {length}", flush=True)
 
-def encoder_lines(module: Any) -> Iterator[str]:
-    """A line for each encoder of a module: what it is, and how its inputs are prepared."""
-    given = Preprocessing.find(module.hparams.get("preprocessing")) or (None, None, None)
-    yield encoder_line(module.encoders.image, module.model.image_encoder, given[0])
-    yield encoder_line(module.encoders.text, module.model.text_encoder, given[1])
 
-
-def encoder_line(config: EncoderConfig, encoder: Encoder, options: object) -> str:
-    """The line of one encoder, with the options of its inputs; None are of another pipeline."""
-    inputs = "inputs of another pipeline"
+def encoder_line(
+    config: EncoderConfig, encoder: Encoder, options: ImagePreprocessing | TextPreprocessing
+) -> str:
+    """The line of one encoder, with the options of its inputs."""
     if isinstance(options, ImagePreprocessing):
         inputs = f"{options} from {image_file(config.name)}"
-    elif isinstance(options, TextPreprocessing):
+    else:
         files = read_sentence_files(config.name, config.revision)
         inputs = f"{options} from {files.file if files.pooling else 'its tokenizer'}"
         inputs += f"; its prompts: {', '.join(files.prompts) or 'none'}"

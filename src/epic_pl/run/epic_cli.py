@@ -24,6 +24,8 @@ from lightning.pytorch.utilities import (
     disable_possible_user_warnings,
     rank_zero_info,
 )
+from rich.console import Console
+from rich.table import Column, Table
 
 import epic_pl.data  # noqa: F401 lets a config name a DataModule by its class name alone
 from epic_pl.data import ImageTextDataModule
@@ -45,15 +47,19 @@ from epic_pl.module.checkpoint_io import (
     read_checkpoint,
 )
 from epic_pl.module.config import as_config
+from epic_pl.module.metrics import metric_text
 from epic_pl.module.parameters import ParameterTable
 from epic_pl.nn.encoders import Encoder
 from epic_pl.report.writer import ReportWriter
 from epic_pl.run.error_text import MENDABLE
+from epic_pl.run.progress_bar import ProgressBar
 from epic_pl.run.suggestions import suggestion
 from epic_pl.utils.config_files import read_yaml, resolve_configs
 from epic_pl.utils.errors import (
     ConfigError,
+    counted,
     first_line,
+    printable,
 )
 from epic_pl.utils.plugins import find_class, load_plugins
 from epic_pl.utils.validate import check_writable
@@ -204,9 +210,14 @@ class EPICCLI(LightningCLI):
         try:
             if self.command == "fit":
                 self._check_modes()
-            getattr(self.trainer, self.command)(self.model, datamodule=self.datamodule, **options)
+            shows = options.get("verbose")
+            options |= {"verbose": False} if shows else {}
+            run = getattr(self.trainer, self.command)
+            results = run(self.model, datamodule=self.datamodule, **options)
             if self.command == "fit":
                 self._tell_kept()
+            elif shows and self.trainer.is_global_zero:
+                show_scores(self.model, results)
         except SystemExit as end:
             if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
@@ -345,6 +356,11 @@ class EPICCLI(LightningCLI):
         if config.get("plugins") is None:
             kwargs["plugins"] = [DurableCheckpointIO()]
         self._own_logs = "logger" in kwargs
+        own = config["callbacks"] or []
+        own = own if isinstance(own, list) else [own]
+        has_bar = any(isinstance(each, callbacks.ProgressBar) for each in own)
+        if config["enable_progress_bar"] is not False and not has_bar:
+            kwargs["callbacks"] = [ProgressBar(), *own]
         return super().instantiate_trainer(**kwargs)
 
     def _claim_folder(self) -> None:
@@ -378,7 +394,7 @@ class EPICCLI(LightningCLI):
         if score is None:
             which, monitor = "the last epoch", self.config["early_stopping"]["monitor"]
             score = self.trainer.callback_metrics.get(monitor)
-        metric = "" if score is None else f", {monitor} {float(score):.4f}"
+        metric = "" if score is None else f", {monitor} {metric_text(monitor, float(score))}"
         path = f"{os.path.relpath(self.kept)}, {which}"
         rank_zero_info(f"Kept {path}{metric}: test and predict take it as --ckpt_path.")
 
@@ -388,6 +404,19 @@ class EPICCLI(LightningCLI):
             monitor, mode = (self.config[section][key] for key in ("monitor", "mode"))
             if str(monitor).partition("/")[2].startswith("loss") and mode == "max":
                 raise ConfigError(f"The lowest {monitor} is best: set {section}.mode to min.")
+
+
+def show_scores(module: EPICModule, results: Sequence[Mapping[str, float]]) -> None:
+    """Print the metrics of a validation or test, its rows and the share of the largest class."""
+    table = Table("metric", Column("value", justify="right"))
+    for name, value in sorted(item for result in results for item in result.items()):
+        table.add_row(name, metric_text(name, value))
+    Console().print(table)
+    labels = module.outputs.merged().labels
+    if rows := len(labels):
+        counts = labels.sum(dim=0) if labels.ndim > 1 else labels.bincount()
+        share, name = f"{counts.max() / rows:.1%}", printable(module.class_names[counts.argmax()])
+        print(f"on {counted(rows, 'rows')}; the most frequent class, {name}, has {share}")
 
 
 def _is_no_tip(record: logging.LogRecord) -> bool:

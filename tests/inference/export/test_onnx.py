@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 from PIL import Image
+from rich.filesize import decimal
 
 import tiny_onnx
 import tiny_runs
@@ -338,7 +339,7 @@ def test_the_command_tells_size_pace_difference_and_what_8_bits_cost(in_onnx, tr
     ]
     whole, small = ((folder / name).stat().st_size for name in ("model.onnx", "model.int8.onnx"))
     assert small < whole
-    assert f"model.onnx  {whole / 1e6:,.1f} MB" in said
+    assert f"model.onnx  {decimal(whole)}" in said
     assert float(said.split("probabilities: ")[1].split()[0]) <= 1e-5
     assert "on 4 rows of the validation split" in said
     assert said.count("accuracy ") == 2

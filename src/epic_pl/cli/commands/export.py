@@ -33,6 +33,8 @@ def export(
     Raises:
         EpicError: if the model cannot be exported.
     """
+    from rich.filesize import decimal
+
     from epic_pl.inference.export.folder import check_output, find_tokenizer, write_folder
     from epic_pl.inference.export.onnx_file import compare_scores, require_onnx
     from epic_pl.inference.sharing import find_model, load_trained
@@ -55,7 +57,7 @@ def export(
     written = write_folder(module, find_tokenizer(module), output, int8)
     print(f"{checkpoint} exported to {output}")
     for path in sorted(path for path in output.rglob("*") if path.is_file()):
-        print(f"  {path.relative_to(output)}  {path.stat().st_size / 1e6:,.1f} MB")
+        print(f"  {path.relative_to(output)}  {decimal(path.stat().st_size)}")
     difference = f"{written.difference:.1e} in float32, {written.as_tested:.1e} as it was tested"
     print(f"largest difference to the checkpoint's probabilities: {difference}")
     print(f"decisions on random inputs that differ from the tested ones: {written.decisions}")

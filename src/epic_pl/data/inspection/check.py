@@ -148,7 +148,7 @@ def _inspect_rows(
     inspect = partial(_inspect_image, root=root, min_size=min_size)
     with ThreadPoolExecutor(workers) as pool:  # decoding releases Python's lock
         inspected = pool.map(inspect, paths.to_pylist())
-        found = list(progress.track(inspected, len(paths), description="images"))
+        found = list(progress.track(inspected, len(paths), description=f"{split} images"))
         facts = pa.Table.from_pylist(found, FACTS)
     checks = ImageRecord(root)
     keys = map(checks.key, paths.to_pylist())
