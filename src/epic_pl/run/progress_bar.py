@@ -29,7 +29,7 @@ class ProgressBar(RichProgressBar):
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
         """A short bar, alone with its counts in training, where metrics need the room."""
         columns = super().configure_columns(trainer)
-        columns[1].bar_width = 12
+        columns[1].bar_width = 8
         return columns[: 3 if trainer.state.fn == TrainerFn.FITTING else None]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
