@@ -323,8 +323,15 @@ def test_columns_train_in_mixed_precision(on_priced, tmp_path):
 
 
 @pytest.mark.slow
-def test_columns_train_in_two_processes(on_priced, tmp_path):
-    options = ["--config", on_priced.config, "--trainer.devices=2", "--trainer.strategy=ddp"]
+@pytest.mark.parametrize("method", ["EPIC", "Trees"])
+def test_columns_train_in_two_processes(method, on_priced, tmp_path):
+    options = [
+        "--config",
+        on_priced.config,
+        f"--model.method={method}",
+        "--trainer.devices=2",
+        "--trainer.strategy=ddp",
+    ]
     options += ["--trainer.max_epochs=1", f"--trainer.default_root_dir={tmp_path}"]
     command = [sys.executable, "-m", "epic_pl", "fit", *options]
     subprocess.run(command, check=True, capture_output=True)
