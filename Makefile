@@ -31,7 +31,7 @@ $(INSTALLED)%: pyproject.toml
 	@$(BIN)/python -m pip install --quiet --no-compile -e '.[$*]'
 	@touch $@
 
-demo: $(INSTALLED)demo ## train EPIC on statements about images beside controls, predict, explain; 4 minutes on 2 cores
+demo: $(INSTALLED)demo ## train EPIC on statements about images beside controls, predict, explain; about 4 minutes on 2 cores
 	@$(BIN)/python benchmarks/demo.py $(ARGS)
 
 # test splits of the first task are small, so each seed has its own
