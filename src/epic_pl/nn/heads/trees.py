@@ -175,9 +175,10 @@ class BoostedTrees(nn.Module):
 
         In training it is zero, too, since the trees know these rows.
         """
-        given = self._joined(sources)
         if self.training:
-            return given.new_zeros(len(given), len(self.offset))
+            rows = len(next(iter(sources.values())).features)
+            return self.offset.new_zeros(rows, len(self.offset))
+        given = self._joined(sources)
         seen = given[:, self.inputs.flatten()].view(-1, *self.inputs.shape)
         over = seen - self.thresholds  # (B, C, T, nodes)
         part = (over / _RAMP + 0.5).clamp(0, 1)
