@@ -178,6 +178,8 @@ FORM, PUNYCODE = "multipart/form-data; boundary=x", b"9ca" + b"a" * 1_200_000
         ("application/json; charset=punycode", 415),
         ("application/json; charset=UTF-8", 422),
         ("application/x-www-form-urlencoded", 415),
+        (FORM + "; boundary=x" * 50, 422),
+        (FORM + "; boundary=x" * 100, 415),  # megabytes of these take a second to parse
         ("text/plain", 415),
         ("", 415),
     ],

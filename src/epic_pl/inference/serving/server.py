@@ -55,6 +55,7 @@ _Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 _FORM = "multipart/form-data"
 _KINDS = (_FORM.encode(), b"application/json")
 _CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")  # ASCII is a part of UTF-8
+_HEADER = 1_000  # maximum characters of a Content-Type; boundaries have 70 at most
 _THREADS = 4  # number of threads that decode images
 _SHOWN, _LONGEST = 3, 120  # problems in an error message, and maximum characters of each
 _LAST_SECONDS = 0.25  # time for requests that are on their way when the server is told to end
@@ -167,7 +168,9 @@ class _Gate:
         too_large = HTTPException(413, f"The request is larger than {settings.payload:,} bytes.")
         if int(request.headers.get("content-length", 0)) > settings.payload:
             raise too_large
-        kind, parameters = parse_options_header(request.headers.get("content-type"))
+        header = request.headers.get("content-type", "")
+        # parsing megabytes of parameters would block other requests
+        kind, parameters = parse_options_header(header if len(header) < _HEADER else None)
         # the parser of forms decodes with any codec of Python, and some take quadratic time
         if kind not in _KINDS or parameters.get(b"charset", b"utf-8").lower() not in _CHARSETS:
             raise HTTPException(415, f"Content-Type: send application/json or {_FORM}, in UTF-8.")
