@@ -147,7 +147,7 @@ def write(folder: Path, name: str, draw: int = 0, locked: bool = False) -> Path:
         kept = [row for row, part in enumerate(parts) if part != "test"]
         table = {column: [cells[row] for row in kept] for column, cells in table.items()}
     path = folder / Path(name).name / "table.csv"
-    image, text, label = table
+    image, text, label, *_ = table
     if locked:
         table["split"] = parts
     write_csv(path, table)
@@ -182,21 +182,22 @@ def _drawn(name: str, draw: int) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def _own(source: Path) -> tuple[dict[str, list[str]], list[str]]:
-    """The same of ``table.csv`` with image, text, label and split, in this order.
+    """The same of ``table.csv`` with image, text, label and split, in this order, then columns.
 
     Without test rows, those of validation are the test rows.
     """
     with (source / "table.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
-    if len(header) != 4 or header[3] != "split":
+    if header[3:4] != ["split"]:
         raise DataError(
-            f"{source}/table.csv has the columns {header}, not image, text, label, split"
+            f"{source}/table.csv has the columns {header}, not image, text, label, split, ..."
         )
-    *columns, parts = map(list, zip(*rows, strict=True))
-    columns[0] = [str(source.resolve() / path) for path in columns[0]]
+    table = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True))
+    parts = table.pop("split")
+    table[header[0]] = [str(source.resolve() / path) for path in table[header[0]]]
     if "test" not in parts:
         parts = ["test" if part == "val" else part for part in parts]
-    return dict(zip(header, columns, strict=False)), parts
+    return table, parts
 
 
 def write_csv(path: Path, table: dict[str, list[str]]) -> None:

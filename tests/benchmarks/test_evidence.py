@@ -22,24 +22,25 @@ def options(on_named, monkeypatch):
 def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkeypatch):
     (tmp_path / "ledger.md").write_text("# Ledger\n")
     monkeypatch.setattr(evidence, "clean_commit", lambda: ("abc", "sources"))
-    arguments = ["evidence.py", "--tasks=free", "--methods=EPIC,NoPrompts", "--seeds=1"]
+    arguments = ["evidence.py", "--tasks=scenes", "--methods=EPIC,NoPrompts", "--seeds=1"]
     arguments += ["--tune=1", f"--records={tmp_path}", *options]
     monkeypatch.setattr("sys.argv", arguments)
     assert evidence.main() == 0
     monkeypatch.setattr(classical, "features", None)  # what is finished is not repeated
     assert evidence.main() == 0
-    shutil.rmtree(tmp_path / "runs/evidence/sources/free/tune")  # the records have what was chosen
+    # the records have what was chosen
+    shutil.rmtree(tmp_path / "runs/evidence/sources/scenes/tune")
     assert evidence.main() == 0
-    assert not (tmp_path / "runs/evidence/sources/free/tune").exists()
-    chosen = json.loads((tmp_path / "evidence/chosen/free.json").read_text())
+    assert not (tmp_path / "runs/evidence/sources/scenes/tune").exists()
+    chosen = json.loads((tmp_path / "evidence/chosen/scenes.json").read_text())
     assert set(chosen["chosen"]) == {"EPIC", "NoPrompts"}
     lines = (tmp_path / "ledger.md").read_text().splitlines()
     assert len(lines) == 2
-    assert " | abc | free | `python benchmarks/evidence.py --tasks=free" in lines[1]
+    assert " | abc | scenes | `python benchmarks/evidence.py --tasks=scenes" in lines[1]
     assert "opened" not in lines[1]
     for name in ("majority", "EPIC", "NoPrompts", "cca", "logistic"):
         assert f"{name} " in lines[1].split("accuracy: ")[1]
-    rows = json.loads((tmp_path / "evidence/free.json").read_text())
+    rows = json.loads((tmp_path / "evidence/scenes.json").read_text())
     found = {row["method"]: row for row in rows if row["metric"] == "accuracy"}
     assert 0 < found["cca"]["p_value"] <= 1
     assert any(row["metric"] == "accuracy_relation" for row in rows if row["method"] == "cca")
@@ -49,7 +50,7 @@ def test_a_task_is_compared_and_its_opening_noted_once(options, tmp_path, monkey
     # of two that are each other's reverse, one is true: who has half of them right may have none
     for name, right in relations.items():
         assert max(0, 2 * right - 1) - 1e-6 <= shares[name] <= right + 1e-6
-    assert "| cca |" in (tmp_path / "evidence/free.md").read_text()
+    assert "| cca |" in (tmp_path / "evidence/scenes.md").read_text()
 
 
 def test_an_opening_that_was_not_finished_stays_in_the_ledger(options, tmp_path, monkeypatch):

@@ -128,8 +128,13 @@ def test_a_table_of_ones_own_has_test_rows_of_its_own_and_folds_of_whole_images(
         folds = [each[f"fold{fold}"] for each in (one, other) for fold in range(3)]
         assert folds[:3] == folds[3:]
         assert sorted(folds[:3]) == ["test", "train", "train"]
-    tables.write_csv(own / "table.csv", columns | {"more": columns["kind"]})
-    with pytest.raises(DataError, match=r"own/table.csv has .*'more'"):
+    prices = [f"{row}.5" for row in range(24)]
+    tables.write_csv(own / "table.csv", columns | {"price": prices})
+    config = yaml.safe_load(tables.write(tmp_path / "columns", str(own), locked=True).read_text())
+    assert config["data"]["init_args"]["number_columns"] == ["price"]
+    del columns["split"]
+    tables.write_csv(own / "table.csv", columns | {"price": prices})
+    with pytest.raises(DataError, match=r"own/table.csv has .*'price'"):
         tables.write(tmp_path / "wrong", str(own))
 
 
