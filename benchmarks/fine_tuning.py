@@ -9,7 +9,6 @@ what storing took for EPIC.
 
     python benchmarks/fine_tuning.py                                      # days on two cores
     python benchmarks/fine_tuning.py --tasks one_word,FOLDER --folds 0 --choose-on one_word
-    python benchmarks/fine_tuning.py --only-show --figure docs/images/accuracy_over_seconds.svg
 
 Tasks are those of `folds.py`: no test split is read. Each run has a process of its own; the same
 command continues after a kill. Other options go to `fit`.
@@ -24,13 +23,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import colormaps, rc_context
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
 
 from common import build_parser, show
 from epic_pl.experiments.compare.statistics import (
@@ -52,10 +49,7 @@ EPIC, RATES = "EPIC", "rates.json"
 LONGEST = 4  # times the config's epochs
 PILOT_STEPS = 12
 DRAWS = 1000
-_PROMPTS, _HEAD, _ENCODER = "model.optim.prompt_lr", "model.optim.lr", "model.method.encoder_lr"
-_EQUAL_HEAD = ("boundary=true", "similarity=true", "network=wide")
-# layers that run with a gradient are faster so, where the processor multiplies bfloat16
-_MIXED = ("--trainer.precision=bf16-mixed",)
+Row = dict[str, Any]
 
 
 class Strategy(NamedTuple):
@@ -69,54 +63,28 @@ class Strategy(NamedTuple):
     """Whether it trains for the config's number of epochs alone: it takes less than EPIC."""
 
 
+_PROMPTS, _ENCODER = "model.optim.prompt_lr", "model.method.encoder_lr"
+_OF_PROMPTS, _OF_RIVALS = (_PROMPTS, (1e-3, 3e-4, 3e-3)), (_PROMPTS, (3e-3, 1e-3, 1e-2))
+_OF_HEAD = "LateFusionMLP", "model.optim.lr", (1.5e-3, 5e-4, 5e-3)
 _LAST = "controls.last_layers.LastLayers"
-_ON_LAST = "controls.last_layers.EPICOnLastLayers"
-_OF_PROMPTS = _PROMPTS, (1e-3, 3e-4, 3e-3)
-_OF_HEAD = _HEAD, (1.5e-3, 5e-4, 5e-3)
-_JOINT = ("prompt_attention=joint", "interaction_layers=4")
+# layers that run with a gradient are faster so, where the processor multiplies bfloat16
+_MIXED = ("--trainer.precision=bf16-mixed",)
+_JOINT = ("--model.method.prompt_attention=joint", "--model.method.interaction_layers=4", *_MIXED)
+_HEAD = (f"--model.head.{part}" for part in ("boundary=true", "similarity=true", "network=wide"))
 STRATEGIES = {
     EPIC: Strategy("EPIC", *_OF_PROMPTS),
-    "EPIC_joint": Strategy(
-        "EPIC", *_OF_PROMPTS, (*(f"--model.method.{option}" for option in _JOINT), *_MIXED)
-    ),
-    "EPIC_paper": Strategy(
-        "EPIC",
-        *_OF_PROMPTS,
-        ("--config=paper.yaml", *(f"--model.head.{part}" for part in _EQUAL_HEAD), *_MIXED),
-    ),
+    "EPIC_joint": Strategy("EPIC", *_OF_PROMPTS, _JOINT),
+    "EPIC_paper": Strategy("EPIC", *_OF_PROMPTS, ("--config=paper.yaml", *_HEAD, *_MIXED)),
     "Parts": Strategy("Parts", *_OF_PROMPTS, own=True),
-    "LateFusionMLP": Strategy("LateFusionMLP", *_OF_HEAD, own=True),
-    "text_alone": Strategy("LateFusionMLP", *_OF_HEAD, ("--data.alone=text",), True),
-    "image_alone": Strategy("LateFusionMLP", *_OF_HEAD, ("--data.alone=image",), True),
+    "LateFusionMLP": Strategy(*_OF_HEAD, own=True),
+    "text_alone": Strategy(*_OF_HEAD, ("--data.alone=text",), True),
+    "image_alone": Strategy(*_OF_HEAD, ("--data.alone=image",), True),
     "LastLayers": Strategy(_LAST, _ENCODER, (1e-4, 3e-5, 3e-4), _MIXED),
-    "PMF": Strategy("PMF", _PROMPTS, (3e-3, 1e-3, 1e-2), _MIXED),
-    "MaPLe": Strategy("MaPLe", _PROMPTS, (3e-3, 1e-3, 1e-2), _MIXED),
+    "PMF": Strategy("PMF", *_OF_RIVALS, _MIXED),
+    "MaPLe": Strategy("MaPLe", *_OF_RIVALS, _MIXED),
     "LoRA": Strategy("LoRA", _ENCODER, (5e-4, 1.5e-4, 1.5e-3), _MIXED),
     "FullFineTuning": Strategy("FullFineTuning", _ENCODER, (2e-5, 6e-6, 6e-5), _MIXED),
 }
-
-
-# tried in order to find what EPIC lacks: each at one learning rate
-_VECTORS = ("--model.method.vectors=true", *_MIXED)
-ABLATIONS = {
-    "EPIC_4_layers": Strategy("EPIC", _PROMPTS, (1e-3,), ("--model.method.interaction_layers=4",)),
-    "EPIC_joint_2": Strategy(
-        "EPIC", _PROMPTS, (1e-3,), ("--model.method.prompt_attention=joint", *_MIXED)
-    ),
-    "LastLayers_1": Strategy(
-        _LAST, _ENCODER, (1e-4,), ("--model.method.interaction_layers=1", *_MIXED)
-    ),
-    "LastLayers_4": Strategy(
-        _LAST, _ENCODER, (1e-4,), ("--model.method.interaction_layers=4", *_MIXED)
-    ),
-    "LastLayers_vectors": Strategy(_LAST, _ENCODER, (1e-3,), _VECTORS),
-    "EPIC_on_last_layers": Strategy(_ON_LAST, _ENCODER, (1e-4,), _MIXED),
-    "EPIC_on_vectors": Strategy(_ON_LAST, _ENCODER, (1e-3,), _VECTORS),
-}
-EVERY = STRATEGIES | ABLATIONS
-
-
-Row = dict[str, Any]
 
 
 class Place:
@@ -127,12 +95,10 @@ class Place:
         epochs: those of the config.
     """
 
-    def __init__(
-        self, task: str, fold: int, arguments: argparse.Namespace, more: Sequence[str]
-    ) -> None:
-        folder = arguments.folder.resolve() / Path(task).name
+    def __init__(self, task: str, fold: int, given: argparse.Namespace, more: list[str]) -> None:
+        folder = given.folder.resolve() / Path(task).name
         self.folder = folder / f"fold{fold}"
-        options = (*options_of(task, fold, arguments), *more, *ONE_DEVICE)
+        options = (*options_of(task, fold, given), *more, *ONE_DEVICE)
         self.shared = (*options, f"--cache.folder={folder}/features")
         self.epochs = int(parse(["fit", *self.shared]).config["trainer"]["max_epochs"])
         data = build_data(self.shared)
@@ -142,8 +108,8 @@ class Place:
 
     def run(self, name: str, epochs: int, rate: float | None = None, seed: int = 0) -> Run:
         """A run of a strategy, at its usual rate if none is given."""
-        rate = EVERY[name].rates[0] if rate is None else rate
-        own = f"--trainer.max_epochs={epochs}", f"--{EVERY[name].rate}={rate}"
+        rate = STRATEGIES[name].rates[0] if rate is None else rate
+        own = f"--trainer.max_epochs={epochs}", f"--{STRATEGIES[name].rate}={rate}"
         options = *own, f"--seed_everything={seed}"
         return self._run(name, f"{epochs}-{rate:g}-{seed}", *options, seed=seed)
 
@@ -158,9 +124,8 @@ class Place:
         return self._run(EPIC, "storing")
 
     def _run(self, name: str, kind: str, *own: str, seed: int = 0) -> Run:
-        strategy = EVERY[name]
-        method = f"--model.method={strategy.method}"
-        options = (*self.shared, method, *strategy.options, *own)
+        method = f"--model.method={STRATEGIES[name].method}"
+        options = (*self.shared, method, *STRATEGIES[name].options, *own)
         folder = self.folder / f"{name}-{kind}"
         result = try_read_json(folder / "result.json")
         if result and result["options"] != [*options]:
@@ -180,7 +145,6 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--folder", type=Path, default=Path("runs/fine_tuning"))
     parser.add_argument("--only-show", action="store_true", help="train nothing")
-    parser.add_argument("--figure", type=Path, help="file to draw the curves in")
     arguments, options = parser.parse_known_args()
     try:
         if not arguments.only_show:
@@ -190,52 +154,39 @@ def main() -> int:
         return 128 + signal.SIGINT
     asked = [Path(task).name for task in arguments.tasks.split(",")]
     rows = [row for row in finished(arguments.folder) if row["task"] in asked]
-    if arguments.figure:
-        draw(rows, arguments.figure)
     show(rows if arguments.json else summary(rows), arguments.json)
     return 0
 
 
-# ------------------------------------------------------------------------------ training
-
-
-def measure(arguments: argparse.Namespace, options: Sequence[str]) -> None:
+def measure(arguments: argparse.Namespace, options: list[str]) -> None:
     """Train what is not finished, in an order in which each run finds what it follows from."""
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     folds = [int(fold) for fold in arguments.folds.split(",")]
     names = list(dict.fromkeys((EPIC, *arguments.strategies.split(","))))
     budgets = [float(budget) for budget in arguments.budgets.split(",")]
-    places = {
-        task: [Place(task, fold, arguments, options) for fold in folds]
-        for task in arguments.tasks.split(",")
-    }
+    tasks, chooser = arguments.tasks.split(","), arguments.choose_on
+    places = {task: [Place(task, fold, arguments, options) for fold in folds] for task in tasks}
     firsts = {task: of_task[0] for task, of_task in places.items()}
-    chooser = arguments.choose_on
     if chooser and chooser not in firsts:
         firsts[chooser] = Place(chooser, folds[0], arguments, options)
     with ThreadPoolExecutor(arguments.jobs) as pool:
         finish(pool, [place.storing() for place in firsts.values()], store)
         finish(pool, [place.run(EPIC, place.epochs) for place in firsts.values()])
-        tried = [name for name in names if not EVERY[name].own]
+        tried = [name for name in names if not STRATEGIES[name].own]
         finish(pool, [place.pilot(name) for place in firsts.values() for name in tried])
-        searched = [(chooser or task, name) for task in places for name in names]
-        searches = {
-            (task, name): [
-                firsts[task].run(name, affordable(firsts[task], name, 1.0), rate)
-                for rate in EVERY[name].rates
-            ]
-            for task, name in searched
-        }
+        searches: dict[tuple[str, str], list[Run]] = {}
+        for task, name in product([chooser] if chooser else tasks, names):
+            place, epochs = firsts[task], affordable(firsts[task], name, 1.0)
+            rates = STRATEGIES[name].rates
+            searches[task, name] = [place.run(name, epochs, rate) for rate in rates]
         finish(pool, [run for search in searches.values() for run in search])
         runs, chosen = [], read_rates(arguments.folder)
-        for task, name in ((task, name) for task in places for name in names):
+        for task, name in product(tasks, names):
             rate = best_rate(name, [result_of(run) for run in searches[chooser or task, name]])
             chosen.setdefault(Path(task).name, {})[name] = rate
-            for seed in range(arguments.seeds):
-                first = firsts[task]
-                numbers = [affordable(first, name, budget) for budget in budgets]
-                for epochs in sorted(set(numbers)):
-                    runs += [place.run(name, epochs, rate, seed) for place in places[task]]
+            numbers = sorted({affordable(firsts[task], name, budget) for budget in budgets})
+            for seed, epochs in product(range(arguments.seeds), numbers):
+                runs += [place.run(name, epochs, rate, seed) for place in places[task]]
         write_json(arguments.folder / RATES, chosen)
         finish(pool, runs)
 
@@ -274,12 +225,12 @@ def validation(result: Row) -> float:
 def best_rate(name: str, results: Sequence[Row]) -> float:
     """That of the learning rates of a strategy whose run has the best validation score."""
     scores = [validation(result) for result in results]
-    return EVERY[name].rates[scores.index(max(scores))]
+    return STRATEGIES[name].rates[scores.index(max(scores))]
 
 
 def affordable(place: Place, name: str, budget: float) -> int:
     """The number of epochs that a strategy makes of a budget, at least 1."""
-    if EVERY[name].own or (name, budget) == (EPIC, 1):
+    if STRATEGIES[name].own or (name, budget) == (EPIC, 1):
         return place.epochs
     needed = place.pilot(name), place.storing(), place.run(EPIC, place.epochs)
     pilot, storing, epic = map(result_of, needed)
@@ -307,9 +258,6 @@ def train(options: Sequence[str], folder: Path) -> Row:
     return result
 
 
-# ------------------------------------------------------------------------------ results
-
-
 def read_rates(folder: Path) -> dict[str, dict[str, float]]:
     """The learning rate of each strategy on each task that validation rows have chosen so far."""
     return try_read_json(folder / RATES) or {}
@@ -322,29 +270,21 @@ def finished(folder: Path) -> list[Row]:
         if path.parent.name.endswith(("-pilot", "-storing")):
             continue
         result, task = try_read_json(path) or {}, path.parents[2]
+        if result["name"] not in STRATEGIES:
+            continue
         (storing, *_) = sorted(task.glob(f"fold*/{EPIC}-storing/result.json"))
-        stored = (try_read_json(storing) or {})["processor_s"]
-        options = dict(
-            option.removeprefix("--").partition("=")[::2] for option in result["options"]
-        )
-        metric = TESTED[result["task"]][0]
-        row = {
-            "task": task.name,
-            "strategy": result["name"],
-            "epochs": result["epochs"],
-            "rate": float(options[EVERY[result["name"]].rate]),
-            "fold": path.parents[1].name,
-            "seed": int(options["seed_everything"]),
-            "metric": metric,
-            "score": 100 * result["metrics"][metric],
-            "validation": 100 * validation(result),
-            "seconds": result["processor_s"] + stored * (result["cache_level"] != "off"),
-            "memory_mb": result["peak_memory_mb"],
-            "trained": result["trainable"],
-            "folder": str(path.parent),
-        }
-        rows.append(row)
-    return [row for row in rows if row["rate"] == chosen.get(row["task"], {}).get(row["strategy"])]
+        stored = (try_read_json(storing) or {})["processor_s"] * (result["cache_level"] != "off")
+        options = dict(each.removeprefix("--").partition("=")[::2] for each in result["options"])
+        name, metric = result["name"], TESTED[result["task"]][0]
+        rate = float(options[STRATEGIES[name].rate])
+        row = {"task": task.name, "strategy": name, "epochs": result["epochs"], "rate": rate}
+        row |= {"fold": path.parents[1].name, "seed": int(options["seed_everything"])}
+        row |= {"metric": metric, "score": 100 * result["metrics"][metric]}
+        row |= {"validation": 100 * validation(result), "seconds": result["processor_s"] + stored}
+        row |= {"memory_mb": result["peak_memory_mb"], "trained": result["trainable"]}
+        if rate == chosen.get(task.name, {}).get(name):
+            rows.append(row | {"folder": str(path.parent)})
+    return rows
 
 
 def summary(rows: Sequence[Row]) -> list[Row]:
@@ -356,31 +296,20 @@ def summary(rows: Sequence[Row]) -> list[Row]:
     for task in dict.fromkeys(row["task"] for row in rows):
         curves = grouped(rows, task)
         reference = min(key for key in curves if key[0] == EPIC)
-        epic, tests = curves[reference], {}
-        for key in curves.keys() - {reference}:
-            tests[key] = difference(curves[key], epic)
-        corrected = dict(
-            zip(tests, holm([test["p_value"] for test in tests.values()]), strict=True)
-        )
+        epic = curves[reference]
+        tests = {key: difference(curves[key], epic) for key in curves.keys() - {reference}}
+        corrected = holm([test["p_value"] for test in tests.values()])
+        corrected = dict(zip(tests, corrected, strict=True))
         for key, group in curves.items():
             scores = [row["score"] for row in group]
             spread = f" ± {np.std(scores, ddof=1):.1f}" if len(scores) > 1 else ""
-            seconds = mean(group, "seconds")
-            line = {
-                "task": task,
-                "strategy": key[0],
-                "epochs": key[1],
-                "runs": len(group),
-                "rate": group[0]["rate"],
-                "seconds": f"{seconds:,.0f}",
-                "times EPIC": f"{seconds / mean(epic, 'seconds'):.1f}",
-                "MB": f"{mean(group, 'memory_mb'):,.0f}",
-                "trained": f"{group[0]['trained'] / 1000:,.0f} k",
-                "metric": group[0]["metric"],
-                "score": f"{np.mean(scores):.1f}{spread}",
-                "over EPIC": "",
-                "p": "",
-            }
+            line = {"task": task, "strategy": key[0], "epochs": key[1], "runs": len(group)}
+            line |= {"rate": group[0]["rate"], "seconds": f"{mean(group, 'seconds'):,.0f}"}
+            line["times EPIC"] = f"{mean(group, 'seconds') / mean(epic, 'seconds'):.1f}"
+            line["MB"] = f"{mean(group, 'memory_mb'):,.0f}"
+            line["trained"] = f"{group[0]['trained'] / 1000:,.0f} k"
+            line |= {"metric": group[0]["metric"], "score": f"{np.mean(scores):.1f}{spread}"}
+            line |= {"over EPIC": "", "p": ""}
             if test := tests.get(key):
                 low, middle, high = (100 * test[name] for name in ("low", "difference", "high"))
                 line["over EPIC"] = f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
@@ -392,7 +321,7 @@ def summary(rows: Sequence[Row]) -> list[Row]:
 def grouped(rows: Sequence[Row], task: str) -> dict[tuple[str, int], list[Row]]:
     """The runs of a task by strategy and epochs, in the order of the strategies."""
     curves: dict[tuple[str, int], list[Row]] = {}
-    order = list(EVERY)
+    order = list(STRATEGIES)
     for row in sorted(rows, key=lambda row: (order.index(row["strategy"]), row["epochs"])):
         if row["task"] == task:
             curves.setdefault((row["strategy"], row["epochs"]), []).append(row)
@@ -402,70 +331,23 @@ def grouped(rows: Sequence[Row], task: str) -> dict[tuple[str, int], list[Row]]:
 def difference(group: Sequence[Row], epic: Sequence[Row]) -> dict[str, float]:
     """The mean difference of runs from those of EPIC on the same folds, with its interval."""
     folds = {row["fold"] for row in group}
-    own, other = ([drawn(row) for row in each if row["fold"] in folds] for each in (group, epic))
+    own, other = (
+        [drawn(row["folder"], row["metric"]) for row in each if row["fold"] in folds]
+        for each in (group, epic)
+    )
     return paired_difference(own, other)
 
 
 @cache
-def _drawn(folder: str, metric: str) -> Floats:
+def drawn(folder: str, metric: str) -> Floats:
+    """The metric of a run on all its rows, then on draws, which are the same for all of a fold."""
     run = Predictions.read(Path(folder) / "predictions.parquet")
     (found,) = bootstrap([run], (metric,), list(dict.fromkeys(run.groups)), DRAWS)
     return found[metric]
 
 
-def drawn(row: Row) -> Floats:
-    """The metric of a run on all its rows, then on draws, which are the same for all of a fold."""
-    return _drawn(row["folder"], row["metric"])
-
-
 def mean(rows: Sequence[Row], name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
-
-
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Scores against seconds, a panel for each task; legible on light and on dark pages."""
-    tasks = list(dict.fromkeys(row["task"] for row in rows))
-    columns = 2 if len(tasks) in (2, 4) else min(len(tasks), 3)
-    lines = -(-len(tasks) // columns)
-    grey, colours = "#808080", colormaps["tab10"].colors  # type: ignore[attr-defined]
-    parts = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": "",
-        "font.size": 9,
-        **dict.fromkeys(parts, grey),
-    }
-    with rc_context(style):
-        figure = Figure(figsize=(4 * columns, 2.6 * lines + 0.8), layout="constrained")
-        panels, shown = figure.subplots(lines, columns, squeeze=False).flat, {}
-        for task, panel in zip(tasks, panels, strict=False):
-            curves = grouped(rows, task)
-            alone = [mean(group, "score") for key, group in curves.items() if "alone" in key[0]]
-            style = {"color": grey, "linestyle": "--", "linewidth": 1}
-            for score in sorted(alone)[-1:]:
-                shown["better modality alone"] = panel.axhline(score, **style)
-            names = [name for name in STRATEGIES if "alone" not in name]
-            for name, colour in zip(names, colours, strict=False):
-                groups = [group for key, group in curves.items() if key[0] == name]
-                points = sorted((mean(each, "seconds"), mean(each, "score")) for each in groups)
-                if points:
-                    style = {"color": colour, "marker": "o", "linewidth": 1, "markersize": 5}
-                    style |= {"linewidth": 2.5, "markersize": 9} if name == EPIC else {}
-                    (shown[name],) = panel.plot(*zip(*points, strict=True), **style)
-            (metric,) = {each["metric"] for group in curves.values() for each in group}
-            metric = {"map": "mean average precision"}.get(metric, metric)
-            panel.set(title=task.replace("_", " "), xscale="log", xlabel="processor seconds")
-            panel.set(ylabel=metric)
-            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-            panel.xaxis.set_major_formatter("{x:g}")
-            panel.xaxis.set_minor_locator(NullLocator())
-            panel.spines[["top", "right"]].set_visible(False)
-        for panel in panels:
-            panel.set_visible(False)
-        figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        dated = {"Date": None} if path.suffix == ".svg" else None  # the same rows, the same file
-        figure.savefig(path, transparent=True, metadata=dated)
 
 
 if __name__ == "__main__":
