@@ -79,22 +79,16 @@ def train(
     """A classifier, and its accuracy on the test rows."""
     write_csv(folder / "table.csv", table)
     columns = {"image": "image", "text": text, "label": "category", "split": "split"}
-    classifier = Classifier.train(
-        folder / "table.csv",
-        **columns,
-        output=folder / "run",
-        method="LateFusionMLP",
-        options={**OPTIONS, "seed_everything": seed},
-    )
+    given: dict[str, Any] = {"method": "LateFusionMLP", "output": folder / "run", **columns}
+    given["options"] = {**OPTIONS, "seed_everything": seed}
+    classifier = Classifier.train(folder / "table.csv", **given)
     rows = [dict(zip(table, cells, strict=True)) for cells in zip(*table.values(), strict=True)]
     tested = [row for row in rows if row["split"] == "test"]
     filled = text if "{" in text else f"{{{text}}}"
     items = [{"image": row["image"], "text": filled.format(**row)} for row in tested]
     answers = classifier(items, progress=False)
-    right = [
-        answer[0]["label"] == row["category"] for answer, row in zip(answers, tested, strict=True)
-    ]
-    return classifier, 100 * float(np.mean(right))
+    pairs = zip(answers, tested, strict=True)
+    return classifier, 100 * float(np.mean([a[0]["label"] == r["category"] for a, r in pairs]))
 
 
 def plant(table: Table) -> set[int]:
@@ -243,12 +237,7 @@ def spread(scores: list[float]) -> dict[str, Any]:
     return {"accuracy %": f"{np.mean(scores):.1f}{deviation}", "seeds": len(scores)}
 
 
-PARTS = {
-    "errors": (errors, 1),
-    "runs": (runs, 15),
-    "next": (next_labels, 3),
-    "drift": (shifts, 20),
-}
+PARTS = {"errors": (errors, 1), "runs": (runs, 15), "next": (next_labels, 3), "drift": (shifts, 20)}
 
 
 if __name__ == "__main__":

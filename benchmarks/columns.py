@@ -50,11 +50,8 @@ def main() -> int:
         config, given = prepare(folder.resolve(), output)
         splits = given["split_column"] is None
         shared = ["--config", str(config), *options]
-        variants = ways(
-            choose(arguments.methods, []),
-            [kind for kind in KINDS if kind in given],
-            arguments.ways.split(","),
-        )
+        kinds = [kind for kind in KINDS if kind in given]
+        variants = ways(choose(arguments.methods, []), kinds, arguments.ways.split(","))
         runs = plan(variants, arguments.seeds, shared, output, splits)
         store_features(runs)
         finish(runs)
@@ -150,12 +147,9 @@ def trees(options: list[str]) -> dict[str, float]:
         table = data.dataset(split).table
         ids, cells = table["sample_id"].to_pylist(), table["cells"].to_pylist()
         parsed = {each: known.parsed(own or {}) for each, own in zip(ids, cells, strict=True)}
+        number = {n: codes[n].get if n in codes else lambda cell, _: cell for n in names}
         rows = [parsed[each] for each in splits[split].ids]
-        x = [
-            [codes[n].get(p.get(n), NAN) if n in codes else p.get(n, NAN) for n in names]
-            for p in rows
-        ]
-        return np.array(x, float)
+        return np.array([[number[n](p.get(n, NAN), NAN) for n in names] for p in rows], float)
 
     train, test = splits["train"], splits["test"]
     seen, unseen = columns("train"), columns("test")

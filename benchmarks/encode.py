@@ -13,7 +13,7 @@ import argparse
 import shutil
 import tempfile
 import time
-from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,71 +29,8 @@ from epic_pl.module import EPICModule
 from epic_pl.module.callbacks import FeatureCache
 
 _ARCHITECTURE = "vit_small_patch14_dinov2.lvd142m"  # of pypi:dinov2-small
-_BATCHES = (16, 32, 64, 128)
-
-
-class Files:
-    """The JPEGs of a folder through a transform."""
-
-    def __init__(self, paths: list[Path], transform: Any) -> None:
-        self.paths, self.transform = paths, transform
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        with Image.open(self.paths[index]) as image:
-            pixels: torch.Tensor = self.transform(image.convert("RGB"))
-            return pixels
-
-
-class Reference:
-    """A bare timm loop.
-
-    Args:
-        size: of the images in pixels.
-        device: of the model.
-    """
-
-    def __init__(self, size: int, device: torch.device) -> None:
-        self.device = device
-        model = timm.create_model(_ARCHITECTURE, pretrained=False, img_size=size, num_classes=0)
-        self.model = model.eval().to(device)
-        config = timm.data.resolve_data_config({"input_size": (3, size, size)}, model=model)
-        self.transform = timm.data.create_transform(**config)
-        self.size = size
-        self.batch, self.low = 32, False
-
-    @torch.inference_mode()
-    def encode(self, batch: torch.Tensor, low: bool) -> None:
-        """One pass, to its end."""
-        context: Any = torch.autocast(self.device.type, torch.bfloat16) if low else nullcontext()
-        with context:
-            self.model.forward_features(batch.to(self.device, non_blocking=True)).sum().item()
-
-    def rate(self, images: int, batch: int, low: bool) -> float:
-        """Images a second of batches that are in memory."""
-        pixels = torch.randn(batch, 3, self.size, self.size).to(self.device)
-        self.encode(pixels, low)
-        start, passes = time.perf_counter(), max(1, images // batch)
-        for _ in range(passes):
-            self.encode(pixels, low)
-        return passes * batch / (time.perf_counter() - start)
-
-    def best(self, images: int) -> float:
-        """The rate of the fastest setting, which later rates of files use."""
-        settings = [(batch, low) for batch in _BATCHES for low in (False, True)]
-        rates = {setting: self.rate(images, *setting) for setting in settings}
-        self.batch, self.low = max(rates, key=lambda setting: rates[setting])
-        return max(rates.values())
-
-    def rate_of_files(self, paths: list[Path], workers: int) -> float:
-        """Images a second with loading, from the start of the loader on."""
-        files: Any = Files(paths, self.transform)
-        start = time.perf_counter()
-        for pixels in DataLoader(files, self.batch, num_workers=workers):
-            self.encode(pixels, self.low)
-        return len(paths) / (time.perf_counter() - start)
+_ENCODERS = {"image_encoder": "pypi:dinov2-small", "text_encoder": "pypi:all-minilm-l6-v2"}
+_SETTINGS = [*product((16, 32, 64, 128), (False, True))]  # batch size, and whether in bfloat16
 
 
 def fabricate(folder: Path, index: int) -> str:
@@ -109,67 +46,72 @@ def fabricate(folder: Path, index: int) -> str:
 
 def table_of(folder: Path, rows: int, size: int) -> TableDataModule:
     """Rows with an image each, ready for a fit."""
-    table = folder / "table.csv"
-    with table.open("w") as file:
-        file.write("image,text,label,split\n")
-        for i in range(rows):
-            file.write(f"{fabricate(folder, i)},,class{i % 4},{'val' if i < 4 else 'train'}\n")
-    data = TableDataModule(
-        table=str(table),
-        split_column="split",
-        test_size=0.0,
-        image_encoder="pypi:dinov2-small",
-        text_encoder="pypi:all-minilm-l6-v2",
-        image_size=size,
-    )
+    names = [fabricate(folder, i) for i in range(rows)]
+    lines = [f"{n},,class{i % 4},{'val' if i < 4 else 'train'}" for i, n in enumerate(names)]
+    (folder / "table.csv").write_text("\n".join(["image,text,label,split", *lines, ""]))
+    options: dict[str, Any] = {"split_column": "split", "test_size": 0.0, "image_size": size}
+    data = TableDataModule(table=str(folder / "table.csv"), **options, **_ENCODERS)
     data.prepare_data()
     data.setup("fit")
     return data
 
 
-def fill(module: EPICModule, data: TableDataModule, folder: Path, threads: int) -> float:
-    """Rows a second into an empty store."""
-    cache = FeatureCache("layers", folder=str(folder), threads=threads)
-    start = time.perf_counter()
-    cache.fill(module, data, "fit")
-    rate = sum(len(data.dataset(s)) for s in ("train", "val")) / (time.perf_counter() - start)
-    shutil.rmtree(folder)
-    return rate
-
-
 def measure(given: argparse.Namespace) -> dict[str, Any]:
     """The best rates and their ratios."""
-    device = torch.device(given.device)
-    reference = Reference(given.size, device)
+    device, size = torch.device(given.device), given.size
+    reference = timm.create_model(_ARCHITECTURE, pretrained=False, img_size=size, num_classes=0)
+    reference = reference.eval().to(device)
+    config = timm.data.resolve_data_config({"input_size": (3, size, size)}, model=reference)
+    transform = timm.data.create_transform(**config)
+
+    @torch.inference_mode()
+    def rate(batches: Any, low: bool) -> float:
+        """Images a second of the reference, from the start of the loader on."""
+        start, count = time.perf_counter(), 0
+        with torch.autocast(device.type, torch.bfloat16, enabled=low):
+            for batch in batches:
+                moved = batch.to(device, non_blocking=True)
+                reference.forward_features(moved).sum().item()  # to its end
+                count += len(batch)
+        return count / (time.perf_counter() - start)
+
+    def in_memory(batch: int, low: bool) -> float:
+        pixels = torch.randn(batch, 3, size, size).to(device)
+        rate([pixels], low)
+        return rate([pixels] * max(1, given.images // 4 // batch), low)
+
+    def read(paths: list[Path]) -> torch.Tensor:
+        return torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+
     with tempfile.TemporaryDirectory() as scratch:
         folder, store = Path(scratch), Path(scratch) / "store"
-        images = table_of(folder, given.images, given.size)
-        module = EPICModule.from_config(
-            "table.yaml",
-            images.num_classes,
-            method=given.method,
-            encoders={"image_size": given.size},
-        )
+        data = table_of(folder, given.images, size)
+        options: dict[str, Any] = {"method": given.method, "encoders": {"image_size": size}}
+        module = EPICModule.from_config("table.yaml", data.num_classes, **options)
         module.check_device(device)
         module.to(device)
-        paths = sorted(folder.glob("*.jpg"))
-        best = {"model_images": 0.0, "loaded_images": 0.0, "store_images": 0.0}
+        rows = sum(len(data.dataset(split)) for split in ("train", "val"))
+        paths: Any = sorted(folder.glob("*.jpg"))
+        best = dict.fromkeys(("model_images", "loaded_images", "store_images"), 0.0)
         for _ in range(given.rounds):
-            now = {
-                "model_images": reference.best(given.images // 4),
-                "loaded_images": reference.rate_of_files(paths, given.workers),
-                "store_images": fill(module, images, store, given.workers),
-            }
-            best = {name: max(rate, now[name]) for name, rate in best.items()}
-    measured: dict[str, Any] = {f"{name}_per_s": round(rate, 1) for name, rate in best.items()}
-    measured |= {
-        "timm_batch": reference.batch,
-        "timm_bfloat16": reference.low,
+            rates = {setting: in_memory(*setting) for setting in _SETTINGS}
+            batch, low = max(rates, key=lambda setting: rates[setting])
+            loader = DataLoader(paths, batch, num_workers=given.workers, collate_fn=read)
+            loaded = rate(loader, low)
+            start = time.perf_counter()
+            cache = FeatureCache("layers", folder=str(store), threads=given.workers)
+            cache.fill(module, data, "fit")
+            now = (rates[batch, low], loaded, rows / (time.perf_counter() - start))
+            best = {name: max(old, new) for (name, old), new in zip(best.items(), now, strict=True)}
+            shutil.rmtree(store)
+    measured: dict[str, Any] = {f"{name}_per_s": round(each, 1) for name, each in best.items()}
+    return measured | {
+        "timm_batch": batch,
+        "timm_bfloat16": low,
         "epic_precision": str(module.model.image_encoder.precision).removeprefix("torch."),
         "store_by_model": round(best["store_images"] / best["model_images"], 3),
         "store_by_loaded": round(best["store_images"] / best["loaded_images"], 3),
     }
-    return measured
 
 
 def main() -> None:

@@ -54,11 +54,8 @@ CHOSEN_ON = dict.fromkeys(tables.TABLES, "openmoji")
 DEVELOPMENT = ("openmoji_entailment", "openmoji", *tables.TABLES)
 DRAWN = 8  # epochs of statements for closed-form CCA where they are drawn anew every epoch
 # the same parts and rate for all methods where the config of one task differs
-START = (
-    "--model.head.boundary=true",
-    "--model.head.similarity=true",
-    "--model.optim.prompt_lr=1e-3",
-)
+START = ("--model.head.boundary=true", "--model.head.similarity=true")
+START += ("--model.optim.prompt_lr=1e-3",)
 _OPENED = "opened, not finished"
 _PREFIX = "probability_"  # of columns of predictions
 _LEAST = 1e-7  # a probability that float32 rounds to zero or one
@@ -149,12 +146,8 @@ def compare(
         notes += " A development set: options were chosen on its rows."
     runs = plan(variants, arguments.seeds, shared, output)
     store_features(runs)
-    report = partial(
-        write_comparison,
-        folder=output,
-        reference=variants[0].name,
-        notes=f"Options: `{' '.join(shared)}`.{notes}",
-    )
+    given = {"folder": output, "notes": f"Options: `{' '.join(shared)}`.{notes}"}
+    report = partial(write_comparison, reference=variants[0].name, **given)
     execute(runs, train_and_test, lambda: report(runs))
     if missing := [str(run) for run in runs if run.result is None]:
         raise SystemExit(f"Not all runs of {task} have finished: {missing[0]}")

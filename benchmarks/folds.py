@@ -60,9 +60,8 @@ def main() -> int:
                 shown = replace(run, name=f"{task}, fold {fold}, {run.name}")
                 groups.setdefault((task, run.name), []).append(shown)
     rows = judge(groups)
-    rows += [
-        {"task": task, "method": LOGISTIC, **scores(each)} for task, each in regressions.items()
-    ]
+    found = regressions.items()
+    rows += [{"task": task, "method": LOGISTIC, **scores(each)} for task, each in found]
     show(summary(rows) if not arguments.json else rows, arguments.json)
     return 0
 

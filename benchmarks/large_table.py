@@ -67,32 +67,22 @@ def row_bytes() -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as scratch:
             fabricate_images(Path(scratch) / "images")
             table = fabricate_table(Path(scratch) / "table.parquet", 2 * _VALIDATION, 10)
-            data = TableDataModule(
-                table=str(table),
-                text_columns="text",
-                split_column="split",
-                image_encoder="pypi:dinov2-small",
-                text_encoder="pypi:all-minilm-l6-v2",
-                image_size=size,
-            )
+            encoders = {"image_encoder": "pypi:dinov2-small"}
+            encoders["text_encoder"] = "pypi:all-minilm-l6-v2"
+            columns = {"text_columns": "text", "split_column": "split"}
+            data = TableDataModule(table=str(table), image_size=size, **columns, **encoders)
             data.prepare_data()
             data.setup("fit")
-            for method, level in (
-                ("NoPrompts", "layers"),
-                ("Parts", "layers"),
-                ("EPIC", "tokens"),
-                ("EPIC", "layers"),
-            ):
-                encoders = {"image_size": size, "precision": "same"}
-                module = EPICModule.from_config("table.yaml", 2, method=method, encoders=encoders)
+            whole = [(method, "layers") for method in ("NoPrompts", "Parts", "EPIC")]
+            for method, level in (*whole, ("EPIC", "tokens")):
+                given = {"image_size": size, "precision": "same"}
+                module = EPICModule.from_config("table.yaml", 2, method=method, encoders=given)
                 shared: Any = (module.device, data, [data.dataset("train")], level, "float16")
                 towers = module.model.image_tower, module.model.text_tower
-                images = Images(towers[0], *shared, 1)
-                texts = Texts(towers[1], *shared)
+                image = Images(towers[0], *shared, 1).request(Path(scratch)).spec.nbytes(1)
+                text = Texts(towers[1], *shared).request(Path(scratch)).spec.nbytes(1, 20)
                 row = {"pixels": size, "method": method, "level": level}
-                row["image_bytes"] = images.request(Path(scratch)).spec.nbytes(1)
-                row["text_bytes"] = texts.request(Path(scratch)).spec.nbytes(1, 20)
-                found.append(row)
+                found.append(row | {"image_bytes": image, "text_bytes": text})
     return found
 
 
@@ -149,10 +139,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         fabricate_images(folder / "images")
-        vit, bert = (
-            tiny_encoders.write_vit(folder / "vit"),
-            tiny_encoders.write_bert(folder / "bert"),
-        )
+        vit = tiny_encoders.write_vit(folder / "vit")
+        bert = tiny_encoders.write_bert(folder / "bert")
         encoders = [f"--model.encoders.image.name={vit}", f"--model.encoders.text.name={bert}"]
         encoders.append("--model.encoders.image_size=32")
         os.environ["EPIC_PL_CACHE"] = str(folder / "cache")

@@ -39,20 +39,16 @@ print(imported - start, time.process_time() - imported)
 
 
 def main() -> None:
-    options = parse_arguments()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as scratch:
-        show(measure(options, Path(scratch)), options.json)
-
-
-def parse_arguments() -> argparse.Namespace:
     parser = build_parser(__doc__)
     parser.add_argument("--methods", default="EPIC,Parts,LateFusionMLP,LinearProbe")
     parser.add_argument("--image-encoder", default="pypi:dinov2-small")
     parser.add_argument("--text-encoder", default="pypi:all-minilm-l6-v2")
     parser.add_argument("--size", type=int, default=112, help="of every image, in pixels")
     parser.add_argument("--rounds", type=int, default=20)
-    return parser.parse_args()
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        show(measure(options, Path(scratch)), options.json)
 
 
 def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:

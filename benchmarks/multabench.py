@@ -52,14 +52,11 @@ _TABLES = {each.id.name: each for each in bench.list_datasets()}
 
 @dataclass
 class Fold:
-    """A split of a table.
+    """A split of a table: the first ``trained`` rows are for training, ``truth`` is of the others.
 
     Attributes:
-        table: name of the table.
         number: number of the fold.
         task: multabench's kind of task.
-        trained: number of training rows, which come before the test rows.
-        truth: classes of the test rows.
         config: config of ``epic-pl fit``.
     """
 
@@ -188,16 +185,9 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         others = others[others["size"] == len(runs)]["mean"]
         error = runs.test_error.mean()
         spread = f" ± {runs.test_error.std():.3f}" if len(runs) > 1 else ""
-        lines.append(
-            {
-                "table": table,
-                "method": method,
-                "folds": len(runs),
-                "metric": runs.metric.iloc[0],
-                "test_error": f"{error:.3f}{spread}",
-                "rank": f"{1 + (others < error).sum()} of {1 + len(others)}" if len(others) else "",
-            }
-        )
+        rank = f"{1 + (others < error).sum()} of {1 + len(others)}" if len(others) else ""
+        line = {"table": table, "method": method, "folds": len(runs), "metric": runs.metric.iloc[0]}
+        lines.append(line | {"test_error": f"{error:.3f}{spread}", "rank": rank})
     return lines
 
 

@@ -40,15 +40,9 @@ from epic_pl.experiments.training import train_and_test
 from epic_pl.utils.assets.encoders import resolve
 from epic_pl.utils.files import try_read_json, write_json
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "all weights": {},
-    # LoRA in no layer; the rate that AutoGluon's tutorial gives where few parameters are trained
-    "frozen encoders": {
-        "optim.peft": "lora",
-        "optim.lora.filter": ["^$"],
-        "optim.lr": 3e-3,
-    },
-}
+# LoRA in no layer; the rate that AutoGluon's tutorial gives where few parameters are trained
+_FROZEN = {"optim.peft": "lora", "optim.lora.filter": ["^$"], "optim.lr": 3e-3}
+SETTINGS: dict[str, dict[str, Any]] = {"all weights": {}, "frozen encoders": _FROZEN}
 _EPIC = "--epic-of"
 _WORKER = Path(__file__).with_name("peers_autogluon.py")
 _CALLS = 10
@@ -111,13 +105,8 @@ def compare(
     splits = write_splits(config, folder)
     times = [float(each) for each in arguments.times.split(",")]
     for name, setting in SETTINGS.items():
-        request = {
-            **splits,
-            **_encoders(config),
-            "options": setting,
-            "budgets": [each * own["seconds"] for each in times],
-            "seed": seed,
-        }
+        request = {**splits, **_encoders(config), "options": setting, "seed": seed}
+        request["budgets"] = [each * own["seconds"] for each in times]
         command = [str(arguments.autogluon), str(_WORKER)]
         results = work(command, folder / name.replace(" ", "_"), request)
         for each, result in zip(times, results, strict=True):

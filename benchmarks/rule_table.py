@@ -38,14 +38,10 @@ def main() -> None:
         for row in range(arguments.rows):
             noise = rng.integers(0, 256, (28, 28, 3), dtype=np.uint8)
             Image.fromarray(noise).resize((112, 112)).save(images / f"{row}.png")
-            price, year = (
-                round(float(np.exp(rng.normal(3.2, 0.8))), 2),
-                int(rng.integers(2010, 2021)),
-            )
-            brand, split = (
-                rng.choice([*"ABCDEF"]),
-                rng.choice(["train", "val", "test"], p=[0.7, 0.1, 0.2]),
-            )
+            price = round(float(np.exp(rng.normal(3.2, 0.8))), 2)
+            year = int(rng.integers(2010, 2021))
+            brand = rng.choice([*"ABCDEF"])
+            split = rng.choice(["train", "val", "test"], p=[0.7, 0.1, 0.2])
             text = " ".join(rng.choice(WORDS, 4))
             label = rule(price, brand, year)
             writer.writerow([f"images/{row}.png", text, price, brand, year, label, split])

@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--count", type=int, default=6, help="number of scenes (%(default)s)")
     parser.add_argument("--part", default="val", help="train, val, pairs or objects (%(default)s)")
+    parser.add_argument("--size", type=int, default=112, help="of an image, in pixels")
     parser.add_argument("--output", type=Path, default=Path("runs/scenes.png"))
     arguments = parser.parse_args()
     things = vocabulary()
@@ -30,7 +31,7 @@ def main() -> None:
         if index >= arguments.count:
             continue
         (objects, boxes), statements = generator.scene(arguments.part, index)
-        axes.imshow(compose([things[each].code for each in objects], boxes, 112))
+        axes.imshow(compose([things[each].code for each in objects], boxes, arguments.size))
         lines = [f"{'✓' if each.truth else '✗'} {each.text}" for each in statements]
         axes.set_title("\n".join(lines), fontsize=8, loc="left")
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

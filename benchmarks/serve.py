@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +41,14 @@ SETTINGS = {"classifier": [], "batched": [], "single": ["--max-batch", "1"], "on
 
 
 def main() -> None:
-    options = parse_arguments()
-    show(measure(options), options.json)
-
-
-def parse_arguments() -> argparse.Namespace:
     parser = build_parser(__doc__)
     parser.add_argument("model", help="a run or a checkpoint")
     parser.add_argument("--settings", default=",".join(SETTINGS))
     parser.add_argument("--concurrency", default="1,4,16", help="clients at the same time")
     parser.add_argument("--seconds", type=float, default=15, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=2)
-    return parser.parse_args()
-
-
-# ------------------------------------------------------------------------------ the server
+    options = parser.parse_args()
+    show(measure(options), options.json)
 
 
 @contextmanager
@@ -79,16 +72,13 @@ def served(model: str, *options: str) -> Iterator[tuple[str, subprocess.Popen[by
 
 
 def wait_until_ready(address: str, process: subprocess.Popen[bytes], log: Any) -> None:
-    while True:
-        try:
+    while process.poll() is None:
+        with suppress(httpx.TransportError):
             if httpx.get(f"{address}/health").status_code == 200:
                 return
-        except httpx.TransportError:
-            pass
-        if process.poll() is not None:
-            log.seek(0)
-            raise SystemExit(log.read().decode())
         time.sleep(0.5)
+    log.seek(0)
+    raise SystemExit(log.read().decode())
 
 
 def memory_mb(process: subprocess.Popen[bytes]) -> float:
@@ -102,9 +92,6 @@ def memory_mb(process: subprocess.Popen[bytes]) -> float:
         except (OSError, StopIteration):
             continue  # it has ended
     return total / 1000
-
-
-# ------------------------------------------------------------------------------ requests
 
 
 def build_requests() -> list[dict[str, Any]]:
@@ -143,9 +130,6 @@ async def load(address: str, clients: int, seconds: float) -> tuple[list[float],
     return times, counts
 
 
-# ------------------------------------------------------------------------------ measurements
-
-
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     measured: dict[tuple[str, int], list[dict[str, Any]]] = {}
     concurrency = [int(number) for number in options.concurrency.split(",")]
@@ -153,8 +137,9 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
         for number in range(options.rounds):
             for setting in options.settings.split(","):
                 print(f"{setting}, round {number + 1} of {options.rounds} ...", file=sys.stderr)
-                folder = Path(scratch) / "exported"
-                model = exported(options.model, folder) if setting == "onnx" else options.model
+                model = options.model
+                if setting == "onnx":
+                    model = exported(options.model, Path(scratch) / "exported")
                 if setting == "classifier":
                     rows = [in_process(model, n, options.seconds) for n in concurrency]
                 else:
@@ -210,11 +195,8 @@ def exported(model: str, folder: Path) -> str:
     if not folder.exists():
         checkpoint = next(path for path in sorted(Path(model).rglob("*.ckpt")))
         command = [sys.executable, "-m", "epic_pl", "export", str(checkpoint)]
-        subprocess.run(
-            [*command, "--output", str(folder)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        command += ["--output", str(folder)]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return str(folder)
 
 

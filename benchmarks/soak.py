@@ -45,11 +45,8 @@ VARIANTS: dict[str, list[str]] = {
     "modality_dropout": ["--model.modality_dropout=0.3"],
     "two_ranks": ["--config=ddp.yaml", "--trainer.devices=2"],
 }
-_COMMON = [
-    "--trainer.max_epochs=6",
-    "--trainer.enable_progress_bar=false",
-    "--model.head.dropout=0.3",
-]
+_COMMON = ["--trainer.max_epochs=6", "--trainer.enable_progress_bar=false"]
+_COMMON.append("--model.head.dropout=0.3")
 _KILLS = 5  # of a run, at most
 _SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
@@ -83,10 +80,10 @@ def main() -> int:
             def work(job: int) -> None:
                 rng = random.Random(f"{options.seed}-{job}")
                 for number, name in enumerate(cycle(names[job:] + names[:job])):
-                    if time.monotonic() > end:
-                        return
                     folder = Path(scratch) / f"{name}-{job}-{number}"
                     Soak(config, name, folder, tally).disturbed(references[name], rng)
+                    if time.monotonic() > end:
+                        return
 
             list(pool.map(work, range(options.jobs)))
     for name in names:
@@ -105,14 +102,7 @@ def fabricate(root: Path) -> Path:
 
 
 class Soak:
-    """One run, however often it is killed.
-
-    Args:
-        config: of all runs.
-        variant: a key of VARIANTS.
-        folder: for all its files.
-        tally: where kills and findings are counted.
-    """
+    """One run of a variant, however often it is killed, with all its files in a folder."""
 
     def __init__(self, config: Path, variant: str, folder: Path, tally: Tally) -> None:
         self.config, self.variant, self.folder, self.tally = config, variant, folder, tally
@@ -180,9 +170,8 @@ class Soak:
         own = {"EPIC_PL_CACHE": str(self.folder / "cache"), "HF_HUB_OFFLINE": "1"}
         environment = {**os.environ, **own, "OMP_NUM_THREADS": "1"}
         with (self.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                command, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+            shared: Any = {"stdout": log, "stderr": log, "start_new_session": True}
+            return subprocess.Popen(command, env=environment, **shared)
 
     def began(self) -> int:
         """Number of times that it came to training."""
@@ -195,10 +184,8 @@ class Soak:
 
     def step(self) -> int:
         """Of the newest checkpoint."""
-        files = self.checkpoints()
-        if not files:
-            return -1
-        return int(torch.load(files[-1], weights_only=True)["global_step"])
+        steps = (torch.load(f, weights_only=True)["global_step"] for f in self.checkpoints()[-1:])
+        return int(next(steps, -1))
 
     def result(self) -> dict[str, Any]:
         """Hash of the weights, and metrics on validation, as the last run has noted at its end.

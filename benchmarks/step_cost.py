@@ -97,9 +97,6 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments, argparse.Namespace(arguments=arguments))
 
 
-# ------------------------------------------------------------------------------ all methods
-
-
 def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any]]:
     """A row for each method, in the order asked for."""
     measured: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
@@ -114,15 +111,13 @@ def run_all(options: argparse.Namespace, names: list[str]) -> list[dict[str, Any
                 measured[name].append(json.loads(start_worker(options, name, scratch)))
     paces = {name: [row["samples_per_s"] for row in rounds] for name, rounds in measured.items()}
     rivals = dict.fromkeys((names[0], *({"PMF"} & set(names))))
-    return [
-        rounds[0]
-        | {
-            key: statistics.median(row[key] for row in rounds)
-            for key in ("samples_per_s", "peak_memory_mb")
-        }
-        | {f"over_{rival}": ratio(paces[name], paces[rival]) for rival in rivals}
-        for name, rounds in measured.items()
-    ]
+    rows = []
+    for name, rounds in measured.items():
+        both = ("samples_per_s", "peak_memory_mb")
+        medians = {key: statistics.median(row[key] for row in rounds) for key in both}
+        over = {f"over_{rival}": ratio(paces[name], paces[rival]) for rival in rivals}
+        rows.append(rounds[0] | medians | over)
+    return rows
 
 
 def ratio(paces: list[float], rivals: list[float]) -> str:
@@ -157,39 +152,25 @@ def fabricate(folder: Path, options: argparse.Namespace) -> None:
     (folder / "table.csv").write_text("\n".join(lines) + "\n")
 
 
-# ------------------------------------------------------------------------------ one method
-
-
 def work(options: argparse.Namespace) -> None:
     """Fill one method's cache, or train with it and print its row."""
     torch.set_num_threads(options.threads)
     setting, folder = METHODS[options.worker], Path(options.folder)
     L.seed_everything(0, verbose=False)
     data, module = build(options, setting, folder)
-    cache = FeatureCache(
-        level=setting.level, dtype=options.cache_dtype, folder=str(folder / setting.level)
-    )
+    cache = FeatureCache(setting.level, options.cache_dtype, str(folder / setting.level))
     if options.fill:
         data.prepare_data()
         data.setup("fit")
         cache.fill(module, data, "fit")
         return
     meter = CostMeter()
-    trainer = L.Trainer(
-        accelerator="auto",
-        devices=1,
-        max_epochs=-1,
-        min_steps=WARMUP_STEPS + options.steps,
-        max_time={"seconds": options.seconds},
-        precision=options.precision,
-        gradient_clip_val=1.0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        limit_val_batches=0,
-        callbacks=[meter] if setting.level == "off" else [cache, meter],
-    )
+    none = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    quiet: dict[str, Any] = dict.fromkeys(none, False) | {"limit_val_batches": 0}
+    limits: dict[str, Any] = {"max_epochs": -1, "min_steps": WARMUP_STEPS + options.steps}
+    limits |= {"max_time": {"seconds": options.seconds}, "gradient_clip_val": 1.0, "devices": 1}
+    callbacks = [meter] if setting.level == "off" else [cache, meter]
+    trainer = L.Trainer(precision=options.precision, callbacks=callbacks, **limits, **quiet)
     trainer.fit(module, datamodule=data)
     stored = sum(f.stat().st_size for f in (folder / setting.level).rglob("shard-*"))
     rows = len(data.dataset("train")) + len(data.dataset("val"))
@@ -220,19 +201,16 @@ def build(
         **json.loads(options.data),
     )
     more = json.loads(options.model)
-    encoders = EncodersConfig(
-        EncoderConfig(options.image_encoder),
-        EncoderConfig(options.text_encoder),
-        **{"image_size": options.size, "pretrained": False, **more.pop("encoders", {})},
-    )
+    sides = EncoderConfig(options.image_encoder), EncoderConfig(options.text_encoder)
+    given = {"image_size": options.size, "pretrained": False, **more.pop("encoders", {})}
+    encoders = EncodersConfig(*sides, **given)
     own = {"interaction_layers": 4} if setting.method != "PMF" else {}
     if setting.method == "EPIC":
         own["prompt_attention"] = setting.attention
     head = {"boundary": False, "similarity": False, "network": "none"}  # the paper's
     more["head"] = HeadConfig(**head | more.get("head", {}))
     method = {"class_path": setting.method, "init_args": own | more.pop("method", {})}
-    module = EPICModule(options.classes, encoders, method, **more)
-    return data, module
+    return data, EPICModule(options.classes, encoders, method, **more)
 
 
 if __name__ == "__main__":

@@ -25,14 +25,9 @@ from soak import Soak, Tally, fabricate
 HOSTS = {"epic_a": "10.231.7.1", "epic_b": "10.231.7.2"}
 _PORT = 29431
 _TRAINING = (
-    "--config=ddp.yaml",
-    "--trainer.num_nodes=2",
-    "--trainer.devices=1",
-    "--trainer.accelerator=cpu",
-    "--trainer.max_epochs=6",
-    "--trainer.enable_progress_bar=false",
-    "--model.head.dropout=0.3",
-    "--last_checkpoint.every_n_train_steps=1",
+    "--config=ddp.yaml --trainer.num_nodes=2 --trainer.devices=1 --trainer.accelerator=cpu "
+    "--trainer.max_epochs=6 --trainer.enable_progress_bar=false --model.head.dropout=0.3 "
+    "--last_checkpoint.every_n_train_steps=1"
 )
 _PATIENCE = 15  # seconds in which a job that lost its link must not end well
 
@@ -136,15 +131,14 @@ class Job:
         command = ["ip", "netns", "exec", host, sys.executable, "-m", "torch.distributed.run"]
         command += ["--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1"]
         command += [f"--master-addr={HOSTS['epic_a']}", f"--master-port={_PORT}"]
-        command += ["-m", "epic_pl", "fit", "--config", str(self.config), *_TRAINING]
+        command += ["-m", "epic_pl", "fit", "--config", str(self.config), *_TRAINING.split()]
         command += [f"--trainer.default_root_dir={folder}"]
         command += ["--ckpt_path=last"] if self.record.checkpoints() else []
         own = {"EPIC_PL_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
         own |= {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": host}
         with (folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, **own}, start_new_session=True
-            )
+            shared: Any = {"stdout": log, "stderr": log, "start_new_session": True}
+            return subprocess.Popen(command, env={**os.environ, **own}, **shared)
 
 
 if __name__ == "__main__":
