@@ -9,6 +9,7 @@ what storing took for EPIC.
 
     python benchmarks/fine_tuning.py                                      # days on two cores
     python benchmarks/fine_tuning.py --tasks one_word,FOLDER --folds 0 --choose-on one_word
+    python benchmarks/fine_tuning.py --only-show --figure docs/images/accuracy_over_seconds.svg
 
 Tasks are those of `folds.py`: no test split is read. Each run has a process of its own; the same
 command continues after a kill. Other options go to `fit`.
@@ -28,6 +29,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib import colormaps, rc_context
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from common import build_parser, show
 from epic_pl.experiments.compare.statistics import (
@@ -66,7 +70,7 @@ class Strategy(NamedTuple):
 _PROMPTS, _ENCODER = "model.optim.prompt_lr", "model.method.encoder_lr"
 _OF_PROMPTS, _OF_RIVALS = (_PROMPTS, (1e-3, 3e-4, 3e-3)), (_PROMPTS, (3e-3, 1e-3, 1e-2))
 _OF_HEAD = "LateFusionMLP", "model.optim.lr", (1.5e-3, 5e-4, 5e-3)
-_LAST = "controls.last_layers.LastLayers"
+_OF_LAYERS = "controls.last_layers.LastLayers", _ENCODER, (1e-4, 3e-5, 3e-4)
 # layers that run with a gradient are faster so, where the processor multiplies bfloat16
 _MIXED = ("--trainer.precision=bf16-mixed",)
 _JOINT = ("--model.method.prompt_attention=joint", "--model.method.interaction_layers=4", *_MIXED)
@@ -79,7 +83,8 @@ STRATEGIES = {
     "LateFusionMLP": Strategy(*_OF_HEAD, own=True),
     "text_alone": Strategy(*_OF_HEAD, ("--data.alone=text",), True),
     "image_alone": Strategy(*_OF_HEAD, ("--data.alone=image",), True),
-    "LastLayers": Strategy(_LAST, _ENCODER, (1e-4, 3e-5, 3e-4), _MIXED),
+    "LastLayers": Strategy(*_OF_LAYERS, _MIXED),
+    "LastLayers_1": Strategy(*_OF_LAYERS, ("--model.method.interaction_layers=1", *_MIXED)),
     "PMF": Strategy("PMF", *_OF_RIVALS, _MIXED),
     "MaPLe": Strategy("MaPLe", *_OF_RIVALS, _MIXED),
     "LoRA": Strategy("LoRA", _ENCODER, (5e-4, 1.5e-4, 1.5e-3), _MIXED),
@@ -145,6 +150,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--folder", type=Path, default=Path("runs/fine_tuning"))
     parser.add_argument("--only-show", action="store_true", help="train nothing")
+    parser.add_argument("--figure", type=Path, help="file to draw the curves in")
     arguments, options = parser.parse_known_args()
     try:
         if not arguments.only_show:
@@ -154,6 +160,8 @@ def main() -> int:
         return 128 + signal.SIGINT
     asked = [Path(task).name for task in arguments.tasks.split(",")]
     rows = [row for row in finished(arguments.folder) if row["task"] in asked]
+    if arguments.figure:
+        draw(rows, arguments.figure)
     show(rows if arguments.json else summary(rows), arguments.json)
     return 0
 
@@ -348,6 +356,48 @@ def drawn(folder: str, metric: str) -> Floats:
 
 def mean(rows: Sequence[Row], name: str) -> float:
     return float(np.mean([row[name] for row in rows]))
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Scores against seconds, a panel for each task; legible on light and on dark pages."""
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    columns = 2 if len(tasks) in (2, 4) else min(len(tasks), 3)
+    lines = -(-len(tasks) // columns)
+    grey, colours = "#808080", colormaps["tab10"].colors  # type: ignore[attr-defined]
+    parts = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style = {"svg.fonttype": "none", "svg.hashsalt": "", **dict.fromkeys(parts, grey)}
+    style["font.size"] = 9
+    with rc_context(style):
+        figure = Figure(figsize=(4 * columns, 2.6 * lines + 0.8), layout="constrained")
+        panels, shown = figure.subplots(lines, columns, squeeze=False).flat, {}
+        for task, panel in zip(tasks, panels, strict=False):
+            curves = grouped(rows, task)
+            alone = [mean(group, "score") for key, group in curves.items() if "alone" in key[0]]
+            style = {"color": grey, "linestyle": "--", "linewidth": 1}
+            for score in sorted(alone)[-1:]:
+                shown["better modality alone"] = panel.axhline(score, **style)
+            names = [name for name in STRATEGIES if "alone" not in name]
+            for name, colour in zip(names, colours, strict=False):
+                groups = [group for key, group in curves.items() if key[0] == name]
+                points = sorted((mean(each, "seconds"), mean(each, "score")) for each in groups)
+                if points:
+                    style = {"color": colour, "marker": "o", "linewidth": 1, "markersize": 5}
+                    style |= {"linewidth": 2.5, "markersize": 9} if name == EPIC else {}
+                    (shown[name],) = panel.plot(*zip(*points, strict=True), **style)
+            (metric,) = {each["metric"] for group in curves.values() for each in group}
+            metric = {"map": "mean average precision"}.get(metric, metric)
+            panel.set(title=task.replace("_", " "), xscale="log", xlabel="processor seconds")
+            panel.set(ylabel=metric)
+            panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            panel.xaxis.set_major_formatter("{x:g}")
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.spines[["top", "right"]].set_visible(False)
+        for panel in panels:
+            panel.set_visible(False)
+        figure.legend(shown.values(), shown, loc="outside lower center", ncols=4, frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dated = {"Date": None} if path.suffix == ".svg" else None  # the same rows, the same file
+        figure.savefig(path, transparent=True, metadata=dated)
 
 
 if __name__ == "__main__":
