@@ -103,16 +103,6 @@ def test_cca_finds_the_match_of_two_modalities_and_the_class_of_both():
     assert classical.accuracy(classical.cca(train, 0.01, 3), test) > 0.7
 
 
-def test_the_threshold_is_the_best_one():
-    rows = classical.Rows(*(np.ones((4, 1)),) * 2, np.array([0, 1, 0, 1]), [], [])
-
-    class Fake(classical.CCA):
-        def scores(self, _):
-            return np.array([[0, 0.1], [0, 0.3], [0, 0.2], [0, 0.4]])
-
-    assert classical.with_threshold(Fake((), 0.0), rows).threshold == pytest.approx(0.25)
-
-
 @pytest.mark.parametrize("several", [False, True])
 def test_logistic_regression_knows_the_classes(several):
     rng = np.random.default_rng(0)

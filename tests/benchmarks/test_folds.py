@@ -14,43 +14,35 @@ import yaml
 import folds
 import tables
 from epic_pl.data.inspection import init
-from epic_pl.utils.assets import Emoji
 from epic_pl.utils.errors import AssetError, DataError
 
 SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><rect width="4" height="4"/></svg>'
-EMOJI = [
-    Emoji(f"{group}{number:02}", f"{name} number {number}", name, f"{name}-kind")
-    for group, name in enumerate(("food", "animals", "travel"))
-    for number in range(30)
-]
 
 
 @pytest.fixture(autouse=True)
-def emoji(on_openmoji, here, monkeypatch):
-    images = here / "openmoji-17.0.0-32px"
-    for emoji in EMOJI:
-        (images / f"{emoji.code}.png").write_bytes((images / "1F000.png").read_bytes())
-    monkeypatch.setattr(tables, "fetch_openmoji", lambda size: images)
-    monkeypatch.setattr(tables, "load_emoji", lambda: EMOJI)
+def made(emoji):
+    """The rows of a table of emoji, by its name."""
+
+    def made(name, emoji=emoji):
+        by_code = {each.code: each for each in emoji}
+        rows = tables.EMOJI_TABLES[name](emoji, random.Random(0))
+        return [(by_code[code], text, label) for code, text, label in rows]
+
+    return made
 
 
-def _made(name, emoji=EMOJI):
-    by_code = {emoji.code: emoji for emoji in EMOJI}
-    rows = tables.EMOJI_TABLES[name](emoji, random.Random(0))
-    return [(by_code[code], text, label) for code, text, label in rows]
-
-
-def test_texts_and_labels_of_the_tables():
-    for emoji, text, label in _made("one_word"):
+def test_texts_and_labels_of_the_tables(made, emoji):
+    every = emoji
+    for emoji, text, label in made("one_word"):
         assert text in emoji.name.split()
         assert label == emoji.category
-    noisy = _made("noisy_titles")
+    noisy = made("noisy_titles")
     assert all(text and label == emoji.subcategory for emoji, text, label in noisy)
     own = sum(set(text.split()) <= set(emoji.name.split()) for emoji, text, _ in noisy)
     assert 0.6 < own / len(noisy) < 1
-    cells = _made("empty_cells", EMOJI * 14)
+    cells = made("empty_cells", every * 14)
     assert 0.35 < sum(text == "" for _, text, _ in cells) / len(cells) < 0.45
-    pairs = _made("agreement")
+    pairs = made("agreement")
     assert all((text == emoji.name) == (label == "yes") for emoji, text, label in pairs)
     assert 0.3 < sum(label == "yes" for *_, label in pairs) / len(pairs) < 0.7
 
@@ -99,11 +91,11 @@ def _rows(config):
         return list(csv.DictReader(file))
 
 
-def test_locked_rows_are_in_no_fold(tmp_path):
+def test_locked_rows_are_in_no_fold(tmp_path, emoji):
     rows = _rows(tables.write(tmp_path / "folds", "one_word"))
     every = _rows(tables.write(tmp_path / "locked", "one_word", locked=True))
     locked = {row["image"] for row in every if row["split"] == "test"}
-    assert len(locked) == 0.2 * len(EMOJI)
+    assert len(locked) == 0.2 * len(emoji)
     assert {row["image"] for row in rows} == {row["image"] for row in every} - locked
     for row in rows:
         assert sorted(row[f"fold{fold}"] for fold in range(3)) == ["test", "train", "train"]
@@ -164,23 +156,3 @@ def test_the_summary_has_means_over_folds_and_over_tasks():
     assert (first["score"], first["ece"], first["runs"]) == ("81.0 ± 1.4", "2.0", 2)
     assert (second["score"], second["ece"]) == ("50.0", "")
     assert (mean["task"], mean["score"]) == ("mean of all tasks", "65.5")
-
-
-@pytest.mark.slow
-def test_each_fold_and_method_is_judged(on_openmoji, monkeypatch, tmp_path, capfd):
-    arguments = ["--tasks", "openmoji_entailment,one_word", "--folds", "0,1"]
-    arguments += ["--methods", "LinearProbe,logistic", "--json", *on_openmoji]
-    monkeypatch.setattr("sys.argv", ["folds.py", *arguments])
-    assert folds.main() == 0
-    printed = capfd.readouterr().out
-    rows = json.loads(printed[printed.index("[\n") :])
-    assert [(row["task"], row["method"], len(row["score"])) for row in rows] == [
-        ("openmoji_entailment", "LinearProbe", 2),
-        ("one_word", "LinearProbe", 2),
-        ("openmoji_entailment", "logistic", 2),
-        ("one_word", "logistic", 2),
-    ]
-    assert all(0 <= value <= 100 for row in rows for value in row["score"])
-    for fold in (0, 1):
-        folder = tmp_path / f"runs/folds/openmoji_entailment/fold{fold}"
-        assert len(list(folder.glob("runs/*/result.json"))) == 1

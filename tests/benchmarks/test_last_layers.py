@@ -4,13 +4,12 @@ import pytest
 import torch
 
 import tiny_runs
-from controls.last_layers import EPICOnLastLayers, LastLayers
+from controls.last_layers import LastLayers
 from tolerance import assert_same
 
 METHODS = [
     LastLayers(interaction_layers=1),
     LastLayers(interaction_layers=1, vectors=True),
-    EPICOnLastLayers(interaction_layers=1, prompt_attention="read_only", hub_width=8),
 ]
 
 

@@ -43,15 +43,6 @@ def test_sees_where_a_part_fits(locator, projected):
     assert (before - after)[:, :-PARTS].abs().max() > 1e-3
 
 
-def test_means_are_those_of_cells_and_the_parts(projected):
-    (image, text), similarities = projected
-    numbers = locate(MeanLocator, Pair(image, text), similarities)
-    # 16 patches are 16 cells
-    parts = [*image[0], *text[0]]
-    expected = torch.cat([part / math.sqrt(sum(x * x for x in part)) for part in parts])
-    assert_same(numbers[0, :-PARTS], expected)
-
-
 def test_attention_is_torchs_decoder_over_places_and_parts(projected):
     (image, text), similarities = projected
     torch.manual_seed(1)
@@ -67,13 +58,3 @@ def test_attention_is_torchs_decoder_over_places_and_parts(projected):
         query = layer(query, memory)
     numbers = locator(Pair(image, text), similarities)
     assert_same(numbers[:, :-PARTS], query.flatten(1))
-
-
-def test_the_map_is_convolved_as_an_image_of_a_channel_a_part(projected):
-    pair, similarities = projected
-    torch.manual_seed(1)
-    locator = MapLocator(PARTS, WIDTH).eval()
-    image = torch.empty(2, PARTS, SIDE, SIDE)
-    for patch in range(SIDE**2):
-        image[:, :, patch // SIDE, patch % SIDE] = similarities[:, patch]
-    assert_same(locator(pair, similarities)[:, :-PARTS], locator.layers(image))

@@ -3,15 +3,21 @@
 import re
 from collections import Counter
 from itertools import combinations
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import tiny_openmoji
 from controls import scenes
 from controls.scenes import KINDS, SceneGenerator, ScenesDataModule, vocabulary
-from epic_pl.utils.errors import ConfigError
+from controls.subsets import SubsetAccuracy
+from epic_pl.data import ImageTextDataModule
+from epic_pl.module import EPICModule
+from epic_pl.module.outputs import SplitOutputs
+from epic_pl.module.postprocess import Postprocessor
 
 TESTED = ("pairs", "objects")
 PARTS = ("train", "val", *TESTED)
@@ -81,18 +87,6 @@ def test_test_images_have_each_relation_either_way_round(part, generator):
         assert reverse_subject == one[1]
 
 
-def test_objects_lie_inside_and_do_not_overlap(generator):
-    for index in range(160):
-        shown = np.zeros((100, 100), int)
-        for left, top, side in generator.scene("train", index).arrangement.boxes:
-            assert 0 <= left <= 1 - side
-            assert 0 <= top <= 1 - side
-            inside = (np.arange(100) / 100 >= left) & (np.arange(100) / 100 < left + side)
-            below = (np.arange(100) / 100 >= top) & (np.arange(100) / 100 < top + side)
-            shown[np.ix_(below, inside)] += 1
-        assert shown.max() == 1
-
-
 def named(text: str) -> list[str]:
     return [word for word in text.split() if len(word) == 4 and word[:2] == word[2:]]
 
@@ -139,35 +133,17 @@ def test_more_rows_add_to_those_of_fewer_and_images_show_the_objects(cache):
             np.testing.assert_array_equal(np.asarray(image), expected)
 
 
-def test_test_is_of_unseen_pairs_or_objects_and_the_seed_moves_all():
-    texts = set()
-    for options in ({}, {"unseen": "objects"}, {"scene_seed": 1}):
-        module = data(**options)
-        module._draw("test")
-        module.setup("test")
-        texts.add(tuple(module.dataset("test").table["text"].to_pylist()))
-    assert len(texts) == 3
-
-
-def test_names_share_no_word(monkeypatch):
-    things = [
-        "Black Cat",
-        "Cat",
-        "Cat Face",
-        "Kite",
-        "Grapes",
-        "Compass",
-        "Bow And Arrow",
-        "Toy Kite",
-    ]
-    rows = [scenes.Emoji("1F600", name, "Objects", "tool") for name in things]
-    rows.append(scenes.Emoji("1F601", "Grin", "Smileys & Emotion", "face"))
-    monkeypatch.setattr(scenes, "load_emoji", lambda: rows)
-    monkeypatch.setattr(scenes, "_EVERY", 1)
-    assert [each.name for each in vocabulary()] == ["Cat", "Kite", "Compass"]
-
-
-@pytest.mark.parametrize("options", [{"rows": 2}, {"unseen": "kinds"}, {"scene_seed": -1}])
-def test_options_out_of_range_are_refused(options):
-    with pytest.raises(ConfigError, match=next(iter(options))):
-        data(**options)
+def test_accuracies_of_kinds_are_those_of_their_own_rows():
+    logits = torch.eye(2)[[0, 1, 1, 0, 0, 0]]
+    labels = torch.tensor([1, 1, 0, 0, 0, 1])  # of any other rows, the shares would differ
+    kinds = dict(zip("abcdef", ("odd", "even") * 3, strict=True))
+    data = Mock(spec=ImageTextDataModule, task="multiclass")
+    data.subsets, data.subset_of = ("even", "odd"), kinds.get
+    module, logged = Mock(spec=EPICModule, postprocessor=Postprocessor("multiclass", 2)), {}
+    module.outputs = Mock(merged=lambda: SplitOutputs(logits, labels, sample_id=list("abcdef")))
+    module.log = lambda name, value, **_: logged.update({name: float(value)})
+    SubsetAccuracy().on_test_epoch_end(Mock(datamodule=data, testing=True), module)
+    assert logged == {
+        "test/accuracy_even": pytest.approx(2 / 3),
+        "test/accuracy_odd": pytest.approx(1 / 3),
+    }
