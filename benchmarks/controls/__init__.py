@@ -3,7 +3,6 @@
 It uses what docs/extend.md offers any package; PYTHONPATH=benchmarks makes it importable.
 """
 
-from controls.parts import CrossAttention, PartMeans, SimilarityMap
 from controls.scenes import ScenesDataModule
 
-__all__ = ["CrossAttention", "PartMeans", "ScenesDataModule", "SimilarityMap"]
+__all__ = ["ScenesDataModule"]
