@@ -56,6 +56,9 @@ DRAWN = 8  # epochs of statements for closed-form CCA where they are drawn anew 
 # the same parts and rate for all methods where the config of one task differs
 START = ("--model.head.boundary=true", "--model.head.similarity=true")
 START += ("--model.optim.prompt_lr=1e-3",)
+# what results follow from: other code, such as that of servers, changes none
+SOURCES = [f"src/epic_pl/{name}" for name in ("data", "experiments", "features", "module", "nn")]
+SOURCES += ["src/epic_pl/cli/configs", "benchmarks/classical.py", "benchmarks/tables.py"]
 _OPENED = "opened, not finished"
 _PREFIX = "probability_"  # of columns of predictions
 _LEAST = 1e-7  # a probability that float32 rounds to zero or one
@@ -106,9 +109,7 @@ def clean_commit() -> tuple[str, str]:
     written = (f":(top,exclude)benchmarks/{name}" for name in ("ledger.md", "evidence"))
     if git("status", "--porcelain", "--", ":/", *written):
         raise SystemExit("Commit or remove all changes first: the ledger names the commit.")
-    own = (f"benchmarks/{name}.py" for name in ("classical", "tables"))
-    files = ("src", *own)
-    hashes = "".join(git("rev-parse", f"HEAD:{file}") for file in files)
+    hashes = "".join(git("rev-parse", f"HEAD:{file}") for file in SOURCES)
     return git("rev-parse", "--short=10", "HEAD"), hashlib.sha256(hashes.encode()).hexdigest()[:10]
 
 
