@@ -44,7 +44,7 @@ from epic_pl.experiments.training import store_features, train_and_test
 from epic_pl.utils.files import try_read_json, write_json, write_text
 
 FOLDER = Path(__file__).parent
-METHODS = "LateFusionMLP,EPIC,controls.messages.NoMessages,NoInteraction,Parts,LinearProbe,Ensemble"
+METHODS = "EPIC,controls.messages.NoMessages,NoInteraction,Parts,LateFusionMLP,LinearProbe,Ensemble"
 ALONE = "LateFusionMLP"  # the control on one modality: what a second one adds is seen beside it
 # scenes that no choice was made on: --data.scene_seed 0 is for development, 2028 to 2030 are opened
 SCENES, LOCKED = "scenes", "--data.scene_seed=2031"
