@@ -1,14 +1,13 @@
-"""The encoders written a second time, slowly: one token, one head, one number at a time.
+"""Encoders for one sample at a time, by the libraries' own layers.
 
-They follow the encoders' papers, not the vectorised code: no masks (what may not be seen is never
-in the sequence), no batch, no attention kernel. They read the weights of ``encoder.model`` and
-call none of its methods.
+Prompts are more tokens of one sequence without padding, so nothing but causality needs a mask.
+Embeddings and poolings are the package's, which test_encoder_layers.py has.
 """
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def mean(vectors: list[Tensor]) -> Tensor | None:
@@ -40,195 +39,65 @@ def gelu(x: Tensor) -> Tensor:
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
-def attend(query: Tensor, keys: list[Tensor], values: list[Tensor], num_heads: int) -> Tensor:
-    """Softmax attention of one query over all keys, head by head."""
-    size = len(query) // num_heads
-    heads = []
-    for head in range(num_heads):
-        part = slice(head * size, (head + 1) * size)
-        scores = [float(query[part] @ key[part]) / math.sqrt(size) for key in keys]
-        heads.append(weighted_sum(scores, [value[part] for value in values]))
-    return torch.cat(heads)
-
-
-def patches(image: Tensor, kernel: Tensor) -> list[Tensor]:
-    """Row by row."""
-    size, tokens = kernel.shape[-1], []
-    for row in range(0, image.shape[1], size):
-        for column in range(0, image.shape[2], size):
-            patch = image[:, row : row + size, column : column + size]
-            tokens.append(torch.stack([(k * patch).sum() for k in kernel]))
-    return tokens
-
-
 class SlowEncoder:
-    """A layer in two halves, so that keys and values may come from elsewhere than queries."""
-
-    causal = False
-    num_prefix = 0
-    pooled_position = 0
+    """Tokens and prompts as lists of vectors."""
 
     def __init__(self, encoder) -> None:
-        self.model, self.pools_mean = encoder.model, encoder.pooling == "mean"
-        self.layers, self.heads = self.stack()
-        self.depth = len(self.layers)
+        self.encoder, self.depth = encoder, encoder.num_layers
+        self.num_prefix, self.causal = encoder.num_prefix_tokens, getattr(encoder, "causal", False)
+        parts = encoder.model.modules()
+        self.layers = getattr(encoder.model, "blocks", None) or next(
+            part for part in parts if isinstance(part, nn.ModuleList) and len(part) == self.depth
+        )
+
+    def embed(self, inputs: Tensor) -> list[Tensor]:
+        return list(self.encoder.embed(inputs[None])[0])
 
     def layer(self, index: int, tokens: list[Tensor], prompts=()):
         """Outputs of the tokens and of the prompts that go through the layer with them."""
         inputs = [*tokens, *prompts]
-        queries, keys, values = self.project(index, inputs)
-        attended = []
-        for at, query in enumerate(queries):
-            seen = list(range(len(inputs)))
-            if self.causal and at < len(tokens):  # every prompt, and no later token
-                seen = [i for i in seen if i <= at or i >= len(tokens)]
-            chosen = [keys[i] for i in seen], [values[i] for i in seen]
-            attended.append(attend(query, *chosen, self.heads))
-        outputs = self.finish(index, inputs, attended)
-        return outputs[: len(tokens)], outputs[len(tokens) :]
+        if not inputs:
+            return [], []
+        seen = torch.ones(len(inputs), len(inputs), dtype=torch.bool)
+        if self.causal:  # every prompt, and no later token
+            seen[: len(tokens), : len(tokens)].tril_()
+        name = "attn_mask" if hasattr(self.encoder.model, "blocks") else "attention_mask"
+        outputs = self.layers[index](torch.stack(inputs)[None], **{name: seen[None, None]})[0]
+        return list(outputs[: len(tokens)]), list(outputs[len(tokens) :])
 
     def read(self, index: int, tokens: list[Tensor], stream: list[Tensor]) -> list[Tensor]:
-        """Outputs of a stream that reads the tokens and itself."""
-        _, keys, values = self.project(index, tokens)
-        queries, own_keys, own_values = self.project(index, stream)
-        seen = keys + own_keys, values + own_values
-        return self.finish(index, stream, [attend(q, *seen, self.heads) for q in queries])
+        """Outputs of a stream that reads the tokens and itself: what they see is another matter."""
+        return self.layer(index, tokens, stream)[1]
 
-    def last_norm(self, token: Tensor) -> Tensor:
-        return token
-
-    def mean(self, tokens: list[Tensor]) -> Tensor:
-        return mean([self.last_norm(x) for x in tokens])
+    def weights(self, index: int, tokens: list[Tensor], stream: list[Tensor]) -> Tensor:
+        """``(n, N + n)``: softmax of each query of the stream with each key, head by head."""
+        seen = {}
+        for name, part in self.layers[index].named_modules():
+            kind = name.rpartition(".")[2]
+            if kind in ("qkv", "query", "key", "q_proj", "k_proj"):
+                hook = lambda _, __, output, kind=kind[0]: seen.update({kind: output[0]})  # noqa: E731
+                part.register_forward_hook(hook)
+        self.layer(index, tokens, stream)
+        if len(seen) == 1:  # one matrix for queries, keys and values
+            seen["q"], seen["k"], _ = seen["q"].chunk(3, dim=-1)
+        heads = getattr(self.encoder.model, "config", None)
+        heads = heads.num_attention_heads if heads else self.layers[index].attn.num_heads
+        rows = []
+        for query in seen["q"][len(tokens) :]:
+            shares = []
+            for q, k in zip(query.chunk(heads), seen["k"].chunk(heads, dim=-1), strict=True):
+                exps = [math.exp(float(q @ key) / math.sqrt(len(q))) for key in k]
+                shares.append(torch.tensor([e / sum(exps) for e in exps], dtype=torch.float64))
+            rows.append(sum(shares) / heads)
+        return torch.stack(rows)
 
     def pooled(self, tokens: list[Tensor]) -> Tensor | None:
-        if not tokens:
-            return None
-        if self.pools_mean:
-            return self.mean(tokens[self.num_prefix :])
-        return self.last_norm(tokens[self.pooled_position])
-
-
-class SlowViT(SlowEncoder):
-    """Pre-norm: x + Attention(LN(x)), then x + MLP(LN(x))."""
-
-    num_prefix = 1
-
-    def stack(self):
-        return self.model.blocks, self.model.blocks[0].attn.num_heads
-
-    def embed(self, image):
-        projection = self.model.patch_embed.proj
-        tokens = [x + projection.bias for x in patches(image, projection.weight)]
-        tokens = [self.model.cls_token[0, 0], *tokens]
-        return [x + position for x, position in zip(tokens, self.model.pos_embed[0], strict=True)]
-
-    def project(self, index, tokens):
-        block = self.layers[index]
-        joined = [linear(layer_norm(x, block.norm1), block.attn.qkv).chunk(3) for x in tokens]
-        return tuple([parts[i] for parts in joined] for i in range(3))
-
-    def finish(self, index, tokens, attended):
-        block = self.layers[index]
-        tokens = [x + linear(a, block.attn.proj) for x, a in zip(tokens, attended, strict=True)]
-        hidden = [gelu(linear(layer_norm(x, block.norm2), block.mlp.fc1)) for x in tokens]
-        return [x + linear(y, block.mlp.fc2) for x, y in zip(tokens, hidden, strict=True)]
-
-    def last_norm(self, token):
-        return layer_norm(token, self.model.norm)
-
-
-class SlowBERT(SlowEncoder):
-    """Post-norm: LN(x + Attention(x)), then LN(x + MLP(x))."""
-
-    def stack(self):
-        return self.model.encoder.layer, self.model.config.num_attention_heads
-
-    def embed(self, ids):
-        parts = self.model.embeddings
-        words, positions = parts.word_embeddings.weight, parts.position_embeddings.weight
-        kind = parts.token_type_embeddings.weight[0]
-        return [
-            layer_norm(words[token] + positions[at] + kind, parts.LayerNorm)
-            for at, token in enumerate(ids.tolist())
-        ]
-
-    def project(self, index, tokens):
-        own = self.layers[index].attention.self
-        return tuple([linear(x, part) for x in tokens] for part in (own.query, own.key, own.value))
-
-    def finish(self, index, tokens, attended):
-        layer = self.layers[index]
-
-        def add(part, x, output):
-            return layer_norm(x + linear(output, part.dense), part.LayerNorm)
-
-        pairs = zip(tokens, attended, strict=True)
-        tokens = [add(layer.attention.output, *pair) for pair in pairs]
-        return [add(layer.output, x, gelu(linear(x, layer.intermediate.dense))) for x in tokens]
-
-
-class SlowCLIP(SlowEncoder):
-    """Pre-norm, with x * sigmoid(1.702 x) in the MLP."""
-
-    def stack(self):
-        layers = self.model.encoder.layers
-        return layers, layers[0].self_attn.num_heads
-
-    def project(self, index, tokens):
-        layer = self.layers[index]
-        own, normed = layer.self_attn, [layer_norm(x, layer.layer_norm1) for x in tokens]
-        parts = (own.q_proj, own.k_proj, own.v_proj)
-        return tuple([linear(x, part) for x in normed] for part in parts)
-
-    def finish(self, index, tokens, attended):
-        layer = self.layers[index]
-        out, mlp = layer.self_attn.out_proj, layer.mlp
-        tokens = [x + linear(a, out) for x, a in zip(tokens, attended, strict=True)]
-        hidden = [linear(layer_norm(x, layer.layer_norm2), mlp.fc1) for x in tokens]
-        hidden = [x * torch.sigmoid(1.702 * x) for x in hidden]
-        return [x + linear(y, mlp.fc2) for x, y in zip(tokens, hidden, strict=True)]
-
-
-class SlowCLIPImage(SlowCLIP):
-    num_prefix = 1
-
-    def embed(self, image):
-        parts = self.model.embeddings
-        tokens = [parts.class_embedding, *patches(image, parts.patch_embedding.weight)]
-        return [
-            layer_norm(x + position, self.model.pre_layrnorm)
-            for x, position in zip(tokens, parts.position_embedding.weight, strict=True)
-        ]
-
-    def last_norm(self, token):
-        return layer_norm(token, self.model.post_layernorm)
-
-    def mean(self, tokens):
-        return self.last_norm(mean(tokens))
-
-
-class SlowCLIPText(SlowCLIP):
-    causal = True
-    pooled_position = -1
-
-    def embed(self, ids):
-        parts = self.model.embeddings
-        words, positions = parts.token_embedding.weight, parts.position_embedding.weight
-        return [words[token] + positions[at] for at, token in enumerate(ids.tolist())]
-
-    def last_norm(self, token):
-        return layer_norm(token, self.model.final_layer_norm)
+        return self.encoder.pool(torch.stack(tokens)[None])[0] if tokens else None
 
 
 def slow_encoders(model) -> list[SlowEncoder]:
     """Those of the image and of the text."""
-    kinds = {
-        "VisionTransformer": SlowViT,
-        "BertModel": SlowBERT,
-        "CLIPVisionModel": SlowCLIPImage,
-        "CLIPTextModel": SlowCLIPText,
-    }
-    return [kinds[type(e.model).__name__](e) for e in (model.image_encoder, model.text_encoder)]
+    return [SlowEncoder(encoder) for encoder in (model.image_encoder, model.text_encoder)]
 
 
 def samples(batch):

@@ -1,7 +1,5 @@
 """Recorded attention against weights that are computed position by position."""
 
-import math
-
 import pytest
 import slow_epic
 import torch
@@ -49,7 +47,7 @@ def test_agrees_with_the_slow_reference(encoders, attention):
             for side, weights in enumerate((recording.image[step], recording.text[step])):
                 stream = streams[side]
                 stream.run_to(step)
-                expected = slow_weights(stream.encoder, step, stream.tokens, prompts[side])
+                expected = stream.encoder.weights(step, stream.tokens, prompts[side])
                 if not here[side]:  # nothing uses its prompts
                     expected = torch.zeros_like(expected)
                 # pads and an absent modality are never in the slow sequence
@@ -58,20 +56,6 @@ def test_agrees_with_the_slow_reference(encoders, attention):
                 got = torch.cat([tokens, weights.prompts[i]], dim=-1)
                 assert_same(got, expected)
                 z[side] = stream.acquire(step, prompts[side])
-
-
-def slow_weights(slow, layer, tokens, stream):
-    """``(m, N + m)``: softmax of each query with each key, head by head."""
-    _, keys, _ = slow.project(layer, [*tokens, *stream])
-    queries, _, _ = slow.project(layer, stream)
-    rows = []
-    for query in queries:
-        heads = []
-        for q, *ks in zip(*(x.chunk(slow.heads) for x in (query, *keys)), strict=True):
-            exps = [math.exp(float(q @ k) / math.sqrt(len(q))) for k in ks]
-            heads.append(torch.tensor([e / sum(exps) for e in exps], dtype=torch.float64))
-        rows.append(sum(heads) / slow.heads)
-    return torch.stack(rows)
 
 
 @pytest.mark.parametrize(("kind", "count"), [("bottleneck", 3), ("parameter_free", 3), ("none", 0)])

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from tiny_models import scramble
 from torch import nn
 
 from epic_pl.nn import ClassificationHead, HeadConfig, Pair
@@ -24,6 +25,10 @@ def masks(image, text) -> Presence:
 
 def masked(columns) -> Presence:
     return Presence(columns=columns.bool())
+
+
+def outputs(rows=4) -> Pair:
+    return Pair(*(Pooled(torch.randn(rows, w), torch.randn(rows, w)) for w in WIDTHS))
 
 
 # standardisation ------------------------------------------------------------------------------
@@ -89,7 +94,7 @@ def test_similarity_is_a_weighted_cosine_of_bimodal_samples():
 
 def test_dropout_is_on_in_training_only_and_is_a_probability():
     head = ClassificationHead(WIDTHS, 3, HeadConfig(dropout=0.5))
-    given = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    given = outputs()
     for _ in range(50):  # until the statistics have settled
         head(given, None, NONE)
     one, other = head(given, None, NONE), head(given, None, NONE)
@@ -106,7 +111,7 @@ def test_prompts_of_unimodal_samples_do_not_count():
         ClassificationHead(WIDTHS, 3, HeadConfig(), prompts=True),
         masks([1, 1, 0], [1, 0, 1]),
     )
-    given = Pair(*(Pooled(torch.randn(3, w), torch.randn(3, w)) for w in WIDTHS))
+    given = outputs(3)
     one, other = (
         head.eval()(given, Pair(*(torch.randn(3, 2, w) for w in WIDTHS)), present).logits
         for _ in range(2)
@@ -118,7 +123,7 @@ def test_prompts_of_unimodal_samples_do_not_count():
 def test_statistics_of_the_head_are_of_modalities_that_are_present():
     head = ClassificationHead(WIDTHS, 3, HeadConfig(boundary=False), prompts=True)
     present, both = masks([1, 1, 0, 1], [1, 0, 1, 1]), torch.tensor([True, False, False, True])
-    given = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    given = outputs()
     prompts = Pair(*(torch.randn(4, 2, w) for w in WIDTHS))
     head(given, prompts, present)
     for part, pooled, own, rows in zip(
@@ -130,7 +135,7 @@ def test_statistics_of_the_head_are_of_modalities_that_are_present():
 
 def test_columns_lose_nothing_to_dropout_and_the_linear_layer_starts_silent():
     head = ClassificationHead(WIDTHS, 3, HeadConfig(similarity=False, dropout=1.0, columns=5))
-    given = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    given = outputs()
     cells, seen = torch.rand(4, 5), []
     head.classifier.linear.register_forward_hook(lambda _, given, made: seen.extend((*given, made)))
     head.train()(given, None, masked(torch.ones(4)), cells=cells)
@@ -213,11 +218,8 @@ def test_candidates_join_what_sources_tell_beyond_the_prior():
 
 
 def test_a_batch_without_columns_is_one_whose_columns_are_empty():
-    head = ClassificationHead(WIDTHS, 3, HeadConfig(columns=5)).eval()
-    for part in head.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight)
-    pooled = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    head = scramble(ClassificationHead(WIDTHS, 3, HeadConfig(columns=5))).eval()
+    pooled = outputs()
     empty = head(pooled, None, masked(torch.zeros(4)), cells=torch.full((4, 5), torch.nan))
     assert torch.equal(head(pooled, None, NONE).logits, empty.logits)
     given = head(pooled, None, masked(torch.ones(4)), cells=torch.rand(4, 5))
@@ -230,11 +232,8 @@ def test_a_batch_without_columns_is_one_whose_columns_are_empty():
 
 def test_each_classifier_gets_a_loss_of_its_own_logits():
     """The joint one sees both modalities, each expert the encoder's features of one."""
-    head = ClassificationHead(WIDTHS, 3, HeadConfig(), prompts=True).eval()
-    for part in head.modules():
-        if isinstance(part, nn.Linear):
-            nn.init.normal_(part.weight)
-    pooled = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    head = scramble(ClassificationHead(WIDTHS, 3, HeadConfig(), prompts=True)).eval()
+    pooled = outputs()
     prompts = Pair(*(torch.randn(4, 2, w) for w in WIDTHS))
     made = head(pooled, prompts, NONE)
     assert list(made.trained) == ["joint", "image", "text"]
@@ -288,7 +287,7 @@ def test_a_swept_head_starts_at_the_prior_and_trains_each_layer():
     config = HeadConfig(similarity=False, network="none", dropout=0.0)
     head, prior = ClassificationHead(WIDTHS, 3, config, penalties=(1.0, 0.1)), torch.arange(3.0)
     head.start_at(prior)
-    given = Pair(*(Pooled(torch.randn(4, w), torch.randn(4, w)) for w in WIDTHS))
+    given = outputs()
     output = head(given, None, NONE)
     torch.testing.assert_close(output.candidates, prior.expand(4, 2, 3))
     assert list(output.trained) == ["penalty_1", "penalty_0.1"]

@@ -27,11 +27,10 @@ from epic_pl.module.checkpoint import adapter_state, complete_state, frozen_keys
 from epic_pl.module.config import OptimConfig
 from epic_pl.module.optim import build_optimizer, parameter_groups
 from epic_pl.module.parameters import count_parameters
-from epic_pl.nn import EPIC, HeadConfig, Pair
+from epic_pl.nn import EPIC, Pair
 from epic_pl.nn.heads.inputs import Standardization
 from epic_pl.nn.hub import NoHub
 from epic_pl.nn.methods import LinearProbe, Method, NoInteraction
-from epic_pl.nn.towers import shared_features
 from epic_pl.utils.errors import CheckpointError, ConfigError
 from tolerance import assert_differ, assert_same
 
@@ -250,47 +249,6 @@ def test_features_of_every_level_give_the_same_logits(name, attention, level):
         assert_same(logits(model, stored), logits(model, made))
 
 
-@pytest.mark.parametrize(("name", "attention"), [("EPIC", "read_only"), ("Parts", "joint")])
-def test_features_of_merged_patches_give_the_same_logits(name, attention, monkeypatch):
-    """Merged tokens are stored as cells, from which no later layer is computed."""
-    monkeypatch.setattr("epic_pl.nn.encoders.base._MAX_SIDE", 2)
-    model = make(name, image_encoder(patch_size=4), head=ALL_PARTS, prompt_attention=attention)
-    for level in model.cache_levels:
-        made = batch([4, 2, 3], [1, 0, 1], [1, 1, 0])
-        stored = cached(model, made, level)
-        fields = stored["image_features"]
-        assert ("cells" in fields) is (level == "layers") is not ("tokens" in fields)
-        assert_same(logits(model, stored), logits(model, made))
-
-
-def test_models_of_one_pass_share_what_they_read_alike():
-    """Towers differ in the layers they read, whether they keep tokens, and read memory."""
-    encoders = image_encoder(), text_encoder()
-    models = [
-        make("EPIC", *encoders, prompt_attention="read_only", head=ALL_PARTS),
-        make("EPIC", *encoders, prompt_attention="read_only", first_prompt="independent"),
-        make("Parts", *encoders),
-        make("NoPrompts", *encoders),
-        make("NoPrompts", *encoders, interaction_layers=1),
-    ]
-    made = batch([4, 2, 3])
-    mask = made["attention_mask"].bool()
-    features = {
-        "image_features": shared_features(
-            [model.image_tower for model in models], made["pixel_values"], None
-        ),
-        "text_features": shared_features(
-            [model.text_tower for model in models], made["input_ids"], mask
-        ),
-    }
-    for at, model in enumerate(models):
-        own = {name: towers[at] for name, towers in features.items()}
-        expected = model.image_tower.features(made["pixel_values"], None, "layers")
-        assert own["image_features"].keys() == expected.keys()
-        found = logits(model, {"attention_mask": made["attention_mask"], **own})
-        assert_same(found, logits(model, made))
-
-
 @methods
 def test_a_level_that_stores_too_little_is_refused(name):
     model, made = make(name), batch([4, 2])
@@ -303,15 +261,6 @@ def test_a_level_that_stores_too_little_is_refused(name):
         assert way_out == (
             f"{' or '.join(model.cache_levels)} (or off)." if model.cache_levels else "off."
         )
-
-
-def test_pooled_methods_are_served_by_what_epic_stores():
-    """One store of a comparison holds the features of all methods."""
-    epic = make(prompt_attention="read_only", head=ALL_PARTS)
-    probe = make("NoPrompts", head=HeadConfig(boundary=True))
-    made = batch([4, 2, 3])
-    stored = cached(epic, made, "layers")
-    assert_same(logits(probe, stored), logits(probe, made))
 
 
 # what a method is made of ---------------------------------------------------------------------

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors import safe_open
 from transformers import AutoModel, AutoTokenizer
 
+from epic_pl.data.pretrained import load_tokenizer
+from epic_pl.nn.encoders import build_text_encoder
 from epic_pl.utils.assets import encoders, resolve, resolve_encoder
 from epic_pl.utils.assets.dinov2 import timm_state_dict
 from epic_pl.utils.errors import AssetError, ConfigError
@@ -82,6 +85,21 @@ def test_minilm_loads():
     model = AutoModel.from_pretrained(folder)
     assert len(model.encoder.layer) == 6
     assert model(**tokens).last_hidden_state.shape == (1, 4, 384)
+
+
+@pytest.mark.slow
+@pytest.mark.assets
+def test_a_sentence_is_nearest_to_one_of_the_same_meaning():
+    name = "pypi:all-minilm-l6-v2"
+    sentences = ["a red bicycle", "two dogs in the snow", "a bowl of soup", "the train is late"]
+    sentences += ["a bike of red colour", "a pair of dogs on snow", "soup in a bowl"]
+    encoder = build_text_encoder(name, pretrained=True, pooling="mean")
+    tokens = load_tokenizer(name, None)([*sentences, "a delayed train"], padding=True)
+    ids, mask = (torch.tensor(tokens[each]) for each in ("input_ids", "attention_mask"))
+    with torch.inference_mode():
+        words = encoder.run_layers(0, encoder.num_layers, encoder.embed(ids), mask.bool())
+        unit = torch.nn.functional.normalize(encoder.pool(words, mask.bool()), dim=1)
+    assert (unit[:4] @ unit[4:].T).argmax(1).tolist() == [0, 1, 2, 3]
 
 
 def test_a_revision_follows_the_name_or_stands_apart(tmp_path):
