@@ -15,9 +15,10 @@ import torch
 
 import tiny_runs
 from epic_pl import Classifier, TableDataModule
+from epic_pl.data.preprocessing import column_preprocessing
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.inference.ray import Predictor
-from epic_pl.run.epic_cli import run
+from epic_pl.run.epic_cli import parse, run
 from epic_pl.utils.errors import CheckpointError, DataError, EpicError
 from tolerance import assert_differ, assert_same
 
@@ -49,6 +50,13 @@ def priced(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
     encoders = tiny_vit_dir, tiny_tokenizer_dir
     config = str(tiny_runs.table_config(root / "data", *encoders, **COLUMNS))
     return tiny_runs.fit(root, config, "--model.head.network=wide", "--trainer.max_epochs=2")
+
+
+def _write(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 @pytest.fixture
@@ -358,15 +366,9 @@ def test_without_columns_nothing_of_the_model_changes(make):
     assert module.state_dict().keys() == other.state_dict().keys()
 
 
-def test_a_model_reads_other_tables_as_its_own(on_priced, classifier, tmp_path, tiny_vit_dir):
+def test_a_model_reads_other_tables_as_its_own(on_priced, classifier, tmp_path):
     """Quantiles and values are those of training, whatever rows are predicted."""
-    rows = _rows()
-    for row in rows:
-        row["split"] = "train"
-    with (tmp_path / "other.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    _write(tmp_path / "other.csv", [row | {"split": "train"} for row in _rows()])
     options = ["--config", on_priced.config, "--ckpt_path", on_priced.checkpoint]
     options += [f"--data.predict_table={tmp_path / 'other.csv'}", "--data.image_root=data"]
     options += [f"--trainer.default_root_dir={tmp_path}"]
@@ -382,10 +384,7 @@ def test_a_trainer_of_ones_own_reads_other_tables_as_the_model_does(
         row | {"split": "test" if number < 7 else "train"}
         for number, row in enumerate(_rows("train"))
     ]
-    with (tmp_path / "other.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
+    _write(tmp_path / "other.csv", rows)
     encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
     table = {"table": str(tmp_path / "other.csv"), "split_column": "split", "image_root": "data"}
     data = TableDataModule(**table, **encoders, **COLUMNS, val_size=0)
@@ -405,11 +404,10 @@ def test_a_new_category_starts_beside_known_weights(on_priced, classifier, tmp_p
         f"--trainer.default_root_dir={tmp_path}",
         f"--model.warm_start={on_priced.checkpoint}",
     ]
-    from epic_pl.run.epic_cli import parse
-
     module, _, _ = parse(["fit", *options]).build()
-    old, new = classifier.processor.columns.features, None
-    new = [tuple(each) for each in module_columns(module).features]
+    old = classifier.processor.columns.features
+    kept = column_preprocessing(module.hparams["preprocessing"])
+    new = [tuple(each) for each in kept.features]
     assert ("of brand", "brand new") in new
     assert ("of brand", "ajax") in old
     weight = "head.experts.columns.weight"
@@ -425,20 +423,12 @@ def test_a_new_category_starts_beside_known_weights(on_priced, classifier, tmp_p
 def test_a_model_without_columns_starts_from_one_with_them(on_priced, classifier, tmp_path):
     options = ["--config", on_priced.config, *(f"--data.{kind}=null" for kind in COLUMNS)]
     options += ["--model.head.network=wide", f"--model.warm_start={on_priced.checkpoint}"]
-    from epic_pl.run.epic_cli import parse
-
     module, _, _ = parse(["fit", *options]).build()
     before, after = classifier.module.state_dict(), module.state_dict()
     weight = "model.head.classifier.linear.weight"
     others = after[weight].shape[1]
     assert others == before[weight].shape[1] - classifier.processor.columns.width
     torch.testing.assert_close(after[weight], before[weight][:, :others])
-
-
-def module_columns(module):
-    from epic_pl.data.preprocessing import column_preprocessing
-
-    return column_preprocessing(module.hparams["preprocessing"])
 
 
 def test_a_run_resumes_with_the_trees_that_it_had(on_priced, tmp_path, monkeypatch):
@@ -448,32 +438,6 @@ def test_a_run_resumes_with_the_trees_that_it_had(on_priced, tmp_path, monkeypat
     monkeypatch.setattr("epic_pl.module.growth.training_rows", grown)
     resumed = run(["fit", *options, "--ckpt_path", on_priced.checkpoint]).trainer
     assert resumed.current_epoch == 3
-
-
-HOSTILE = {
-    "infinite": (
-        "number_columns",
-        "inf",
-        r"'infinite' \(number_columns\) holds no number in row 3",
-    ),
-    "comma": ("number_columns", "1,234", r"row 3 \('1,234'\)\. Write 1234\.5"),
-    "currency": ("number_columns", "€ 1.234", r"holds no number in row 3"),
-    "year zero": ("date_columns", "0000-01-01", r"holds no date in row 3 \('0000-01-01'\)"),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_cell_that_cannot_be_read_is_named(
-    name, on_priced, tmp_path, tiny_vit_dir, tiny_tokenizer_dir
-):
-    kind, cell, told = HOSTILE[name]
-    usual = "2000-01-01" if kind == "date_columns" else "1"
-    with tiny_runs.changed_rows(tiny_runs.table(tmp_path / "data")) as rows:
-        for number, row in enumerate(rows):
-            row[name] = cell if number == 3 else usual
-    encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
-    with pytest.raises(DataError, match=told):
-        TableDataModule(table=str(tmp_path / "data" / "table.csv"), **{kind: [name]}, **encoders)
 
 
 def test_a_hostile_table_trains(on_priced, tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
@@ -506,18 +470,6 @@ def test_a_hostile_table_trains(on_priced, tmp_path, tiny_vit_dir, tiny_tokenize
 def test_a_column_is_read_once_under_a_name_of_its_own(options, told):
     with pytest.raises(EpicError, match=told):
         RowOptions(**options)
-
-
-def test_ambiguous_dates_are_asked_for(tmp_path, tiny_vit_dir, tiny_tokenizer_dir):
-    with tiny_runs.changed_rows(tiny_runs.table(tmp_path / "data")) as rows:
-        for number, row in enumerate(rows):
-            row["day"] = f"0{1 + number % 9}/0{1 + number % 5}/2001"
-    encoders = {"image_encoder": str(tiny_vit_dir), "text_encoder": str(tiny_tokenizer_dir)}
-    table = str(tmp_path / "data" / "table.csv")
-    with pytest.raises(EpicError, match=r"may be 2001-.*date_columns: \{day: '%d/%m/%Y'\} or '%m"):
-        TableDataModule(table=table, date_columns=["day"], **encoders)
-    data = TableDataModule(table=table, date_columns={"day": "%m/%d/%Y"}, **encoders)
-    assert data.column_preprocessing.dates == {"day": "%m/%d/%Y"}
 
 
 @pytest.mark.slow

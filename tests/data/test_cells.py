@@ -212,12 +212,21 @@ def test_words_for_missing_values_are_empty_but_most_are_values_of_categories(wo
 
 
 @pytest.mark.parametrize(
-    ("cells", "told"),
+    ("kind", "cells", "told"),
     [
-        (["1.234", "1,5"], r"decimal commas, .* of thousands in row 0 \('1\.234'\)"),
-        (["€ 1,50", "$ 2,50"], r"holds numbers in \$, €"),
+        ("number", ["1.234", "1,5"], r"decimal commas, .* of thousands in row 0 \('1\.234'\)"),
+        ("number", ["€ 1,50", "$ 2,50"], r"holds numbers in \$, €"),
+        ("number", ["1", "inf"], r"'it' \(number_columns\) holds no number in row 1"),
+        ("number", ["1", "1,234"], r"row 1 \('1,234'\)\. Write 1234\.5"),
+        ("number", ["1", "€ 1.234"], "holds no number in row 1"),
+        ("date", ["2000-01-01", "0000-01-01"], r"holds no date in row 1 \('0000-01-01'\)"),
+        (
+            "date",
+            [f"0{1 + number % 9}/0{1 + number % 5}/2001" for number in range(23)],
+            r"may be 2001-.*date_columns: \{it: '%d/%m/%Y'\} or '%m",
+        ),
     ],
 )
-def test_cells_of_one_column_agree_on_a_notation(cells, told):
+def test_cells_that_cannot_be_read_or_in_two_ways_are_named(kind, cells, told):
     with pytest.raises(DataError, match=told):
-        read_cells(pa.table({"price": cells}), RowOptions(number_columns=["price"]))
+        read_cells(pa.table({"it": cells}), RowOptions(**{f"{kind}_columns": ["it"]}))

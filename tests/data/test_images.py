@@ -45,17 +45,6 @@ def test_formats_and_modes(tmp_path, suffix, mode, colour, expected, tolerance):
     assert np.abs(np.array(pixel(path)) - expected).max() <= tolerance
 
 
-def test_exif_orientation(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: rotate by 270 degrees to see it upright
-    image = Image.new("RGB", (20, 10), "red")
-    image.paste((0, 0, 255), (0, 0, 10, 10))
-    image.save(tmp_path / "a.png", exif=exif)
-    upright = read_image(tmp_path / "a.png")
-    assert upright.size == (10, 20)
-    assert upright.getpixel((5, 2)) == (0, 0, 255)
-
-
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_broken_exif_does_not_lose_the_image(tmp_path):
     path = tmp_path / "a.jpg"

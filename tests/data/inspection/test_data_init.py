@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from PIL import Image
 
 from epic_pl.data import TableDataModule
@@ -32,19 +31,11 @@ def no_images(folder, images):
     shutil.rmtree(folder / "pics")
 
 
-def _said(folder, **options):
-    """What init prints."""
-    return write_config(folder, force=True, **options)[1]
-
-
-def _said_of(folder, table):
+def _made(folder, table, **options):
+    """The config for a table, as it is read again, and what init prints."""
     pq.write_table(table, folder / "t.parquet")
-    return _said(folder)
-
-
-def _config(folder, **options):
-    """The config for the table of a folder, as it is read again."""
-    return yaml.safe_load(write_config(folder, **options)[0].read_text())
+    config, said = write_config(folder / "t.parquet", force=True, **options)
+    return read_yaml(config), said
 
 
 def _table(image="pics/{}.jpg", **columns):
@@ -148,18 +139,17 @@ def test_roles_of_columns_are_guessed(folder, columns, expected):
 
 def test_ids_and_columns_that_are_left_out_are_listed_with_a_reason(folder):
     columns = {"sku": CODES, "note": [""] * 40, "price": [f"{i},50 €" for i in range(40)]}
-    said = _said_of(folder, _table(**columns))
+    _, said = _made(folder, _table(**columns))
     assert "\n  ids         sku\n" in said
     assert "\n  numbers     price ('0,50 €' is 0.5)\n" in said
     assert f"\n  left out    row: another value in each row\n{'':14}note: empty\n" in said
 
 
 def test_texts_may_be_named_by_a_template_or_a_list(folder):
-    pq.write_table(_table(), folder / "t.parquet")
     guess = guess_columns(_table(), folder, text=["caption", "row"])
     assert (guess.text_columns, guess.unused) == (["caption", "row"], [])
-    data = _config(folder, text="{row}: {caption}")["data"]["init_args"]
-    assert data["text_columns"] == "{row}: {caption}"
+    config, _ = _made(folder, _table(), text="{row}: {caption}")
+    assert config["data"]["init_args"]["text_columns"] == "{row}: {caption}"
 
 
 @pytest.mark.parametrize(
@@ -216,15 +206,14 @@ def test_a_split_column_of_a_sorted_table_is_used_and_its_rows_are_told(folder, 
         "kind": ["cat", "dog"] * 1800,
         name: SORTED,
     }
-    pq.write_table(pa.table(columns), folder / "t.parquet")
-    config, said = write_config(folder)
-    assert yaml.safe_load(config.read_text())["data"]["init_args"]["split_column"] == name
+    config, said = _made(folder, pa.table(columns))
+    assert config["data"]["init_args"]["split_column"] == name
     assert re.search(rf"splits +{name} \(3,000 train, 300 val, 300 test\)\n", said)
 
 
 def test_a_split_column_of_training_rows_alone_is_used_and_the_rest_drawn(folder):
-    pq.write_table(_table(split=["train"] * 40), folder / "t.parquet")
-    assert re.search(r"splits +split \(40 train\); val and test rows are drawn", _said(folder))
+    _, said = _made(folder, _table(split=["train"] * 40))
+    assert re.search(r"splits +split \(40 train\); val and test rows are drawn", said)
 
 
 @pytest.mark.parametrize(
@@ -327,9 +316,8 @@ def test_a_label_that_hardly_occurs_twice_is_refused(label, refused, folder):
     ],
 )
 def test_a_column_that_is_named_for_a_role_it_cannot_have_is_refused(folder, named, said):
-    pq.write_table(_table(), folder / "t.parquet")
     with pytest.raises(DataError, match=said):
-        _said(folder, **named)
+        _made(folder, _table(), **named)
 
 
 def test_table_without_label_or_content_is_refused_with_its_columns(folder):
@@ -344,8 +332,7 @@ def test_table_without_label_or_content_is_refused_with_its_columns(folder):
 
 def test_config_fits_the_table_without_editing(folder):
     rows = _table(image="{}.jpg").rename_columns(["row", "photo", 'cap: "x" {y}', "kind"])
-    pa.csv.write_csv(rows, folder / "table.csv")
-    config = _config(folder, image="photo", text='cap: "x" {y}')
+    config, _ = _made(folder, rows, image="photo", text='cap: "x" {y}')
     data = config["data"]["init_args"]
     assert data["text_columns"] == 'cap: "x" {y}'
     module = TableDataModule(**fabricate.ENCODERS | data)
@@ -369,9 +356,8 @@ def test_config_fits_the_table_without_editing(folder):
     ],
 )
 def test_texts_of_any_script_are_given_room_in_one_of_few_sizes(folder, caption, tokens):
-    pq.write_table(_table(caption=[f"{caption} {i}" for i in range(40)]), folder / "t.parquet")
-    config, said = write_config(folder)
-    assert yaml.safe_load(config.read_text())["data"]["init_args"]["max_text_tokens"] == tokens
+    config, said = _made(folder, _table(caption=[f"{caption} {i}" for i in range(40)]))
+    assert config["data"]["init_args"]["max_text_tokens"] == tokens
     assert f"  tokens      {tokens} of a text, the rest is cut (95% have about " in said
 
 
@@ -389,31 +375,21 @@ def test_long_images_are_padded_and_choices_are_told(folder, sizes, size, resize
     for index in range(40):  # sorted: the first rows are no sample
         image = Image.new("RGB", sizes[index * len(sizes) // 40])
         image.save(folder / "pics" / f"{index}.jpg")
-    pq.write_table(_table(), folder / "t.parquet")
-    config, said = write_config(folder)
-    options = yaml.safe_load(config.read_text())
+    options, said = _made(folder, _table())
     assert options["model"]["encoders"]["image_size"] == size
     assert options["data"]["init_args"]["resize"] == resize
     assert re.search(rf"image size +{size} pixels \(shorter sides are \d+", said)
     assert re.search(rf"resize +{resize}: .* \(\d+% are 4:3 or longer\)", said)
 
 
-def test_two_tables_that_are_alike_can_share_encoders(folder, tmp_path):
-    configs = []
-    for name, caption in (("kinds", "twelve words " * 6), ("colours", "nine words " * 9)):
-        rows = _table(caption=[f"{caption}{i}" for i in range(40)])
-        pq.write_table(rows, folder / f"{name}.parquet")
-        config, _ = write_config(folder / f"{name}.parquet", output=tmp_path / f"{name}.yaml")
-        configs.append(yaml.safe_load(config.read_text()))
-    first, second = (
-        (config["model"]["encoders"], *(config["data"]["init_args"][name] for name in SHARED))
-        for config in configs
-    )
-    assert first == second
-    assert first[1:] == ("pad", 64)
-
-
-SHARED = ("resize", "max_text_tokens")
+def test_two_tables_that_are_alike_can_share_encoders(folder):
+    made = []
+    for caption in ("twelve words " * 6, "nine words " * 9):
+        config, _ = _made(folder, _table(caption=[f"{caption}{i}" for i in range(40)]))
+        shared = (config["data"]["init_args"][name] for name in ("resize", "max_text_tokens"))
+        made.append((config["model"]["encoders"], *shared))
+    assert made[0] == made[1]
+    assert made[0][1:] == ("pad", 64)
 
 
 @pytest.mark.parametrize(
@@ -427,9 +403,8 @@ SHARED = ("resize", "max_text_tokens")
     ],
 )
 def test_a_hint_is_given_for_texts_that_are_not_english(folder, texts, told):
-    rows = [f"{texts[i % 2]} {i}" for i in range(40)]
-    pq.write_table(_table(caption=rows), folder / "t.parquet")
-    assert ("of letters are not a to z, but pypi:all-minilm" in _said(folder)) == told
+    _, said = _made(folder, _table(caption=[f"{texts[i % 2]} {i}" for i in range(40)]))
+    assert ("of letters are not a to z, but pypi:all-minilm" in said) == told
 
 
 @pytest.mark.parametrize(
@@ -440,15 +415,13 @@ def test_a_metric_of_the_task_is_searched_for(kinds, metric, folder, no_images):
         "text": [f"a caption that is number {i}" for i in range(900)],
         "kind": [kinds[i % len(kinds)] for i in range(900)],
     }
-    pq.write_table(pa.table(columns), folder / "t.parquet")
-    config = yaml.safe_load(write_config(folder)[0].read_text())
+    config, _ = _made(folder, pa.table(columns))
     assert config["early_stopping"] == {"monitor": metric}
     assert "checkpoint" not in config  # the last epoch is kept
 
 
 def test_config_is_never_replaced_unless_forced_and_may_lie_elsewhere(folder, tmp_path):
-    pq.write_table(_table(), folder / "t.parquet")
-    config = _config(folder, output=tmp_path / "new" / "mine.yaml")
+    config, _ = _made(folder, _table(), output=tmp_path / "new" / "mine.yaml")
     data = config["data"]["init_args"]
     assert data["table"] == str(folder / "t.parquet")
     assert data["image_root"] is None  # so that images of predict_table are beside that table
@@ -498,10 +471,9 @@ def test_a_column_of_bytes_is_taken_for_the_images(folder, kind):
 @pytest.mark.parametrize(("free", "level"), [(10**9, "auto"), (20_000_000, "off")])
 def test_features_are_stored_where_the_disk_has_room(folder, monkeypatch, free, level):
     """40 rows of 32 tokens take up to 15 MB."""
-    pa.csv.write_csv(_table(), folder / "table.csv")
     monkeypatch.setattr("epic_pl.data.inspection.init.free_bytes", lambda _: free)
-    config, said = write_config(folder)
-    assert read_yaml(config)["cache"]["level"] == level
+    config, said = _made(folder, _table())
+    assert config["cache"]["level"] == level
     (line,) = (line for line in said.splitlines() if "features  " in line)
     assert "up to 15.0 MB" in line
     assert ("not stored" in line) == (level == "off")

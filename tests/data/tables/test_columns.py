@@ -33,8 +33,7 @@ def make(tmp_path, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
     return make
 
 
-@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("suffix", "workers"), [(".parquet", 1), (".csv", 0)])
 def test_a_batch_has_the_cells_of_its_rows(suffix, workers, make, monkeypatch):
     build, rows = make(suffix=suffix, num_workers=workers)
     made = [build()]
