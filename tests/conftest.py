@@ -97,6 +97,13 @@ def folder(cache, workdir):
 
 
 @pytest.fixture
+def config(workdir, tiny_vit_dir, tiny_tokenizer_dir):
+    """Config of ``data/table.csv``, a tiny table in the working folder."""
+    tiny_runs.table(workdir / "data")
+    return str(tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir))
+
+
+@pytest.fixture
 def told(capsys):
     """The command line: exit code, stdout and stderr."""
 

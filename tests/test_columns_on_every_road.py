@@ -349,7 +349,8 @@ def test_columns_train_in_two_processes(method, on_priced, tmp_path):
 
 def test_columns_alone_learn_what_only_they_tell(on_priced, tmp_path):
     options = ["--config", on_priced.config, "--model.method=LateFusionMLP", "--data.alone=columns"]
-    options += ["--trainer.max_epochs=60", "--model.optim.lr=0.02", "--model.head.network=wide"]
+    options += ["--trainer.max_epochs=30", "--model.optim.lr=0.05", "--model.head.network=wide"]
+    options += ["--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false"]
     trainer = run(["fit", *options, f"--trainer.default_root_dir={tmp_path}"]).trainer
     assert float(trainer.callback_metrics["train/accuracy"]) > 0.8
     data = trainer.datamodule

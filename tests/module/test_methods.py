@@ -87,12 +87,8 @@ def test_stored_features_give_the_logits_of_images_and_other_levels_are_refused(
                 _test_logits(workshop, module, level)
 
 
-def test_a_methods_own_options_come_from_the_command_line_and_the_checkpoint(
-    workdir, tiny_vit_dir, tiny_tokenizer_dir
-):
-    tiny_runs.table(workdir / "data", train=4, val=2, test=3)
-    config = tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir)
-    options = ["--config", str(config), "--trainer.max_epochs", "1"]
+def test_a_methods_own_options_come_from_the_command_line_and_the_checkpoint(config, workdir):
+    options = ["--config", config, "--trainer.max_epochs", "1"]
     lora = ["--model.method=LoRA", "--model.method.rank=3", "--model.method.encoder_lr=0.01"]
     cli = run(["fit", *options, *lora])
     assert cli.model.model.method.rank == 3

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torchmetrics.functional.classification import multilabel_average_precision
 
 from epic_pl.module.ranking import ranking_scores
 
@@ -46,12 +45,6 @@ def test_scores_are_those_of_scikit_learn_on_the_rows_that_are_drawn(task, class
     np.testing.assert_allclose(drawn, expected, rtol=1e-12)
     assert len({round(value, 9) for value in expected}) == len(draws)
     assert ranking_scores(task, given, truth).tolist() == pytest.approx([expected[0]])
-
-
-def test_average_precision_is_that_of_torchmetrics_where_every_label_has_a_positive():
-    scores, labels = torch.rand(200, 5), torch.randint(2, (200, 5))
-    expected = multilabel_average_precision(scores, labels, num_labels=5)
-    assert float(ranking_scores("multilabel", scores, labels)) == pytest.approx(float(expected))
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])

@@ -124,7 +124,7 @@ def test_writing_checkpoints_changes_nothing(straight, runs):
     assert steps == steps_again
 
 
-@pytest.mark.parametrize("name", ["step1", "step2", "epoch0", "step3", "step4", "step5"])
+@pytest.mark.parametrize("name", ["step1", "epoch0", "step3", "step5"])
 def test_resume_anywhere(name, straight, runs):
     end, steps, folder = straight
     resumed, rest = runs(str(folder / f"{name}.ckpt"))
@@ -135,9 +135,9 @@ def test_resume_anywhere(name, straight, runs):
 # which had read ahead of the checkpoint
 def test_resume_with_loader_workers(straight, runs, tmp_path):
     end, steps, _ = straight
-    _, with_workers = runs(more=[tiny_runs.every_step(tmp_path)], num_workers=2)
+    _, with_workers = runs(more=[tiny_runs.every_step(tmp_path)], num_workers=1)
     assert with_workers == steps
-    resumed, rest = runs(str(tmp_path / "step4.ckpt"), num_workers=2)
+    resumed, rest = runs(str(tmp_path / "step4.ckpt"), num_workers=1)
     assert rest == steps[4:]
     assert not differing(end, resumed)
 
@@ -171,7 +171,6 @@ def test_a_run_that_stopped_early_does_not_go_on(name, runs, tmp_path):
         {"encoders": {"checkpoint_layers": True}},
         {"encoders": {"precision": "bf16"}, "options": {"prompt_attention": "read_only"}},
         {"method": "LateFusionMLP", "head": LIVELY},
-        {"head": LIVELY | {"network": "wide"}},
         {"head": LIVELY | {"network": "wide"}, "class_frequencies": [0.8, 0.1, 0.1]},
     ],
     ids=str,
@@ -193,9 +192,7 @@ def accumulated(runs, tmp_path_factory):
 
 
 # half-accumulated gradients used to be lost
-@pytest.mark.parametrize(
-    "name", ["batch1", "batch2", "batch3", "batch4", "validation1", "validation4"]
-)
+@pytest.mark.parametrize("name", ["batch1", "batch2", "batch3", "batch4", "validation4"])
 def test_a_checkpoint_inside_an_accumulation_window_resumes_exactly(name, accumulated, runs):
     end, steps, folder = accumulated
     content, batch = read_checkpoint(str(folder / f"{name}.ckpt")), int(name[-1])
@@ -218,17 +215,13 @@ class ToldToEnd(L.Callback):
 
 
 @pytest.mark.parametrize(
-    ("validate", "accumulate", "number"),
-    [
-        (None, 2, signal.SIGUSR1),
-        (1, 1, signal.SIGTERM),
-        pytest.param(2, 2, signal.SIGTERM, marks=pytest.mark.slow),
-    ],
+    ("validate", "number"),
+    [(1, signal.SIGUSR1), pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow)],
 )
 def test_a_run_that_is_told_to_end_in_every_batch_ends_as_if_undisturbed(
-    validate, accumulate, number, runs, tmp_path
+    validate, number, runs, tmp_path
 ):
-    options = {"validate": validate, "accumulate": accumulate}
+    options = {"validate": validate, "accumulate": 2}
     end, steps = runs(**options)
     diary, last = Diary(), None
     for _ in range(EPOCHS * STEPS_PER_EPOCH):

@@ -251,14 +251,10 @@ def test_other_preprocessing_than_the_checkpoints_is_refused_with_both_values(
     assert "trained with data.max_text_tokens 64, but this data has 4" in said
 
 
-def test_each_option_of_preprocessing_is_compared(config, best, capsys):
+def test_a_new_training_from_such_weights_may_prepare_its_data_in_another_way(config, best):
     options = ["--data.resize=pad", "--data.clean_text=true", "--data.text_prompt=title:"]
-    for option in options:
-        said = _refused(["test", "--config", config, option, "--ckpt_path", best], capsys)
-        assert re.search(rf"{option[2:].partition('=')[0]} \S+, but this data has ", said)
-    # a new training from these weights may prepare its data in another way
-    new = ["--model.warm_start", best, "--model.method.hub_width=6"]
-    run(["fit", "--config", config, "--config", "debug.yaml", *options, *new])
+    options += ["--model.warm_start", best, "--model.method.hub_width=6"]
+    run(["fit", "--config", config, "--config", "debug.yaml", *options])
 
 
 def test_the_checkpoints_preprocessing_is_used_where_nothing_else_is_said(config, best, caplog):
@@ -377,13 +373,12 @@ def test_an_unknown_config_lists_what_there_is(capsys, workdir):
 
 
 @pytest.mark.parametrize(
-    "args", [["fit"], ["test", "--ckpt_path=best"], ["data", "check", "--workers=1"]]
+    "args", [["fit"], ["test", "--ckpt_path=best"], ["data", "check", "--config=debug.yaml"]]
 )
 def test_a_command_line_without_a_config_is_told_which_there_are(args, capsys):
-    for options in ([], ["--config=debug.yaml"]):
-        said = _refused([*args, *options], capsys)
-        for part in (*packaged(""), "epic-pl data init", "epic-pl fit --config openmoji.yaml"):
-            assert part in said
+    said = _refused(args, capsys)
+    for part in (*packaged(""), "epic-pl data init", "epic-pl fit --config openmoji.yaml"):
+        assert part in said
 
 
 def test_the_debug_overlay_runs_one_batch_and_leaves_nothing(config, workdir):
@@ -394,11 +389,9 @@ def test_the_debug_overlay_runs_one_batch_and_leaves_nothing(config, workdir):
 
 
 def test_the_overfit_overlay_combines_with_a_config(config):
-    args = ["fit", "--config", config, "--config", "overfit.yaml", "--trainer.max_epochs", "1"]
-    cli = run([*args, "--trainer.overfit_batches", "1"])
-    assert cli.model.hparams["head"]["dropout"] == 0
-    assert cli.model.method.interaction_layers == 2  # the first config's still holds
-    assert cli.trainer.global_step == 1
+    module = build(["--config", config, "--config", "overfit.yaml"]).module
+    assert module.hparams["head"]["dropout"] == 0
+    assert module.method.interaction_layers == 2  # the first config's still holds
 
 
 def test_another_callbacks_list_does_not_drop_checkpoints(config, workdir):
@@ -729,9 +722,9 @@ def test_a_config_names_no_class_of_the_parsers_own_denylist(config, capsys, wor
     [("fit", "model.warm_start"), ("fit", "ckpt_path"), ("test", "ckpt_path")],
 )
 def test_an_address_is_refused_since_lightning_would_read_it(command, option, config, best, capsys):
-    for address in (Path(best).as_uri(), "memory://a.ckpt"):
-        said = _refused([command, "--config", config, f"--{option}={address}"], capsys)
-        assert f"'{address}' is an address: download the file" in said
+    address = Path(best).as_uri()
+    said = _refused([command, "--config", config, f"--{option}={address}"], capsys)
+    assert f"'{address}' is an address: download the file" in said
 
 
 MORE = ("classes=[blue,green,red,x]", "multiclass, 4 classes: blue, green, r")
@@ -740,10 +733,8 @@ MORE = ("classes=[blue,green,red,x]", "multiclass, 4 classes: blue, green, r")
 @pytest.mark.parametrize(
     ("command", "option", "now"),
     [
-        ("test", "classes=[red,green,blue]", "multiclass, 3 classes: red, green, blue"),
-        ("test", "classes=[blue,a,b,green,red]", "multiclass, 5 classes: a, b, green, red"),
         ("test", "label_separator=|", "multilabel, 3 classes: blue, green, red"),
-        *((command, *MORE) for command in ("fit", "test", "predict", "explain")),
+        *((command, *MORE) for command in ("fit", "predict", "explain")),
         # it may have fewer classes
         ("warm start", "classes=[red,green,blue]", "multiclass, 3 classes: red, green, blue"),
     ],
@@ -755,17 +746,10 @@ def test_a_checkpoint_of_another_task_or_other_classes_is_told_with_both(
     if command == "warm start":
         given = ["fit", "--model.method.hub_width=6", "--model.warm_start", best]
     said = _refused([*given, "--config", config, f"--data.{option}"], capsys)
-    before = "green, red" if ",a," in option else "blue, green, red"
-    told = f"{best} was trained on other classes (multiclass, 3 classes: {before}) than the data's"
+    before = "(multiclass, 3 classes: blue, green, red)"
+    told = f"{best} was trained on other classes {before} than the data's"
     assert f"CheckpointError: {told} ({now}" in said
     assert "give a checkpoint of this data" in said
-
-
-@pytest.mark.parametrize("option", ["ckpt_path", "model.warm_start"])
-def test_a_file_that_is_no_checkpoint_of_this_package_is_named(option, config, capsys, workdir):
-    torch.save({"state_dict": {}}, "other.ckpt")
-    said = _refused(["fit", "--config", config, f"--{option}=other.ckpt"], capsys)
-    assert "CheckpointError: other.ckpt is not a checkpoint of EPICModule" in said
 
 
 def test_a_loss_that_is_not_finite_is_one_paragraph(config, capsys):
@@ -774,10 +758,9 @@ def test_a_loss_that_is_not_finite_is_one_paragraph(config, capsys):
     assert re.search("TrainingError: The loss is nan at step .*train.*Lower model.optim.lr", said)
 
 
-@pytest.mark.parametrize("num_workers", ["0", "1"])
-def test_a_corrupt_image_is_one_paragraph_also_from_a_worker(num_workers, config, capsys, workdir):
+def test_a_corrupt_image_is_one_paragraph_also_from_a_worker(config, capsys, workdir):
     table = tiny_runs.table(workdir / "data", corrupt="val1")
-    options = ["--data.init_args.table", str(table), "--data.init_args.num_workers", num_workers]
+    options = ["--data.init_args.table", str(table), "--data.init_args.num_workers", "1"]
     said = _refused(["fit", "--config", config, *options], capsys)
     assert said.startswith("epic-pl: DataError: Sample 'val1': Image ")
     assert str(workdir / "data" / "images" / "val1.png") in said
@@ -839,8 +822,6 @@ def test_the_progress_bar_can_be_switched_off_or_replaced(config, workdir):
     (workdir / "bar.yaml").write_text("trainer:\n  callbacks:\n    - class_path: TQDMProgressBar\n")
     own = build([*options, "--config", "bar.yaml"])
     assert type(own.trainer.progress_bar_callback).__name__ == "TQDMProgressBar"
-    default = build(options)
-    assert type(default.trainer.progress_bar_callback).__name__ == "ProgressBar"
 
 
 def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoint(
@@ -866,14 +847,12 @@ def test_balanced_weights_come_from_the_training_rows_and_then_from_the_checkpoi
 @pytest.mark.parametrize(
     ("args", "meant"),
     [
-        ("fit --model.modality_droput 0.1", "model.modality_dropout"),
         ("fit --max_epochs=3", "trainer.max_epochs"),
         ("fit --data.tabel rows.csv", "data.table"),
         ("fit --data TabelDataModule", "TableDataModule"),
         ("fit --data.init_args.batchsize_per_device 3", "data.batch_size_per_device"),
         ("fit --config misspelt.yaml", "model.optim.lr"),
         ("fit --model.method epik", "EPIC"),
-        ("fit --config openmoj.yaml", "openmoji.yaml"),
         ("fit --zzzz 1", None),
         # what is inside a list, or of a class that another one replaces, is not blamed
         ("fit --config outside.yaml --model.method LoRA --model.method.rnk 2", "model.method.rank"),
@@ -910,11 +889,9 @@ def test_a_misspelt_option_or_value_is_told_with_the_one_that_was_meant(
     ("args", "said"),
     [
         ("fit --trainer.max_epochs drei", "trainer.max_epochs.*Expected a <class 'int'>.*: drei"),
-        ("fit --model.optim.lr schnell", "optim.lr.*Expected a <class 'float'>.*: schnell"),
         ("fit --config words.yaml", "optim.lr.*Expected a <class 'float'>.*: fast"),
         ("fit --data.resize padd", r"resize.*Expected a typing.Literal\[.*'pad'.*: padd"),
         ("tune --trials zwei", "trials.*PositiveInt: invalid literal .*'zwei'"),
-        ("compare --seeds 0", "seeds.*PositiveInt: 0 does not conform to restriction v>0"),
         ("compare --splits=x", "--splits: ignored explicit argument 'x'"),
         ("explain --split tset", r"split.*Expected a typing.Literal\['val', 'test'.*: tset"),
         ("fit --checkpoint 3", "Unable to load config '3'"),
@@ -934,13 +911,7 @@ def test_a_wrong_value_is_told_with_its_option_and_what_is_expected(args, said, 
     ("options", "said"),
     [
         (["accelerator=gpuu"], "invalid accelerator name: `accelerator='gpuu'`"),
-        pytest.param(
-            ["accelerator=cuda"],
-            "the accelerator is not available",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without"),
-        ),
         (["devices=0"], "`Trainer(devices='0')` value is not a valid input"),
-        (["max_time=abc"], "`Timer(duration='abc')` is not a valid duration"),
         (["val_check_interval=1000"], "`val_check_interval` (1000) must be less than or equal"),
         (["check_val_every_n_epoch=0"], "a count is 0"),
     ],

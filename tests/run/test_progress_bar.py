@@ -14,12 +14,6 @@ pytestmark = pytest.mark.usefixtures("workdir")
 LOADED = ["--ckpt_path", "last"]
 
 
-@pytest.fixture
-def config(workdir, tiny_vit_dir, tiny_tokenizer_dir):
-    tiny_runs.table(workdir / "data")
-    return str(tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir))
-
-
 def test_each_command_ends_with_its_result_below_one_bar(config, capsys, recwarn):
     run(["fit", "--config", config, "--trainer.max_time=00:01:00:00"])
     said = capsys.readouterr().out
@@ -43,8 +37,8 @@ def test_each_command_ends_with_its_result_below_one_bar(config, capsys, recwarn
         assert re.search(rf"{split}/loss +│ +\d+\.\d{{3}} ", said[place:])
         assert said.endswith(f"on {rows} rows; the most frequent class, blue, has {share}\n")
         assert "DataLoader" not in said
-        run([command, "--config", config, *LOADED, "--verbose=false"])
-        assert "most frequent" not in capsys.readouterr().out
+    run(["test", "--config", config, *LOADED, "--verbose=false"])
+    assert "most frequent" not in capsys.readouterr().out
     run(["predict", "--config", config, *LOADED])
     assert capsys.readouterr().out.count("Predicting") == 1
     assert not [each for each in recwarn if "ckpt_path" in str(each.message)]

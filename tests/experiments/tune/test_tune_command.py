@@ -22,7 +22,9 @@ from epic_pl.experiments.tune import study
 from epic_pl.experiments.tune.search import Search, plan_search
 from epic_pl.experiments.tune.study import TrialWatch, best_options, train
 from epic_pl.experiments.tune.summary import draw_history
-from epic_pl.run.epic_cli import as_options, parse, run
+from epic_pl.module.config import OptimConfig
+from epic_pl.nn import HeadConfig
+from epic_pl.run.epic_cli import run
 from epic_pl.utils.errors import ConfigError
 
 SPACE = """\
@@ -81,9 +83,9 @@ def test_a_search_goes_on_past_a_killed_trial(config, tmp_path):
 def test_the_space_has_what_the_method_has(method, config, tmp_path):
     options = ["--config", config, f"--model.method={method}"]
     space = plan_search(options, None, tmp_path).space
-    values = {name: getattr(kind, "choices", [kind]) for name, kind in space.items()}
-    first = {name: getattr(given[0], "low", given[0]) for name, given in values.items()}
-    parse(["fit", *options, *as_options(first)])
+    kinds = {"method": METHODS[method], "optim": OptimConfig, "head": HeadConfig}
+    known = {f"model.{part}.{each.name}" for part, kind in kinds.items() for each in fields(kind)}
+    assert space.keys() <= known | {"model.modality_dropout", "model.loss.label_smoothing"}
     own = {field.name for field in fields(METHODS[method])}
     wanted = {"num_prompts", "interaction_layers"} & own
     if METHODS[method].space == "head.yaml":  # no prompts
