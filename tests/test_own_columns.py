@@ -31,8 +31,8 @@ def config(workdir, monkeypatch, tiny_vit_dir, tiny_tokenizer_dir):
     with tiny_runs.changed_rows(tiny_runs.table(workdir / "data")) as rows:
         for number, row in enumerate(rows):
             row |= {"weight": 0.25 * (number % 7), "note": f"of {number}"}
-    options = {"columns": ["weight", "note"], "num_workers": 1}
-    return tiny_runs.table_config(workdir / "data", tiny_vit_dir, tiny_tokenizer_dir, **options)
+    encoders, columns = (tiny_vit_dir, tiny_tokenizer_dir), ["weight", "note"]
+    return tiny_runs.table_config(workdir / "data", *encoders, columns=columns)
 
 
 @pytest.mark.parametrize(

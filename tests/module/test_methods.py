@@ -11,12 +11,9 @@ from tiny_models import METHODS
 
 import tiny_runs
 from epic_pl.module import EPICModule
-from epic_pl.module.callbacks import FeatureCache
 from epic_pl.module.checkpoint_io import read_checkpoint
 from epic_pl.run.epic_cli import run
-from epic_pl.utils.errors import ConfigError
 from tiny_runs import differing, trained
-from tolerance import assert_same
 
 methods = pytest.mark.parametrize("name", METHODS)
 
@@ -66,25 +63,6 @@ def test_mixed_precision_trains_with_clipped_gradients(name, workshop):
     trainer.fit(module, workshop.data())
     assert differing(before, trained(module)) == [*before]
     assert all(bool(value.isfinite().all()) for value in trained(module).values())
-
-
-def _test_logits(workshop, module, level):
-    cache = FeatureCache(level, dtype="float32", folder=str(workshop.root / "features"))
-    workshop.trainer(cache).test(module, datamodule=workshop.data(), verbose=False)
-    return module.outputs.merged().logits
-
-
-@methods
-def test_stored_features_give_the_logits_of_images_and_other_levels_are_refused(name, workshop):
-    module = workshop.module(name)
-    live = _test_logits(workshop, module, "off")
-    for level in ("tokens", "layers"):
-        if level in module.model.cache_levels:
-            cached = _test_logits(workshop, module, level)
-            assert_same(cached, live)
-        else:
-            with pytest.raises(ConfigError, match=f"'{level}' stores less than this method needs"):
-                _test_logits(workshop, module, level)
 
 
 def test_a_methods_own_options_come_from_the_command_line_and_the_checkpoint(config, workdir):
