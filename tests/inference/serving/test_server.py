@@ -72,12 +72,6 @@ def server(two_epochs):
         yield server
 
 
-def test_the_address_is_told_once_the_models_are_loaded(server):
-    said = server.said()
-    address = f"Serving runs with an API key: {server.client.base_url}/docs"
-    assert said.index("Loading runs ...") < said.index(address)
-
-
 def test_what_libraries_say_of_a_request_is_no_line_without_a_time(server):
     before, form = server.said(), {"Content-Type": "multipart/form-data; boundary=x"}
     refused = [server.client.post("/classify-form", content=b"--y", headers=form)]
