@@ -175,20 +175,6 @@ def test_the_runs_seed_moves_the_order_unless_the_data_has_its_own(make):
     assert orders[3, None] != orders[0, None] != orders[4, None] != orders[3, None]
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_resumed_run_keeps_its_seed_and_repeats_the_failed_step(make, tmp_path):
-    L.seed_everything(3)
-    straight, failed, resumed = Reader(), Reader(failing=1), Reader()
-    trainer().fit(straight, datamodule=make())
-    failing = trainer(callbacks=[OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        failing.fit(failed, datamodule=make())
-    L.seed_everything(4)
-    saved = str(tmp_path / "on_exception.ckpt")
-    trainer().fit(resumed, datamodule=make(), ckpt_path=saved, weights_only=True)
-    assert failed.seen["train"] + resumed.seen["train"] == straight.seen["train"]
-
-
 # test_rows.py has each change that counts
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", [Squares, Pairs])

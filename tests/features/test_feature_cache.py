@@ -143,17 +143,6 @@ def test_a_batch_names_its_rows_as_one_from_images_does(workshop, stage, alone):
     assert ("labels" in one) == (stage == "test")
 
 
-# a store converts each field alone: any mode shows it
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_smaller_numbers_are_close(workshop, dtype):
-    attention, level = MODES[2]
-    module = workshop.module(attention)
-    expected = logits_of(workshop, module)
-    stored = logits_of(workshop, module, workshop.cache(level, dtype=dtype))
-    assert not torch.equal(stored, expected)
-    assert_same(stored, expected, dtype=getattr(torch, dtype))
-
-
 # evaluation data are stored as they are, however training data are augmented
 @pytest.mark.parametrize(
     "options",

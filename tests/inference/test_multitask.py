@@ -96,14 +96,6 @@ def test_answers_are_by_task(tasks, items):
     assert together.task["labels"] == "multilabel"
 
 
-def test_models_are_loaded_by_path(trained):
-    together = MultiTaskClassifier.load({"a": "runs", "b": trained.checkpoint}, device="cpu")
-    alone = Classifier.load("runs", device="cpu").probabilities([{"text": "red"}])
-    found = together.probabilities([{"text": "red"}])
-    assert_same(found["a"], alone)
-    assert_same(found["b"], alone)
-
-
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -25,28 +25,6 @@ def _guess(**columns):
     return guess_kinds(_table(**columns), np.ones(ROWS, bool), "label")
 
 
-@pytest.mark.parametrize(
-    ("kind", "make"),
-    [
-        ("number", lambda rng, _: [f"{rng.random():.4f}" for _ in range(ROWS)]),
-        ("number", lambda rng, _: [rng.choice([1, 2, None]) for _ in range(ROWS)]),
-        ("date", lambda rng, _: [f"{rng.randint(1, 28)}.12.2001" for _ in range(ROWS)]),
-        ("category", lambda rng, _: [rng.choice(["x", "y", ""]) for _ in range(ROWS)]),
-        (None, lambda *_: [*range(ROWS)]),
-        (None, lambda *_: [f"name {number}" for number in range(ROWS)]),
-        (None, lambda *_: ["same"] * ROWS),
-        (None, lambda *_: [None] * ROWS),
-        (None, lambda rng, _: [rng.choice(["train", "val", "test"]) for _ in range(ROWS)]),
-        (None, lambda rng, _: [rng.choice(["x", "y"]) * 60 for _ in range(ROWS)]),
-    ],
-)
-def test_kinds_follow_from_cells(kind, make):
-    kinds, leaks, _ = _guess(it=make)
-    found = {name: kinds.get(f"{name}_columns", []) for name in ("number", "date", "category")}
-    assert found == {name: ["it"] * (name == kind) for name in found}
-    assert not leaks
-
-
 def test_a_column_that_tells_the_label_alone_is_a_suspected_leak():
     def code(rng, labels):
         return [f"code {label}" for label in labels]
@@ -100,33 +78,44 @@ def _mostly_numbers(rng, _):
 
 
 @pytest.mark.parametrize(
-    ("make", "remark"),
+    ("kind", "make", "remark"),
     [
-        (_messy_price, "'€ 62,18' is 62.18, 'n/a' is empty"),
-        (lambda rng, _: [f"{rng.random():.3f}" for _ in range(ROWS)], ""),
-        (lambda rng, _: [rng.choice(["x", "y", "N/A"]) for _ in range(ROWS)], "'N/A' is empty"),
-        (_mostly_numbers, "95% numbers; 30 cells not: 'ask us'"),
-        (lambda *_: [f"{number},234" for number in range(1, 600)] + [""], "1,234', '2,234' may be"),
+        ("number", _messy_price, "'€ 62,18' is 62.18, 'n/a' is empty"),
+        ("number", lambda rng, _: [f"{rng.random():.3f}" for _ in range(ROWS)], ""),
+        ("number", lambda rng, _: [rng.choice([1, 2, None]) for _ in range(ROWS)], ""),
+        ("date", lambda rng, _: [f"{rng.randint(1, 28)}.12.2001" for _ in range(ROWS)], ""),
+        ("category", lambda rng, _: [rng.choice(["x", "y", ""]) for _ in range(ROWS)], ""),
+        ("category", lambda rng, _: [rng.choice(["x", "y", "N/A"]) for _ in range(ROWS)], "'N/A'"),
+        (None, _mostly_numbers, "95% numbers; 30 cells not: 'ask us'"),
+        (None, lambda *_: [f"{n},234" for n in range(1, 600)] + [""], "1,234', '2,234' may be"),
         (
+            None,
             lambda *_: ["1,5"] + [f"{n}.234" for n in range(1, ROWS)],
             "has decimal commas, and point",
         ),
-        (lambda *_: [f"{'€$'[n % 2]} {n},50" for n in range(ROWS)], "holds numbers in $, €"),
-        (lambda *_: [None, "n/a"] * (ROWS // 2), "empty"),
-        (lambda *_: ["same"] * ROWS, "only 'same'"),
-        (lambda *_: [f"name {number}" for number in range(ROWS)], "another value in each row"),
-        (lambda *_: [f"name {number // 2}" for number in range(ROWS)], "300 values in 600 rows"),
-        (lambda rng, _: [rng.choice("xy") * 60 for _ in range(ROWS)], "texts of more than 50"),
-        (lambda *_: ["train", "val"] * (ROWS // 2), "names of splits"),
-        (lambda *_: [[1, 2]] * ROWS, "holds list<"),
-        (lambda _, labels: labels, "see leaks"),
+        (None, lambda *_: [f"{'€$'[n % 2]} {n},50" for n in range(ROWS)], "holds numbers in $, €"),
+        (None, lambda *_: [None, "n/a"] * (ROWS // 2), "empty"),
+        (None, lambda *_: [None] * ROWS, "empty"),
+        (None, lambda *_: ["same"] * ROWS, "only 'same'"),
+        (None, lambda *_: [*range(ROWS)], "another value in each row"),
+        (None, lambda *_: [f"name {n}" for n in range(ROWS)], "another value in each row"),
+        (None, lambda *_: [f"name {n // 2}" for n in range(ROWS)], "300 values in 600 rows"),
+        (
+            None,
+            lambda rng, _: [rng.choice("xy") * 60 for _ in range(ROWS)],
+            "texts of more than 50",
+        ),
+        (None, lambda *_: ["train", "val"] * (ROWS // 2), "names of splits"),
+        (None, lambda *_: [[1, 2]] * ROWS, "holds list<"),
+        (None, lambda _, labels: labels, "see leaks"),
     ],
 )
-def test_each_column_has_a_remark_on_how_it_is_read_or_why_not(make, remark):
-    kinds, _, remarks = _guess(it=make)
+def test_kinds_and_remarks_on_how_a_column_is_read_or_why_not_follow_from_cells(kind, make, remark):
+    kinds, leaks, remarks = _guess(it=make)
     assert remarks["it"].startswith(remark) or remark in remarks["it"]
     assert bool(remarks["it"]) == bool(remark)
-    assert bool(kinds) == ("is empty" in remark or not remark)
+    assert kinds.keys() == ({f"{kind}_columns"} if kind else set())
+    assert bool(leaks) == (remark == "see leaks")
 
 
 def test_a_column_named_as_an_entry_of_an_item_is_left_out_with_a_word():
