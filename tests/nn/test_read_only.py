@@ -24,6 +24,40 @@ def made():
 
 
 @every_encoder
+@torch.no_grad()
+def test_frozen_stream_is_the_encoders_own_whatever_the_prompts(encoders):
+    model, whole = build(encoders), batch([5, 2, 4])
+    mask = whole["attention_mask"].bool()
+    for tower, inputs, seen in (
+        (model.image_tower, whole["pixel_values"], None),
+        (model.text_tower, whole["input_ids"], mask),
+    ):
+        encoder, memories = tower.encoder, []
+        state = tower.extract(inputs, seen)
+        for step in range(2):
+            prompts = torch.randn(3, 2, encoder.width, dtype=torch.float64)
+            memories.append(state.memory(step)[0])
+            state, _ = state.acquire(step, prompts)
+        tokens = encoder.embed(inputs)  # of the encoder alone, no tower
+        for layer in range(3):
+            if layer in tower.layers:
+                expected = encoder.memory(layer, tokens)
+                memory = memories[tower.layers.index(layer)]
+                assert_same(memory, expected)
+            tokens = encoder.run_layers(layer, layer + 1, tokens, seen)
+        own = encoder.pool(tokens, seen)
+        assert_same(state.pool().output, own)
+
+
+@every_encoder
+def test_an_answer_is_that_of_a_training_step(encoders):
+    model, whole = build(encoders), made()
+    with torch.no_grad():
+        answer = model(whole).logits
+    assert torch.equal(answer, model(whole).logits)
+
+
+@every_encoder
 def test_no_graph_runs_through_the_tokens(encoders):
     # every tensor that backward keeps: with tokens in the graph a query would have N rows
     # (the score of words has one row for each)
