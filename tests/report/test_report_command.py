@@ -296,6 +296,7 @@ def test_a_mistake_shows_only_its_wrong_and_missed_labels(reported):
 once = pytest.mark.parametrize("reported", ["multiclass"], indirect=True)
 
 
+@pytest.mark.slow
 @once
 def test_stored_features_give_the_same_report_and_switches_leave_parts_out(
     reported, tmp_path, monkeypatch

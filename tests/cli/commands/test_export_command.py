@@ -75,6 +75,7 @@ def _predicted(module, inputs):
         return module.predict_step(batch, 0)["probabilities"]
 
 
+@pytest.mark.slow  # the translation takes 17 s
 def test_the_program_gives_the_predictions_of_its_checkpoint_only(exported, program, module):
     assert sorted(path.name for path in exported.iterdir()) == FILES
     assert float(module.postprocessor.temperature) != 1
@@ -88,6 +89,7 @@ def test_the_program_gives_the_predictions_of_its_checkpoint_only(exported, prog
     assert largest_difference(program, module) > 1e-4
 
 
+@pytest.mark.slow
 def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
     exported, module, tiny_vit_dir, tiny_tokenizer_dir
 ):
@@ -111,6 +113,7 @@ def test_the_description_holds_classes_inputs_preprocessing_and_encoders(
     assert tokenizer("a red house")["input_ids"] == original("a red house")["input_ids"]
 
 
+@pytest.mark.slow
 def test_no_path_of_this_machine_is_in_the_model(exported):
     content = (exported / "model.onnx").read_bytes()
     for path in (Path(torch.__file__).parent, Path(__file__).parents[3]):
