@@ -77,7 +77,7 @@ test-slow: $(INSTALLED)test ## run the slow tests
 	@$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m slow $(ARGS)
 
 lint: $(INSTALLED)lint,test ## check style, formatting, types, import rules, README's numbers, and what pages and names promise
-	$(BIN)/ruff check --quiet
+	$(BIN)/ruff check --quiet --no-cache
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports

@@ -6,10 +6,10 @@ import subprocess
 import sys
 import time
 
-import fake_runs
 import pytest
 from filelock import FileLock
 
+import fake_runs
 from epic_pl.experiments import runs as module
 from epic_pl.experiments.runs import Run, attempt, execute
 from epic_pl.utils.errors import ConfigError

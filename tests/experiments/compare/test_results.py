@@ -3,12 +3,12 @@
 import json
 from dataclasses import replace
 
-import fake_runs
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
+import fake_runs
 from epic_pl.experiments.compare.results import comparison_rows
 from epic_pl.experiments.compare.summary import _draw_comparison, show, write_comparison
 from epic_pl.utils.errors import ConfigError

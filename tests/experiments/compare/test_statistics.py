@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from fake_runs import write_predictions
 
 from epic_pl.experiments.compare import statistics
 from epic_pl.experiments.compare.statistics import (
@@ -16,6 +15,7 @@ from epic_pl.experiments.compare.statistics import (
     paired_difference,
 )
 from epic_pl.module.metrics import compute_metrics
+from fake_runs import write_predictions
 
 SAMPLES, CLASSES = 40, 7
 
