@@ -17,6 +17,7 @@ command continues after a kill. Other options go to `fit`.
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import sys
@@ -112,12 +113,14 @@ class Place:
         data.setup("fit")
         self.rows = len(data.dataset("train"))
 
-    def run(self, name: str, epochs: int, rate: float | None = None, seed: int = 0) -> Run:
+    def run(
+        self, name: str, epochs: int, rate: float | None = None, seed: int = 0, kind: str = ""
+    ) -> Run:
         """A run of a strategy, at its usual rate if none is given."""
         rate = STRATEGIES[name].rates[0] if rate is None else rate
         own = f"--trainer.max_epochs={epochs}", f"--{STRATEGIES[name].rate}={rate}"
         options = *own, f"--seed_everything={seed}"
-        return self._run(name, f"{epochs}-{rate:g}-{seed}", *options, seed=seed)
+        return self._run(name, f"{kind}{epochs}-{rate:g}-{seed}", *options, seed=seed)
 
     def pilot(self, name: str) -> Run:
         """A few steps of a strategy, which tell how long an epoch takes."""
@@ -187,7 +190,8 @@ def measure(arguments: argparse.Namespace, options: list[str]) -> None:
         for task, name in product([chooser] if chooser else tasks, names):
             place, epochs = firsts[task], affordable(firsts[task], name, CHOICE)
             rates = STRATEGIES[name].rates
-            searches[task, name] = [place.run(name, epochs, rate) for rate in rates]
+            kind = "" if STRATEGIES[name].own else "choice-"
+            searches[task, name] = [place.run(name, epochs, rate, kind=kind) for rate in rates]
         finish(pool, [run for search in searches.values() for run in search])
         runs, chosen = [], read_rates(arguments.folder)
         for task, name in product(tasks, names):
@@ -276,7 +280,7 @@ def finished(folder: Path) -> list[Row]:
     """A row for each finished run at the rate that validation chose; seconds include storing."""
     rows, chosen = [], read_rates(folder)
     for path in sorted(folder.glob("*/fold*/*/result.json")):
-        if path.parent.name.endswith(("-pilot", "-storing")):
+        if re.search("-(choice-|pilot$|storing$)", path.parent.name):
             continue
         result, task = try_read_json(path) or {}, path.parents[2]
         if result["name"] not in STRATEGIES:
