@@ -3,21 +3,27 @@
 Shape legend: N training rows, C classes, D features of a modality, F features of columns.
 """
 
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
 
 from epic_pl.data import ImageTextDataModule
 from epic_pl.nn.heads import Head, TreesHead
-from epic_pl.nn.heads.trees import BoostedTrees
+from epic_pl.nn.heads.trees import STAGES, BoostedTrees
 from epic_pl.nn.pair import Pair, Source
 from epic_pl.utils.errors import ConfigError
 
 _MOST_ROWS = 20_000
+
+Watched = Callable[[Iterable[Any], str], Iterator[Any]]
 
 
 class TreeGrower(Callback):
@@ -46,29 +52,42 @@ class TreeGrower(Callback):
                 )
             return
         rank_zero_info("Growing boosted trees on the training rows ...")
+        share = trainer.strategy.broadcast
         grown: Any = None
         if trainer.is_global_zero:
-            trees = BoostedTrees(heads[0].widths, pl_module.num_classes)
-            trees.fit(*training_rows(trainer, pl_module, data, heads[0]), pl_module.task)
-            grown = trees.state_dict()
-        grown = trainer.strategy.broadcast(grown)
+            hidden = trainer.progress_bar_callback is None
+            with Progress(console=Console(file=sys.stderr), disable=hidden) as bar:
+
+                def watched(steps: Iterable[Any], what: str) -> Iterator[Any]:
+                    for step in bar.track(steps, description=what):
+                        yield step
+                        share(None)
+
+                trees = BoostedTrees(heads[0].widths, pl_module.num_classes)
+                rows = training_rows(trainer, pl_module, data, heads[0], watched)
+                trees.fit(*rows, pl_module.task, watched(range(STAGES), "stages of trees"))
+            grown = share(trees.state_dict())
+        while grown is None:  # so often that no rank waits as long as a collective may take
+            grown = share(None)
         for head in heads:
             for name, buffer in head.trees.named_buffers():  # of an ensemble, those of all members
                 buffer.copy_(grown[name])
 
 
 def training_rows(
-    trainer: L.Trainer, module: Any, data: ImageTextDataModule, head: Head
+    trainer: L.Trainer, module: Any, data: ImageTextDataModule, head: Head, watched: Watched
 ) -> tuple[dict[str, Source], Tensor]:
     """Sources and labels of the training rows, on the CPU.
 
-    Where encoders are not frozen, these are the columns alone, and no image is read.
+    Where encoders are not frozen, these are the columns alone, and no image is read. ``watched``
+    gets the batches and a name, and yields them.
     """
     model, plugin = module.model.eval(), trainer.precision_plugin
     frozen = "layers" in model.cache_levels
     found: dict[str, list[Source]] = {}
     labels = []
-    for given in data.training_pass(_MOST_ROWS, whole=frozen):
+    batches = data.training_pass(_MOST_ROWS, whole=frozen)
+    for given in watched(batches, "batches of training rows"):
         batch: Any = trainer.strategy.batch_to_device(plugin.convert_input(given))
         present = model.presence(batch)
         if frozen:

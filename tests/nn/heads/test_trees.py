@@ -33,17 +33,23 @@ def _told(model, columns):
     return model.eval()(_sources(columns))
 
 
+@pytest.fixture
+def all_rows(monkeypatch):
+    """Trees that see all rows and inputs, so that nothing is drawn."""
+    monkeypatch.setattr(trees, "_SHARE", 1.0)
+    monkeypatch.setattr(trees, "_SEEN", 1.0)
+
+
 def _reference(inputs, labels, seen):
-    options = {"n_estimators": 100, "max_depth": 3, "learning_rate": 0.05, "subsample": 0.5}
-    options |= {"max_features": 0.3, "random_state": 0, "init": "zero"}
-    model = GradientBoostingClassifier(**options)
-    raw = model.fit(inputs, labels).decision_function(seen)
+    options = {"n_estimators": 100, "max_depth": 3, "learning_rate": 0.05, "init": "zero"}
+    raw = GradientBoostingClassifier(**options).fit(inputs, labels).decision_function(seen)
     rates = np.bincount(labels, minlength=2) / len(labels)
     if raw.ndim == 1:
         return raw - np.log(rates[1] / rates[0])
     return raw - np.log(rates)
 
 
+@pytest.mark.usefixtures("all_rows")
 def test_evidence_is_the_decision_of_scikit_learn_beyond_the_frequency(table):
     columns, labels = table
     seen = torch.from_numpy(np.random.default_rng(1).random((50, WIDTH)).round(1)).float()
@@ -51,14 +57,15 @@ def test_evidence_is_the_decision_of_scikit_learn_beyond_the_frequency(table):
     assert not _told(model, seen).any()
     model.fit(_sources(columns), labels, "multiclass")
     found = _told(model, seen)
-    assert_same(found[:, :4], _reference(columns, labels, seen))
+    assert_same(found[:, :4], _reference(columns, labels, seen), trained=True)
     assert not found[:, 4].any()
     assert not _told(model, torch.zeros(2, WIDTH)).any()  # rows without a cell
     right = (_told(model, columns).argmax(dim=1) == labels).float().mean()
     assert right > 0.9
 
 
-def test_two_classes_and_several_labels_have_the_trees_of_one(table):
+@pytest.mark.usefixtures("all_rows")
+def test_several_labels_have_the_trees_of_one_and_two_classes_tell_as_much(table):
     columns, labels = table
     held = torch.stack([labels > 1, torch.ones(ROWS), labels == 1], dim=1).long()
     many, two = BoostedTrees(OF_COLUMNS, 3), BoostedTrees(OF_COLUMNS, 2)
@@ -66,10 +73,66 @@ def test_two_classes_and_several_labels_have_the_trees_of_one(table):
     two.fit(_sources(columns), held[:, 0], "multiclass")
     found, other = _told(many, columns), _told(two, columns)
     for place in (0, 2):
-        assert_same(found[:, place], _reference(columns, held[:, place], columns))
+        assert_same(found[:, place], _reference(columns, held[:, place], columns), trained=True)
     assert not found[:, 1].any()  # all rows have this label
-    assert not other[:, 0].any()
-    assert_same(other[:, 1], found[:, 0])
+    assert_same(other[:, 1] - other[:, 0], found[:, 0], trained=True)
+
+
+def _made_of(kind, count, rows):
+    """Inputs and labels of a kind that a table may have."""
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.permutation(np.arange(rows) % count))
+    inputs = torch.from_numpy(rng.random((rows, WIDTH))).float()
+    if kind == "ties":
+        inputs = inputs.round()
+    elif kind == "constant":
+        inputs = torch.ones_like(inputs)
+    elif kind == "separable":
+        inputs[:, 0] = labels / count + 1e-3
+    elif kind == "rare":  # one row of each class but one
+        labels = torch.where(torch.arange(rows) < count, torch.arange(rows) % count, count - 1)
+    else:  # one class has no row
+        labels = labels.clamp(max=max(count - 2, 0))
+    return inputs, labels
+
+
+@pytest.mark.parametrize("kind", ["ties", "constant", "separable", "rare", "absent"])
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+@pytest.mark.parametrize(
+    ("count", "rows"), [(2, 200), (20, 40), (21, 200), (120, 200), (1000, 300)]
+)
+def test_leaves_are_bounded_for_any_number_of_classes_and_rows(
+    count, rows, task, kind, monkeypatch
+):
+    monkeypatch.setattr(trees, "_RATE", 1.0)  # chances become certain in few stages
+    inputs, labels = _made_of(kind, count, rows)
+    given = torch.nn.functional.one_hot(labels, count) if task == "multilabel" else labels
+    model = BoostedTrees({"columns": WIDTH}, count)
+    model.fit(_sources(inputs), given, task, range(8))
+    told = _told(model, inputs)
+    assert told.shape == (rows, count)
+    assert torch.isfinite(told).all()
+    assert model.leaves.abs().max() <= 10.0
+    absent = torch.bincount(labels, minlength=count) == 0
+    assert not told[:, absent].any()
+    if kind == "separable" and rows > 2 * count:
+        chance = told if task == "multilabel" else told.softmax(dim=1)
+        assert (chance.argmax(dim=1) == labels).float().mean() > min(0.9, 4 / count)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_many_classes_share_trees_whose_leaves_have_a_number_for_each(task):
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 40, 800))
+    inputs = torch.from_numpy(rng.random((800, WIDTH))).float()
+    inputs[:, 3] = labels % 8 + 0.5 * inputs[:, 3]
+    inputs[:, 7] = labels // 8 + 0.5 * inputs[:, 7]
+    given = torch.nn.functional.one_hot(labels, 40) if task == "multilabel" else labels
+    model = BoostedTrees({"columns": WIDTH}, 40)
+    assert model.inputs.shape[0] == 1
+    model.fit(_sources(inputs[:600]), given[:600], task)
+    right = _told(model, inputs[600:]).argmax(dim=1) == labels[600:]
+    assert right.float().mean() > 0.8
 
 
 def test_components_are_those_of_scikit_learn_and_zero_where_missing():
@@ -103,11 +166,12 @@ def test_components_are_inputs_where_columns_tell_nothing(columns):
     if columns:
         given["columns"] = Source(torch.ones(ROWS, columns))
     model.eval().fit(given, labels, "multiclass")
-    told = model(given)[:, 1]
+    told = model(given).diff(dim=1)[:, 0]
     assert ((told[21:] > 0).long() == labels[21:]).float().mean() > 0.9
     missing = {**given, "image": Source(torch.full_like(image, torch.nan), present)}
-    assert_same(model(missing)[:21, 1], told[:21])
-    nudged = model({**given, "image": Source(image + 1e-6, present)})[:, 1]  # another device rounds
+    assert_same(model(missing).diff(dim=1)[:21, 0], told[:21])
+    nudged = model({**given, "image": Source(image + 1e-6, present)})  # another device rounds
+    nudged = nudged.diff(dim=1)[:, 0]
     assert_same(nudged, told, trained=True)
 
 
