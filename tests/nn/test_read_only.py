@@ -54,7 +54,7 @@ def test_an_answer_is_that_of_a_training_step(encoders):
     model, whole = build(encoders), made()
     with torch.no_grad():
         answer = model(whole).logits
-    assert torch.equal(answer, model(whole).logits)
+    assert_same(answer, model(whole).logits)
 
 
 @every_encoder

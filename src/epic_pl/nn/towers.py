@@ -3,8 +3,8 @@
 A tower has no trained parameters of its own. ``features`` are what a sample alone decides, which a
 feature cache may store; ``restore`` makes the first :class:`State` from them, and ``extract`` does
 both. The state runs the rest: ``acquire`` for the outputs of prompts, and ``pool`` at the end.
-Which state a pass takes depends on the tower alone: a :class:`JointState` where prompts change
-tokens, else a :class:`FrozenState`. docs/architecture.md has a drawing of both.
+A :class:`JointState` is taken where prompts change tokens, else a :class:`FrozenState`, or for an
+answer without gradients a :class:`HiddenState`. docs/architecture.md has a drawing of all.
 
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction layers.
 """
@@ -73,6 +73,10 @@ class JointState:
     boundary: Tensor
     first: Tensor | None = None
 
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context manager that runs the layers in the precision of the prompts."""
+        return self.tower.autocast(prompts=True)
+
     def content_tokens(self) -> Tensor:
         """The words or patches among the tokens."""
         return self.tower.content_tokens(self.tokens)
@@ -87,7 +91,7 @@ class JointState:
         last = layer == encoder.num_layers - 1
         # a text of two tokens would keep one, and an exported graph treats size 1 as a constant
         trims = self.tower.trims_last_layer and not torch.compiler.is_exporting()
-        with self.tower.autocast(prompts=True):
+        with self.autocast():
             tokens = self.before(layer)
             if trims and last and encoder.can_trim_last_layer(layer):
                 outputs = encoder.run_last_layer(tokens, self.mask, prompts)  # (B, 1 + n, d)
@@ -98,18 +102,35 @@ class JointState:
     def memory(self, step: int) -> tuple[Memory, Tensor | None]:
         """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
         layer = self.tower.layers[step]
-        with self.tower.autocast(prompts=True):
+        with self.autocast():
             return self.tower.encoder.memory(layer, self.before(layer)), self.mask
 
     def pool(self) -> Pooled:
         """Run the remaining layers, then the encoder's own pooling."""
         encoder = self.tower.encoder
-        with self.tower.autocast(prompts=True):
+        with self.autocast():
             if self.first is None:
                 output = encoder.pooled(self.before(encoder.num_layers), self.mask)
             else:
                 output = encoder.pooled(self.first)
         return Pooled(self.tower.cast(output), self.boundary)
+
+
+@dataclass(frozen=True)
+class HiddenState(JointState):
+    """Tokens that do not attend to the prompts with which they run, for a pass without gradient."""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Context manager that runs the layers in the encoder's precision, which it pools in."""
+        return self.tower.autocast()
+
+    def acquire(self, step: int, prompts: Tensor) -> tuple[Self, Tensor]:
+        """Run up to the step's layer, then that layer on tokens and prompts ``P (B, n, d)``."""
+        encoder, layer = self.tower.encoder, self.tower.layers[step]
+        with self.autocast():
+            tokens = self.before(layer)
+            tokens, acquired = encoder.run_layer(layer, tokens, self.mask, prompts, hidden=True)
+        return replace(self, tokens=tokens, next_layer=layer + 1), self.tower.cast(acquired)
 
 
 @dataclass(frozen=True)
@@ -169,6 +190,8 @@ class Tower(nn.Module, ABC):
     """Whether the encoder's layers run with gradient, and in the precision of what is trained."""
     takes_prompts = False
     """Whether prompts enter the encoder's layers."""
+    shares_states = False
+    """Whether several models continue from each state."""
     trims_last_layer = False
     """Whether the last layer computes only the outputs in use, if prompts change its tokens."""
 
@@ -315,11 +338,26 @@ class ReadOnlyTower(FrozenTower):
     """Prompts ``P`` read the tokens ``U``: queries are from ``P``, keys and values from ``[U; P]``.
 
     The N tokens attend only to each other, so no gradient passes through them: prompts run through
-    a layer by themselves and read its keys and values.
+    a layer by themselves and read its keys and values. An answer needs no gradient. There prompts
+    are further rows of the tokens' products, since a product of two rows with a whole matrix takes
+    almost as long as that of the tokens.
     """
 
     needs_memory = True
     takes_prompts = True
+
+    def extract(self, inputs: Tensor, mask: Tensor | None) -> State:
+        """The state before step 1; without gradients no interaction layer has run.
+
+        Arguments are those of :meth:`Tower.extract`.
+        """
+        tokens = self.entering(inputs, mask)
+        # prompts that read merged patches, and those of several models, need a pass of their own
+        apart = self.encoder.merge(tokens) is not tokens or self.shares_states
+        if torch.is_grad_enabled() or apart or not self.encoder.hides_prompts:
+            return self.restore({TOKENS: tokens}, mask)
+        boundary = self.cast(self.encoder.mean(tokens, mask))
+        return HiddenState(self, tokens, mask, self.layers[0], boundary)
 
 
 class TrainedTower(FrozenTower):

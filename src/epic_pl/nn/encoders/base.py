@@ -46,6 +46,8 @@ class Encoder(nn.Module, ABC):
 
     images = False
     """Whether inputs are images."""
+    hides_prompts = False
+    """Whether :meth:`run_layer` can hide prompts from tokens."""
     problem = ""
     """Why prompts cannot enter its layers, as a sentence; empty if they can."""
     num_prefix_tokens = 0
@@ -163,7 +165,8 @@ class Encoder(nn.Module, ABC):
     def _layer(self, index: int, tokens: Tensor, mask: Tensor | None, num_extra: int) -> Tensor:
         """Output of layer ``index`` for all positions, the last ``num_extra`` of them prompts.
 
-        The mask ``(B, 1, 1, N + n)`` is SDPA's, True on visible positions; None if all are.
+        The mask ``(B, 1, 1, N + n)`` is SDPA's, True on visible positions; None if all are. With
+        :attr:`hides_prompts` it may be ``(B, 1, N + n, N + n)``, a row for each position.
         """
 
     def memory(self, index: int, tokens: Tensor) -> Memory:
@@ -195,7 +198,7 @@ class Encoder(nn.Module, ABC):
     def run_layer(self, index: int, tokens: Tensor, mask: Tensor | None = None) -> Tensor: ...
     @overload
     def run_layer(
-        self, index: int, tokens: Tensor, mask: Tensor | None, extra: Tensor
+        self, index: int, tokens: Tensor, mask: Tensor | None, extra: Tensor, hidden: bool = False
     ) -> tuple[Tensor, Tensor]: ...
     def run_layer(
         self,
@@ -203,6 +206,7 @@ class Encoder(nn.Module, ABC):
         tokens: Tensor,
         mask: Tensor | None = None,
         extra: Tensor | None = None,
+        hidden: bool = False,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Run one layer, optionally with extra positions after the tokens.
 
@@ -212,6 +216,8 @@ class Encoder(nn.Module, ABC):
             mask: ``(B, N)`` bool, True on visible tokens; None if all are visible.
             extra: ``(B, n, d)`` prompts, which attend to every visible token and to each other;
                 every token attends to them.
+            hidden: whether no token attends to them, which gives the outputs of :meth:`run_stream`;
+                requires :attr:`hides_prompts`.
 
         Returns:
             The outputs ``(B, N, d)`` of the tokens; with ``extra`` also those of the prompts.
@@ -221,7 +227,7 @@ class Encoder(nn.Module, ABC):
             seen = key_mask(mask, tokens.shape[1])
             return self.checkpointed(self._layer, index, tokens, seen, 0)
         joint, n = torch.cat([tokens, extra], dim=1), extra.shape[1]  # (B, N + n, d)
-        seen = key_mask(mask, joint.shape[1])
+        seen = _hiding_mask(mask, tokens, n) if hidden else key_mask(mask, joint.shape[1])
         outputs = self.checkpointed(self._layer, index, joint, seen, n)
         return outputs[:, : tokens.shape[1]], outputs[:, tokens.shape[1] :]
 
@@ -367,6 +373,16 @@ def key_mask(mask: Tensor | None, length: int) -> Tensor | None:
 def _own_mask(mask: Tensor) -> Tensor:
     """What tokens see, ``(B, N)``: in a sample without visible tokens all of them."""
     return mask | ~mask.any(dim=1, keepdim=True)
+
+
+def _hiding_mask(mask: Tensor | None, tokens: Tensor, n: int) -> Tensor:
+    """SDPA's mask ``(B, 1, N + n, N + n)`` of N tokens, which see no prompt, and of n prompts."""
+    number = tokens.shape[1]
+    if mask is None:
+        mask = tokens.new_ones(1, number, dtype=torch.bool)
+    own, seen = F.pad(_own_mask(mask), (0, n)), F.pad(mask, (0, n), value=True)
+    rows = own[:, None].expand(-1, number, -1), seen[:, None].expand(-1, n, -1)
+    return torch.cat(rows, dim=1)[:, None]
 
 
 def merged(tokens: Tensor, num_prefix: int) -> Tensor:

@@ -101,6 +101,7 @@ class TransformersEncoder(Encoder):
         EncoderError: if the layers, run one by one, do not give the outputs of the whole model.
     """
 
+    hides_prompts = True
     model: Any
 
     def __init__(

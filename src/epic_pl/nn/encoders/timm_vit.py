@@ -25,6 +25,7 @@ class TimmViTEncoder(Encoder):
     """
 
     images = True
+    hides_prompts = True
     model: Any
 
     def __init__(self, model: Any, pooling: Pooling = "auto", **running: Any) -> None:

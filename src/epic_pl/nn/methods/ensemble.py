@@ -186,5 +186,6 @@ def _common(towers: Sequence[Tower]) -> Tower:
                 f"{type(tower).__name__} of {tower.layers}: give all methods in model.method.of "
                 "the same interaction_layers, and EPIC read_only prompts beside other methods."
             )
+    common.shares_states = True
     common.keeps_tokens = any(tower.keeps_tokens for tower in towers)
     return common
