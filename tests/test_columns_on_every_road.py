@@ -274,6 +274,68 @@ def test_each_method_trains_on_columns_with_missing_modalities(method, on_priced
     run(["test", *options, "--ckpt_path", str(checkpoint)])
 
 
+def test_an_ensemble_joins_epic_the_probe_and_trees(on_priced, tmp_path):
+    members = tmp_path / "members.yaml"
+    members.write_text(
+        "model: {method: {class_path: Ensemble, init_args: {members: 2, of: "
+        "[{class_path: EPIC}, {class_path: LinearProbe}, {class_path: Trees}]}}}"
+    )
+    options = ["--config", on_priced.config, "--config", str(members), "--trainer.max_epochs=2"]
+    trainer = run(["fit", *options, f"--trainer.default_root_dir={tmp_path}"]).trainer
+    epic, probe, trees = trainer.lightning_module.model.stacks
+    assert [len(stack.head.trees.leaves) for stack in (epic, trees)] == [2, 1]
+    assert probe.head.classifier.chosen.shape == (1,)
+    assert epic.head.trees.leaves.any()
+    assert torch.equal(trees.head.trees.leaves[0], epic.head.trees.leaves[0])
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    run(["test", *options, "--ckpt_path", str(checkpoint)])
+    loaded = Classifier.load(checkpoint, device="cpu")
+    items = _items(_rows())
+    expected = loaded.probabilities(items)
+    loaded.save_pretrained(tmp_path / "saved")
+    again = Classifier.load(tmp_path / "saved", device="cpu").probabilities(items)
+    np.testing.assert_array_equal(again, expected)
+
+
+@pytest.fixture(scope="module")
+def of_many_classes(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
+    """The config of a table of 120 classes, which its price and brand tell."""
+    root = tmp_path_factory.mktemp("many")
+    tiny_runs.table(root / "data", train=480, val=120, test=120)
+    with tiny_runs.changed_rows(root / "data" / "table.csv") as rows:
+        for number, row in enumerate(rows):
+            row["image"] = f"images/train{number % 3}.png"
+            row["label"] = f"class {number % 120:03}"
+            row["price"], row["brand"] = number % 12 + 0.5, f"brand {number % 120 // 12}"
+    given = {"number_columns": ["price"], "category_columns": ["brand"]}
+    return str(tiny_runs.table_config(root / "data", tiny_vit_dir, tiny_tokenizer_dir, **given))
+
+
+@pytest.mark.parametrize("method", ["EPIC", "Trees"])
+def test_a_table_of_120_classes_trains_and_answers(method, of_many_classes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--config", of_many_classes, f"--model.method={method}", "--trainer.max_epochs=1"]
+    options += ["--model.head.network=wide", f"--trainer.default_root_dir={tmp_path}"]
+    fitted = run(["fit", *options]).trainer
+    trees = fitted.lightning_module.model.head.trees
+    assert trees.inputs.shape[0] == 1
+    assert trees.leaves.any()
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    options += ["--ckpt_path", str(checkpoint)]
+    run(["validate", *options])
+    tested = run(["test", *options]).trainer
+    if method == "Trees":
+        assert float(tested.callback_metrics["test/accuracy"]) > 0.9
+    run(["predict", *options])
+    (written,) = tmp_path.rglob("predictions.parquet")
+    given = pq.read_table(written).to_pylist()
+    loaded = Classifier.load(checkpoint, device="cpu")
+    first = {"image": None, "text": "a blue square, number 0", "price": 0.5, "brand": "brand 0"}
+    assert len(loaded.class_names) == 120
+    assert np.isfinite(loaded.probabilities([first])).all()
+    assert len(given) == 120
+
+
 def test_a_compared_run_is_timed_on_a_row_with_its_columns(on_priced, tmp_path):
     from epic_pl.experiments.training import train_and_test
 

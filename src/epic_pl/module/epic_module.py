@@ -270,8 +270,8 @@ class EPICModule(CheckpointedModule):
         if not len(outputs.logits):  # a subclass's own steps keep no outputs
             return
         fits = fits and not self.trainer.sanity_checking
-        for choice in self.model.choices if fits and len(outputs.candidates) else ():
-            chosen = choice.choose(outputs.candidates, outputs.labels, self.task)
+        if fits and len(outputs.candidates):
+            chosen = self.model.choose(outputs.candidates, outputs.labels)
             outputs = outputs._replace(logits=chosen)
         probabilities = self.postprocessor.uncalibrated(outputs.logits)
         self._log_scores("val", compute_metrics(self.task, probabilities, outputs.labels))

@@ -165,6 +165,11 @@ class DualEncoder(nn.Module, ABC):
         """What validation chooses in each head that has several candidates for the answer."""
         return [stack.head.choice for stack in self.stacks if stack.head.choice is not None]
 
+    def choose(self, candidates: Tensor, labels: Tensor) -> Tensor:
+        """Let validation choose among ``candidates (N, k, C)``; returns the answer ``(N, C)``."""
+        (choice,) = self.choices
+        return choice.choose(candidates, labels, self.task)
+
     @property
     def towers(self) -> Pair[Tower]:
         """The image and the text tower."""

@@ -30,6 +30,7 @@ from epic_pl.nn.methods import (
     NoInteraction,
     NoPrompts,
     Parts,
+    Trees,
 )
 from epic_pl.utils.errors import ConfigError
 from tolerance import assert_differ, assert_same
@@ -57,6 +58,7 @@ KINDS = {
     "memory": [LateFusionMLP(interaction_layers=EARLY[:1]), FEWER],
     "layers": [FEWER, replace(FEWER, interaction_layers=EARLY)],
     "unlike": [SMALL, Parts(), LateFusionMLP(), Plain()],
+    "probe": [SMALL, LinearProbe(), Trees()],
 }
 kinds = over("of", KINDS)
 WIDE = HeadConfig()
@@ -73,10 +75,15 @@ def build(of, members=3, head=WIDE, task="multiclass", classes=2, **options):
     return method, randomise(method.build(encoders, classes, head, task=task, **options))
 
 
+def sizes(method):
+    """Number of members of each method."""
+    return [1 if isinstance(of, (LinearProbe, Trees)) else method.members for of in method.methods]
+
+
 def singles(method, model, head=WIDE, classes=2):
     """The members as models of their own, in the order of the ensemble's."""
-    for of, stack in zip(method.methods, model.stacks, strict=True):
-        for index in range(method.members):
+    for of, stack, size in zip(method.methods, model.stacks, sizes(method), strict=True):
+        for index in range(size):
             single = of.build(Pair(image_encoder(), text_encoder()), classes, head).double()
             own = {name: tensor[index].clone() for name, tensor in stack.state_dict().items()}
             frozen = {name for name in single.state_dict() if "_tower." in name}
@@ -103,7 +110,9 @@ def without_randomness(model):
 def test_the_answer_is_the_mean_of_the_members_probabilities(of):
     method, model = build(of)
     members = [*singles(method, model)]
-    assert len(members) == 3 * len(method.methods)
+    # each method counts as much as another
+    shares = [1 / size for size in sizes(method) for _ in range(size)]
+    shares = torch.tensor(shares, dtype=torch.double)[:, None, None] / len(method.methods)
     for presence in PRESENCE.values():
         made = batch([4, 2, 3], *presence)
         outputs = [member(made) for member in members]
@@ -116,11 +125,12 @@ def test_the_answer_is_the_mean_of_the_members_probabilities(of):
                 given = output.logits.softmax(dim=-1)
             else:
                 expected, given = 1 / (1 + (-alone).exp()), output.logits.sigmoid()
-            assert_same(given, expected.mean(dim=0))
+            assert_same(given, (shares * expected).sum(dim=0))
         own = torch.stack([member.logits for member in output.members])
         assert_same(own, alone)
         assert_same(output.pooled, outputs[0].pooled)
-    assert_differ(alone[0], alone[1])
+    if len(alone) > len(method.methods):
+        assert_differ(alone[0], alone[1])
 
 
 def test_far_logits_have_finite_means():
@@ -132,20 +142,29 @@ def test_far_logits_have_finite_means():
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_experts_are_chosen_for_all_members_by_the_ensembles_answer(task):
-    _, model = build([SMALL, Plain()], members=2, task=task)
-    both = model(MADE).candidates
-    (experts,) = model.choices
-    for used, column in ((True, 0), (False, 1)):
-        experts.chosen.fill_(0 if used else 1)
-        assert experts.chosen.shape == (2,)
-        assert_same(model(MADE).logits, both[:, column])
-    many = both.repeat(20, 1, 1)
-    labels = both[:, 1].argmax(dim=1).repeat(20)
-    if task == "multilabel":
-        labels = torch.nn.functional.one_hot(labels, 2)
-    torch.testing.assert_close(experts.choose(many, labels, task), many[:, 1])
-    assert experts.chosen.all()
+@torch.no_grad()
+def test_each_method_chooses_among_its_own_candidates_for_all_its_members(task):
+    _, model = build([SMALL, Plain(), LinearProbe()], members=2, task=task)
+    candidates = model(MADE).candidates
+    experts, penalties = model.choices
+    assert (experts.number, penalties.number) == (2, 7)
+    assert candidates.shape[1] == 2 + 1 + 7
+    assert (experts.chosen.shape, penalties.chosen.shape) == ((2,), (1,))
+    labels = torch.arange(60) % 2
+    held = torch.nn.functional.one_hot(labels, 2)
+    for places in ((0, 2, 3), (1, 2, 9)):
+        given = torch.randn(60, 10, 2, dtype=torch.double)
+        given[:, places] += 9 * held[:, None]  # what validation shows to be right
+        told = model.choose(given, held if task == "multilabel" else labels)
+        assert (experts.chosen == places[0]).all()
+        assert (penalties.chosen == places[2] - 3).all()
+        for logits_, parts in (
+            (told, given[:, places]),
+            (model(MADE).logits, candidates[:, places]),
+        ):
+            expected = parts.sigmoid() if task == "multilabel" else parts.softmax(dim=-1)
+            own = logits_.sigmoid() if task == "multilabel" else logits_.softmax(dim=-1)
+            assert_same(own, expected.mean(dim=1))
 
 
 # training -------------------------------------------------------------------------------------
@@ -164,8 +183,8 @@ def test_gradients_and_statistics_are_those_of_each_member_alone(of):
     sum(loss(output) for output in outputs).backward()
     for member in members:
         loss(member(MADE)).backward()
-    for number, stack in enumerate(model.stacks):
-        own = members[3 * number : 3 * number + 3]
+    for stack, size in zip(model.stacks, sizes(method), strict=True):
+        own, members = members[:size], members[size:]
         parameters = [dict(member.named_parameters()) for member in own]
         given = {name: p.grad for name, p in stack.named_parameters() if p.requires_grad}
         assert_same(
@@ -225,7 +244,7 @@ def test_rates_and_decay_are_those_of_the_single_models():
 # refusals -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("of", [FullFineTuning(), LoRA(), MaPLe(), LinearProbe()])
+@pytest.mark.parametrize("of", [FullFineTuning(), LoRA(), MaPLe()])
 def test_methods_without_members_that_differ_on_shared_features_are_refused(of):
     with pytest.raises(ConfigError, match=rf"{type(of).__name__} cannot be a member .* Take EPIC"):
         build(of)

@@ -20,14 +20,15 @@ class Choice(nn.Module):
     """The index of the candidate that is the answer, chosen on validation samples.
 
     Args:
+        number: number of candidates k.
         default: index before validation, and if it has too few samples.
     """
 
     chosen: Tensor
 
-    def __init__(self, default: int = 0) -> None:
+    def __init__(self, number: int, default: int = 0) -> None:
         super().__init__()
-        self.default = default
+        self.default, self.number = default, number
         self.register_buffer("chosen", torch.tensor(default))
 
     def reset(self) -> None:
@@ -69,7 +70,7 @@ class PenaltySweep(Choice):
     """
 
     def __init__(self, num_features: int, num_classes: int, penalties: Sequence[float]) -> None:
-        super().__init__(default=len(penalties) // 2)
+        super().__init__(len(penalties), default=len(penalties) // 2)
         self.penalties = tuple(penalties)
         self.layers: Any = nn.ModuleList(nn.Linear(num_features, num_classes) for _ in penalties)
 

@@ -419,7 +419,7 @@ class ModalityExperts(Choice):
     prior: Tensor
 
     def __init__(self, widths: Mapping[str, int], num_classes: int) -> None:
-        super().__init__()
+        super().__init__(12 if "columns" in widths else 2)
         for name, width in widths.items():
             self.add_module(name, nn.Linear(width, num_classes))
         self.register_buffer("prior", torch.zeros(num_classes))

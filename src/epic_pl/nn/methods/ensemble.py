@@ -55,8 +55,6 @@ class EnsembleModel(DualEncoder):
             first, reason = of.build(encoders, num_classes, head), ""
             if not first.cache_levels:
                 reason = f"Members share frozen encoders. {first.image_tower.not_stored_because}"
-            elif isinstance(first.head, TreesHead) or isinstance(first.head.choice, PenaltySweep):
-                reason = "It has one optimum, so its members would be alike."
             if reason:  # before another one changes the encoders
                 raise ConfigError(
                     f"{type(of).__name__} cannot be a member of an Ensemble. {reason} Take EPIC, "
@@ -67,7 +65,9 @@ class EnsembleModel(DualEncoder):
                     "Members of an Ensemble pass the layers together, and torch.vmap cannot run "
                     "them again in a backward pass: set model.encoders.checkpoint_layers to false."
                 )
-            more = range(method.members - 1)
+            # of one optimum: more members would be alike
+            one = isinstance(first.head, TreesHead) or isinstance(first.head.choice, PenaltySweep)
+            more = range(0 if one else method.members - 1)
             groups.append([first, *(of.build(encoders, num_classes, head) for _ in more)])
         members = [member for group in groups for member in group]
         super().__init__(*(_common([getattr(m, side) for m in members]) for side in _SIDES))
@@ -86,27 +86,47 @@ class EnsembleModel(DualEncoder):
     def forward(self, batch: Batch) -> Output:
         """The mean answer, the outputs of all members, and the pooled features of the first."""
         shared: Batch = {**batch, "states": self.extract(batch, self.presence(batch))}
-        members = [output for each in self.stacks for output in run_stack(each, shared)]
-        # a member without a choice gives its answer in both cases
-        number = max([1, *(m.candidates.shape[1] for m in members if m.candidates is not None)])
-        choices = [
-            member.logits[:, None].expand(-1, number, -1)
-            if member.candidates is None
-            else member.candidates
-            for member in members
+        stacks = [run_stack(each, shared) for each in self.stacks]
+        answers = [self._mean([member.logits for member in members]) for members in stacks]
+        candidates = [
+            answer[:, None]
+            if members[0].candidates is None
+            else self._mean([member.candidates for member in members])
+            for answer, members in zip(answers, stacks, strict=True)
         ]
-        candidates = mean_answer(torch.stack(choices), self.task) if self.choices else None
-        logits = mean_answer(torch.stack([member.logits for member in members]), self.task)
-        return Output(logits, members[0].pooled, candidates=candidates, members=members)
+        return Output(
+            self._mean(answers),
+            stacks[0][0].pooled,
+            candidates=torch.cat(candidates, dim=1) if self.choices else None,
+            members=[member for members in stacks for member in members],
+        )
+
+    def choose(self, candidates: Tensor, labels: Tensor) -> Tensor:
+        """Let validation choose for each method among its own candidates."""
+        choices = [stack.head.choice for stack in self.stacks]
+        numbers = [1 if each is None else each.number for each in choices]
+        parts = torch.split(candidates, numbers, dim=1)
+        return self._mean(
+            [
+                part[:, 0] if choice is None else choice.choose(part, labels, self.task)
+                for choice, part in zip(choices, parts, strict=True)
+            ]
+        )
+
+    def _mean(self, logits: Sequence[Any]) -> Tensor:
+        return mean_answer(torch.stack(list(logits)), self.task)
 
 
 @dataclass(frozen=True)
 class Ensemble(Method):
     """Members that are trained together and answer with the mean of their probabilities.
 
+    Each method counts as much as another, whatever the number of its members.
+
     Attributes:
         of: the method of the members with its options, or a list of methods.
-        members: number of members of each method; they differ in their initial weights.
+        members: number of members of each method; they differ in their initial weights. Those of
+            LinearProbe and Trees would be alike, so that these have one.
 
     Example:
         >>> model = Ensemble(EPIC(hub_width=8), members=3).build(encoders, num_classes=3)
