@@ -42,6 +42,7 @@ COMMANDS = [
     ("step_cost --methods LinearProbe --image-encoder VIT --text-encoder BERT "
      "--tokenizer BERT --seconds 0 --steps 1 --batch 4 --rows 8 --threads 1 "
      '--model {"method":{"interaction_layers":2}}', r"LinearProbe \| [1-9]"),
+    ("trees --sizes 3x40,21x60 --inputs 60", "largest_leaf"),
     ("latency --size 32 --methods LinearProbe --rounds 1 --image-encoder VIT --text-encoder BERT",
      r"encoders \| .* 1\.00 .*\n.*LinearProbe \| [1-9]"),
     ("serve runs --settings classifier,batched --concurrency 1 --seconds 1 --rounds 1",

@@ -59,6 +59,20 @@ def test_what_is_no_option_of_a_command_is_refused(argv):
     assert parse_command("x", function, ["a"]) == {"place": "a", "count": 1, "name": ""}
 
 
+@pytest.mark.parametrize("fit", [True, False])
+def test_a_second_place_is_the_output_that_the_error_names(fit):
+    def function(model: str, fit_options: list[str], output: str = "x", more: bool = False):
+        """Do it."""
+
+    def other(model: str, output: str = "x", more: bool = False):
+        """Do it."""
+
+    taken = function if fit else other
+    with pytest.raises(ArgumentError, match="epic-pl export runs/a --output out/b"):
+        parse_command("export", taken, ["runs/a", "out/b", "--more"])
+    assert parse_command("export", taken, ["runs/a", "--output", "out/b"])["output"] == "out/b"
+
+
 def test_a_list_takes_all_words_but_options():
     def function(places: list[str], count: int = 1):
         """Do it."""
