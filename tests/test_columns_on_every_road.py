@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from datetime import date
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import lightning as L
@@ -18,7 +19,9 @@ from epic_pl import Classifier, TableDataModule
 from epic_pl.data.preprocessing import column_preprocessing
 from epic_pl.data.tables.columns import RowOptions
 from epic_pl.inference.ray import Predictor
-from epic_pl.run.epic_cli import parse, run
+from epic_pl.module.growth import TreeGrower
+from epic_pl.nn.heads.trees import STAGES
+from epic_pl.run.epic_cli import build, parse, run
 from epic_pl.utils.errors import CheckpointError, DataError, EpicError
 from tolerance import assert_differ, assert_same
 
@@ -274,17 +277,21 @@ def test_each_method_trains_on_columns_with_missing_modalities(method, on_priced
     run(["test", *options, "--ckpt_path", str(checkpoint)])
 
 
-def test_an_ensemble_joins_epic_the_probe_and_trees(on_priced, tmp_path):
+def test_an_ensemble_joins_epic_the_probe_and_trees(on_priced, tmp_path, monkeypatch):
+    monkeypatch.setattr("epic_pl.nn.heads.choice._ENOUGH_TO_CHOOSE", 1)  # there are four rows
+    monkeypatch.setattr("epic_pl.nn.heads.choice.most_likely", lambda given, *_: given.shape[1] - 1)
     members = tmp_path / "members.yaml"
     members.write_text(
         "model: {method: {class_path: Ensemble, init_args: {members: 2, of: "
         "[{class_path: EPIC}, {class_path: LinearProbe}, {class_path: Trees}]}}}"
     )
-    options = ["--config", on_priced.config, "--config", str(members), "--trainer.max_epochs=2"]
-    trainer = run(["fit", *options, f"--trainer.default_root_dir={tmp_path}"]).trainer
+    options = ["--config", on_priced.config, "--config", str(members)]
+    options += ["--model.head.network=wide", f"--trainer.default_root_dir={tmp_path}"]
+    trainer = run(["fit", *options, "--trainer.max_epochs=1"]).trainer
     epic, probe, trees = trainer.lightning_module.model.stacks
     assert [len(stack.head.trees.leaves) for stack in (epic, trees)] == [2, 1]
-    assert probe.head.classifier.chosen.shape == (1,)
+    assert epic.head.choice.chosen.tolist() == [11, 11]
+    assert probe.head.choice.chosen.tolist() == [6]
     assert epic.head.trees.leaves.any()
     assert torch.equal(trees.head.trees.leaves[0], epic.head.trees.leaves[0])
     (checkpoint,) = tmp_path.rglob("last.ckpt")
@@ -293,8 +300,15 @@ def test_an_ensemble_joins_epic_the_probe_and_trees(on_priced, tmp_path):
     items = _items(_rows())
     expected = loaded.probabilities(items)
     loaded.save_pretrained(tmp_path / "saved")
-    again = Classifier.load(tmp_path / "saved", device="cpu").probabilities(items)
-    np.testing.assert_array_equal(again, expected)
+    again = Classifier.load(tmp_path / "saved", device="cpu")
+    np.testing.assert_array_equal(again.probabilities(items), expected)
+    again.module.model.stacks[1].head.choice.layers[6].bias.data[:, 0] += 1
+    assert_differ(again.probabilities(items), expected)
+    more = ["--trainer.max_epochs=2", "--ckpt_path", str(checkpoint)]
+    resumed = run(["fit", *options, *more]).trainer.lightning_module.model.stacks
+    assert torch.equal(resumed[2].head.trees.leaves, trees.head.trees.leaves)
+    layers = [stack.head.choice.layers[6].weight for stack in (resumed[1], probe)]
+    assert_differ(*layers)
 
 
 @pytest.fixture(scope="module")
@@ -334,6 +348,44 @@ def test_a_table_of_120_classes_trains_and_answers(method, of_many_classes, tmp_
     assert len(loaded.class_names) == 120
     assert np.isfinite(loaded.probabilities([first])).all()
     assert len(given) == 120
+
+
+@pytest.mark.parametrize("method", ["EPIC", "LoRA"])  # with frozen features, and without
+def test_other_ranks_hear_of_each_batch_and_stage_while_trees_grow(method, on_priced):
+    if method == "LoRA":
+        pytest.importorskip("peft")
+    options = ["--config", on_priced.config, f"--model.method={method}"]
+    first, data, trainer = build([*options, "--model.head.network=wide"])
+    second = build([*options, "--model.head.network=wide"]).module
+    data.prepare_data()
+    data.setup("fit")
+    sent = []
+
+    def rank(broadcast, is_first):
+        strategy = Mock(batch_to_device=lambda batch: batch, broadcast=broadcast)
+        return SimpleNamespace(
+            strategy=strategy,
+            datamodule=data,
+            ckpt_path=None,
+            is_global_zero=is_first,
+            progress_bar_callback=None,
+            precision_plugin=trainer.precision_plugin,
+        )
+
+    def send(given):
+        sent.append(given)
+        return given
+
+    TreeGrower().on_fit_start(rank(send, True), first)
+    batches = len(data.training_pass(20_000))
+    assert batches > 1
+    assert [given is None for given in sent] == [*[True] * (batches + STAGES), False]
+    heard = iter(sent)
+    TreeGrower().on_fit_start(rank(lambda _: next(heard), False), second)
+    assert next(heard, "all heard") == "all heard"
+    for name, buffer in second.model.head.trees.named_buffers():
+        assert torch.equal(buffer, first.model.head.trees.get_buffer(name))
+    assert second.model.head.trees.leaves.any()
 
 
 def test_a_compared_run_is_timed_on_a_row_with_its_columns(on_priced, tmp_path):

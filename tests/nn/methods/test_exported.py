@@ -18,7 +18,9 @@ from tiny_models import (
 from epic_pl.inference.description import INPUTS
 from epic_pl.inference.export.program import Probabilities, export_program
 from epic_pl.module.postprocess import Postprocessor
+from epic_pl.nn import EPIC
 from epic_pl.nn.encoders import TransformersEncoder
+from epic_pl.nn.methods import LinearProbe, Trees
 from epic_pl.nn.methods.parts import PartsModel
 from tolerance import assert_same
 
@@ -49,7 +51,8 @@ def test_a_traced_model_gives_the_models_probabilities(name, clip, attention):
     # those that need a network have the one of all parts
     whole = attention == "read_only" or issubclass(METHODS[name].model, PartsModel)
     head = ALL_PARTS if whole else None
-    model = make(name, *encoders, head=head, prompt_attention=attention).float()
+    several = {"of": [EPIC(hub_width=4), LinearProbe(), Trees()]} if name == "Ensemble" else {}
+    model = make(name, *encoders, head=head, prompt_attention=attention, **several).float()
     assert_exports(model, BATCHES)
 
 
