@@ -291,6 +291,28 @@ def test_a_warm_start_keeps_known_classes_and_starts_new_ones_anew(
         make(warm_start=str(path), **shared | three)
 
 
+def test_a_warm_start_with_so_many_classes_that_they_share_trees_grows_these_anew(make, tmp_path):
+    names, path = [f"class {number:02}" for number in range(22)], tmp_path / "old.ckpt"
+    options = {"head": {"network": "wide", "columns": 4}}
+    old = make(num_classes=19, class_names=names[:19], **options)
+    old.model.head.trees.leaves.fill_(1.0)
+    old.model.head.trees.inputs.fill_(3)
+    tiny_runs.save(old, path)
+    warm = make(num_classes=22, class_names=names, warm_start=str(path), **options)
+    assert warm.model.head.trees.inputs.shape[0] == 1
+    assert not any(buffer.any() for buffer in warm.model.head.trees.buffers())
+    weight = "head.experts.columns.weight"
+    known = [each.model.get_parameter(weight)[:19] for each in (old, warm)]
+    assert torch.equal(*known)
+    # trees of each class, however many, as earlier versions had
+    content = torch.load(path, weights_only=True)
+    state = content["state_dict"]
+    state["model.head.trees.inputs"] = state["model.head.trees.inputs"][:5]
+    torch.save(content, path)
+    with pytest.raises(CheckpointError, match=r"trees\.inputs is .* Trees of more than 20 classes"):
+        make(num_classes=19, class_names=names[:19], warm_start=str(path), **options)
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -116,7 +116,8 @@ def complete_state(module: nn.Module, adapter: dict[str, Tensor]) -> dict[str, T
         if saved != here:
             raise CheckpointError(
                 f"The checkpoint's {key} is {saved}, this model's {here}: the number of classes, "
-                "prompts, parts or the hub's width differs; use the config saved beside it."
+                "prompts, parts or the hub's width differs; use the config saved beside it. "
+                "Trees of more than 20 classes that 0.4.0 wrote are read no more: train anew."
             )
         # a comparison with NaN is false
         if adapter[key].is_floating_point() and not bool(
@@ -187,6 +188,9 @@ def with_new_classes(
     for key, tensor in adapter.items():
         own, first = here.get(key), key.startswith("model.members.")  # those come before classes
         if not key.startswith(_OF_CLASSES) or own is None or own.shape == tensor.shape:
+            continue
+        if _TREES in key:  # they are grown anew, perhaps shared now
+            widened[key] = own
             continue
         wider = [*tensor.shape]
         if wider[first:][:1] == [len(saved)]:

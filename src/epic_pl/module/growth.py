@@ -4,7 +4,7 @@ Shape legend: N training rows, C classes, D features of a modality, F features o
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning as L
@@ -22,8 +22,6 @@ from epic_pl.nn.pair import Pair, Source
 from epic_pl.utils.errors import ConfigError
 
 _MOST_ROWS = 20_000
-
-Watched = Callable[[Iterable[Any], str], Iterator[Any]]
 
 
 class TreeGrower(Callback):
@@ -63,9 +61,11 @@ class TreeGrower(Callback):
                         yield step
                         share(None)
 
+                whole = "layers" in pl_module.model.cache_levels
+                batches = watched(data.training_pass(_MOST_ROWS, whole), "training rows")
+                rows = training_rows(trainer, pl_module, batches, heads[0])
                 trees = BoostedTrees(heads[0].widths, pl_module.num_classes)
-                rows = training_rows(trainer, pl_module, data, heads[0], watched)
-                trees.fit(*rows, pl_module.task, watched(range(STAGES), "stages of trees"))
+                trees.fit(*rows, pl_module.task, watched(range(STAGES), "boosted trees"))
             grown = share(trees.state_dict())
         while grown is None:  # so often that no rank waits as long as a collective may take
             grown = share(None)
@@ -75,19 +75,17 @@ class TreeGrower(Callback):
 
 
 def training_rows(
-    trainer: L.Trainer, module: Any, data: ImageTextDataModule, head: Head, watched: Watched
+    trainer: L.Trainer, module: Any, batches: Iterable[Any], head: Head
 ) -> tuple[dict[str, Source], Tensor]:
-    """Sources and labels of the training rows, on the CPU.
+    """Sources and labels of the rows of batches, on the CPU.
 
-    Where encoders are not frozen, these are the columns alone, and no image is read. ``watched``
-    gets the batches and a name, and yields them.
+    Where encoders are not frozen, the sources are the columns alone.
     """
     model, plugin = module.model.eval(), trainer.precision_plugin
     frozen = "layers" in model.cache_levels
     found: dict[str, list[Source]] = {}
     labels = []
-    batches = data.training_pass(_MOST_ROWS, whole=frozen)
-    for given in watched(batches, "batches of training rows"):
+    for given in batches:
         batch: Any = trainer.strategy.batch_to_device(plugin.convert_input(given))
         present = model.presence(batch)
         if frozen:

@@ -3,8 +3,8 @@
 A tower has no trained parameters of its own. ``features`` are what a sample alone decides, which a
 feature cache may store; ``restore`` makes the first :class:`State` from them, and ``extract`` does
 both. The state runs the rest: ``acquire`` for the outputs of prompts, and ``pool`` at the end.
-A :class:`JointState` is taken where prompts change tokens, else a :class:`FrozenState`, or for an
-answer without gradients a :class:`HiddenState`. docs/architecture.md has a drawing of all.
+A pass takes a :class:`JointState` where prompts run with the tokens, because they change them or
+because no gradient is needed, else a :class:`FrozenState`. docs/architecture.md has a drawing.
 
 Shape legend: B batch, N tokens, n prompts, d width, h heads, K interaction layers.
 """
@@ -60,10 +60,11 @@ class State(Protocol):
 
 @dataclass(frozen=True)
 class JointState:
-    """Tokens ``(B, N, d)`` that enter the next layer; they and the prompts attend to each other.
+    """Tokens ``(B, N, d)`` that enter the next layer; prompts run with them, and attend to them.
 
-    ``boundary (B, d)`` are the boundary features. After the last layer ``first (B, 1, d)`` is the
-    pooled token, or None if all tokens are pooled.
+    Tokens attend to the prompts, too, unless these are ``hidden``. ``boundary (B, d)`` are the
+    boundary features. After the last layer ``first (B, 1, d)`` is the pooled token, or None if all
+    tokens are pooled.
     """
 
     tower: "Tower"
@@ -72,10 +73,11 @@ class JointState:
     next_layer: int
     boundary: Tensor
     first: Tensor | None = None
+    hidden: bool = False
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """Context manager that runs the layers in the precision of the prompts."""
-        return self.tower.autocast(prompts=True)
+        """Context manager of the prompts' precision, or of the encoder's, which pools tokens."""
+        return self.tower.autocast(prompts=not self.hidden)
 
     def content_tokens(self) -> Tensor:
         """The words or patches among the tokens."""
@@ -96,8 +98,8 @@ class JointState:
             if trims and last and encoder.can_trim_last_layer(layer):
                 outputs = encoder.run_last_layer(tokens, self.mask, prompts)  # (B, 1 + n, d)
                 return replace(self, first=outputs[:, :1]), outputs[:, 1:]
-            tokens, acquired = encoder.run_layer(layer, tokens, self.mask, prompts)
-        return replace(self, tokens=tokens, next_layer=layer + 1), acquired
+            tokens, acquired = encoder.run_layer(layer, tokens, self.mask, prompts, self.hidden)
+        return replace(self, tokens=tokens, next_layer=layer + 1), self.tower.cast(acquired)
 
     def memory(self, step: int) -> tuple[Memory, Tensor | None]:
         """Keys and values of the tokens in the step's layer, and their mask ``(B, N)``."""
@@ -114,23 +116,6 @@ class JointState:
             else:
                 output = encoder.pooled(self.first)
         return Pooled(self.tower.cast(output), self.boundary)
-
-
-@dataclass(frozen=True)
-class HiddenState(JointState):
-    """Tokens that do not attend to the prompts with which they run, for a pass without gradient."""
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Context manager that runs the layers in the encoder's precision, which it pools in."""
-        return self.tower.autocast()
-
-    def acquire(self, step: int, prompts: Tensor) -> tuple[Self, Tensor]:
-        """Run up to the step's layer, then that layer on tokens and prompts ``P (B, n, d)``."""
-        encoder, layer = self.tower.encoder, self.tower.layers[step]
-        with self.autocast():
-            tokens = self.before(layer)
-            tokens, acquired = encoder.run_layer(layer, tokens, self.mask, prompts, hidden=True)
-        return replace(self, tokens=tokens, next_layer=layer + 1), self.tower.cast(acquired)
 
 
 @dataclass(frozen=True)
@@ -357,7 +342,7 @@ class ReadOnlyTower(FrozenTower):
         if torch.is_grad_enabled() or apart or not self.encoder.hides_prompts:
             return self.restore({TOKENS: tokens}, mask)
         boundary = self.cast(self.encoder.mean(tokens, mask))
-        return HiddenState(self, tokens, mask, self.layers[0], boundary)
+        return JointState(self, tokens, mask, self.layers[0], boundary, hidden=True)
 
 
 class TrainedTower(FrozenTower):

@@ -68,7 +68,9 @@ def test_a_second_place_is_the_output_that_the_error_names(fit):
         """Do it."""
 
     taken = function if fit else other
-    with pytest.raises(ArgumentError, match="epic-pl export runs/a --output out/b"):
+    with pytest.raises(
+        ArgumentError, match="out/b is one word too many: epic-pl export runs/a --output out/b"
+    ):
         parse_command("export", taken, ["runs/a", "out/b", "--more"])
     assert parse_command("export", taken, ["runs/a", "--output", "out/b"])["output"] == "out/b"
 

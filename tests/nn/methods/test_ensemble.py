@@ -167,6 +167,13 @@ def test_each_method_chooses_among_its_own_candidates_for_all_its_members(task):
             assert_same(own, expected.mean(dim=1))
 
 
+def test_a_modality_that_no_sample_lacked_is_known_beside_trees():
+    _, model = build([Trees(), SMALL], members=1)
+    for part in (model.stacks[1].head.image, model.stacks[1].head.text):
+        part.missing.data.zero_()
+    assert model.head.never_missing == ["image", "text"]
+
+
 # training -------------------------------------------------------------------------------------
 
 

@@ -55,18 +55,10 @@ def parse_command(name: str, function: Callable[..., object], argv: Sequence[str
     hints, parameters = get_type_hints(function), inspect.signature(function).parameters.values()
     of_fit = _OF_FIT in hints
     words = [*takewhile(lambda word: not word.startswith("-"), argv)]
-    needed = [each.name for each in parameters if each.default is each.empty]
-    needed = [key for key in needed if key != _OF_FIT]
-    if "output" in hints and len(words) > len(needed) and list[str] not in map(hints.get, needed):
-        most, example = (
-            len(needed),
-            " ".join([*words[: len(needed)], "--output", words[len(needed)]]),
-        )
-        raise argparse.ArgumentError(
-            None,
-            f"epic-pl {name} takes {most} argument{'s' * (most != 1)}, and writes to --output: "
-            f"epic-pl {name} {example}",
-        )
+    places = [e.name for e in parameters if e.default is e.empty and e.name != _OF_FIT]
+    if "output" in hints and len(words) == 2 and [hints[each] for each in places] == [str]:
+        right = f"epic-pl {name} {words[0]} --output {words[1]}"
+        raise argparse.ArgumentError(None, f"{words[1]} is one word too many: {right}")
     given = words if of_fit else []
     splitter = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for each in parameters:

@@ -23,7 +23,7 @@ _DEPTH = 3
 _RATE = 0.05
 _BOUND = 10.0  # of a leaf before the rate
 _SEEN = 0.3  # share of the inputs that a split chooses from
-_SHARE, _MOST_SAMPLED = 0.5, 2000  # of the rows that each tree sees, of shared ones the share
+_SHARE, _MOST_SAMPLED = 0.5, 2000  # of the rows that a tree sees; the limit is of classes' own
 _COMPONENTS = 16  # of each modality
 _FAINT = 0.01  # variance beside that of the first, below which a component is left out
 _RAMP = 0.1  # of a component, in standard deviations
@@ -78,9 +78,10 @@ class BoostedTrees(nn.Module):
     It is gradient boosting (Friedman, *Greedy Function Approximation*, 2001, algorithms 5 and 6)
     with the regression trees of scikit-learn. Up to 20 classes have trees of their own. More
     classes share trees, in which a leaf has a number for each class, and a split is chosen for
-    random projections of their residuals (*SketchBoost*, arXiv 2211.12858): of 100 classes these
-    are more accurate, and the cost has a limit. A leaf is a quotient whose divisor vanishes for a
-    rare class, so its size has a limit, too.
+    random projections of their residuals (*SketchBoost*, arXiv 2211.12858). So the cost does not
+    grow with their number, and they were more accurate on fabricated tables
+    (benchmarks/evidence/decisions.md). A leaf is a quotient whose divisor vanishes for a rare
+    class, so its size has a limit.
 
     A sample whose component is close to a threshold goes both ways in part. So rounding, which
     differs between devices and in stored features, changes the answer by little.
@@ -219,7 +220,7 @@ class BoostedTrees(nn.Module):
 
 
 def _regression_tree(rows: Any, residuals: Any, random: Any) -> Any:
-    """A tree of scikit-learn for float32 rows, split for at most 5 projections of residuals."""
+    """A tree of scikit-learn for float32 rows, split for at most 10 projections of residuals."""
     from sklearn.tree import DecisionTreeRegressor
 
     if residuals.shape[1] > _OUTPUTS:

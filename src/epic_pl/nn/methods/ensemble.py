@@ -52,22 +52,20 @@ class EnsembleModel(DualEncoder):
     ) -> None:
         groups = []
         for of in method.methods:
-            first, reason = of.build(encoders, num_classes, head), ""
-            if not first.cache_levels:
-                reason = f"Members share frozen encoders. {first.image_tower.not_stored_because}"
-            if reason:  # before another one changes the encoders
+            first = of.build(encoders, num_classes, head)
+            if not first.cache_levels:  # before another one changes the encoders
                 raise ConfigError(
-                    f"{type(of).__name__} cannot be a member of an Ensemble. {reason} Take EPIC, "
-                    "Parts or LateFusionMLP."
+                    f"{type(of).__name__} cannot be a member of an Ensemble. Members share frozen "
+                    f"encoders. {first.image_tower.not_stored_because} Take EPIC, Parts or "
+                    "LateFusionMLP."
                 )
             if first.image_tower.takes_prompts and encoders.image.checkpoint_layers:
                 raise ConfigError(
                     "Members of an Ensemble pass the layers together, and torch.vmap cannot run "
                     "them again in a backward pass: set model.encoders.checkpoint_layers to false."
                 )
-            # of one optimum: more members would be alike
             one = isinstance(first.head, TreesHead) or isinstance(first.head.choice, PenaltySweep)
-            more = range(0 if one else method.members - 1)
+            more = range(0 if one else method.members - 1)  # of one optimum, they would be alike
             groups.append([first, *(of.build(encoders, num_classes, head) for _ in more)])
         members = [member for group in groups for member in group]
         super().__init__(*(_common([getattr(m, side) for m in members]) for side in _SIDES))
@@ -76,7 +74,9 @@ class EnsembleModel(DualEncoder):
                 delattr(member, side)
                 member.__dict__[side] = getattr(self, side)
         self.members = nn.ModuleList(map(stack, groups))
-        self.__dict__["head"] = self.members[0].head
+        # trees alone do not know which modality no training sample lacked
+        heads = [each.head for each in self.stacks]
+        self.__dict__["head"] = next((h for h in heads if not isinstance(h, TreesHead)), heads[0])
 
     @property
     def stacks(self) -> Sequence[DualEncoder]:
@@ -87,34 +87,28 @@ class EnsembleModel(DualEncoder):
         """The mean answer, the outputs of all members, and the pooled features of the first."""
         shared: Batch = {**batch, "states": self.extract(batch, self.presence(batch))}
         stacks = [run_stack(each, shared) for each in self.stacks]
-        answers = [self._mean([member.logits for member in members]) for members in stacks]
-        candidates = [
-            answer[:, None]
-            if members[0].candidates is None
-            else self._mean([member.candidates for member in members])
-            for answer, members in zip(answers, stacks, strict=True)
-        ]
-        return Output(
-            self._mean(answers),
-            stacks[0][0].pooled,
-            candidates=torch.cat(candidates, dim=1) if self.choices else None,
-            members=[member for members in stacks for member in members],
-        )
+        answers = [mean_answer([member.logits for member in each], self.task) for each in stacks]
+        members = [member for each in stacks for member in each]
+        candidates = None
+        if self.choices:
+            given = [
+                [m.logits[:, None] if m.candidates is None else m.candidates for m in each]
+                for each in stacks
+            ]
+            candidates = torch.cat([mean_answer(each, self.task) for each in given], dim=1)
+        logits = mean_answer(answers, self.task)
+        return Output(logits, members[0].pooled, candidates=candidates, members=members)
 
     def choose(self, candidates: Tensor, labels: Tensor) -> Tensor:
         """Let validation choose for each method among its own candidates."""
         choices = [stack.head.choice for stack in self.stacks]
         numbers = [1 if each is None else each.number for each in choices]
-        parts = torch.split(candidates, numbers, dim=1)
-        return self._mean(
-            [
-                part[:, 0] if choice is None else choice.choose(part, labels, self.task)
-                for choice, part in zip(choices, parts, strict=True)
-            ]
-        )
-
-    def _mean(self, logits: Sequence[Any]) -> Tensor:
-        return mean_answer(torch.stack(list(logits)), self.task)
+        parts = zip(choices, torch.split(candidates, numbers, dim=1), strict=True)
+        chosen = [
+            part[:, 0] if choice is None else choice.choose(part, labels, self.task)
+            for choice, part in parts
+        ]
+        return mean_answer(chosen, self.task)
 
 
 @dataclass(frozen=True)
@@ -187,8 +181,9 @@ def run_stack(stacked: DualEncoder, batch: Batch) -> list[Output]:
     return [Output(**output) for output in outputs]
 
 
-def mean_answer(logits: Tensor, task: Task) -> Tensor:
-    """Logits ``(..., C)`` of the mean of the members' probabilities, from ``(M, ..., C)``."""
+def mean_answer(answers: Sequence[Tensor], task: Task) -> Tensor:
+    """Logits ``(..., C)`` of the mean of the probabilities of M answers ``(..., C)``."""
+    logits = torch.stack(list(answers))
     if task == "multilabel":
         return F.logsigmoid(logits).logsumexp(dim=0) - F.logsigmoid(-logits).logsumexp(dim=0)
     return logits.log_softmax(dim=-1).logsumexp(dim=0)  # softmax divides by their number
