@@ -45,8 +45,12 @@ def test_only_what_is_frozen_runs_in_the_lower_precision(method, attention, prec
     logits = model(made).logits
     assert seen[False] == {DTYPES[precision]}
     assert seen[True] == ({torch.float32} if method == "EPIC" else set())
+    seen[False].clear()
     with torch.no_grad():
         assert_same(model(made).logits, logits, dtype=DTYPES[precision])
+    assert DTYPES[precision] in seen[False]
+    if attention == "read_only":  # tokens and prompts run together
+        assert seen[False] == {DTYPES[precision]}
     assert logits.dtype == torch.float32
     assert 0 < (logits - full).abs().max() < 0.1 * full.abs().max()
 

@@ -6,6 +6,7 @@ import torch
 from sklearn.decomposition import PCA
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeRegressor
 
 from epic_pl.nn.heads import trees
 from epic_pl.nn.heads.trees import BoostedTrees, Components
@@ -121,7 +122,14 @@ def test_leaves_are_bounded_for_any_number_of_classes_and_rows(
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_many_classes_share_trees_whose_leaves_have_a_number_for_each(task):
+def test_many_classes_share_trees_whose_leaves_have_a_number_for_each(task, monkeypatch):
+    split_for, fit = set(), DecisionTreeRegressor.fit
+
+    def noted(tree, inputs, targets, **options):
+        split_for.add(targets.shape[1])
+        return fit(tree, inputs, targets, **options)
+
+    monkeypatch.setattr(DecisionTreeRegressor, "fit", noted)
     rng = np.random.default_rng(0)
     labels = torch.from_numpy(rng.integers(0, 40, 800))
     inputs = torch.from_numpy(rng.random((800, WIDTH))).float()
@@ -131,6 +139,7 @@ def test_many_classes_share_trees_whose_leaves_have_a_number_for_each(task):
     model = BoostedTrees({"columns": WIDTH}, 40)
     assert model.inputs.shape[0] == 1
     model.fit(_sources(inputs[:600]), given[:600], task)
+    assert split_for == {10}  # projections, or the cost would grow with the classes
     right = _told(model, inputs[600:]).argmax(dim=1) == labels[600:]
     assert right.float().mean() > 0.8
 
