@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from common import build_parser, show
-from epic_pl.nn.heads.trees import BoostedTrees
+from epic_pl.nn.heads import trees
 from epic_pl.nn.pair import Source
 
 SIZES = "6x1000,20x10000,50x1000,100x2000,120x1200,100x10000,1000x10000"
@@ -31,7 +31,10 @@ def main() -> None:
     parser = build_parser(__doc__)
     parser.add_argument("--sizes", default=SIZES, help="CLASSESxROWS, separated by commas")
     parser.add_argument("--inputs", type=int, default=168)
+    parser.add_argument("--own", action="store_true", help="trees of each class, however many")
     options = parser.parse_args()
+    if options.own:
+        trees._MOST_OWN = sys.maxsize
     sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",")]
     if len(sizes) == 1:
         show([measure(*sizes[0], options.inputs)], options.json)
@@ -42,6 +45,7 @@ def main() -> None:
 def in_its_process(classes: int, rows: int, options: argparse.Namespace) -> dict[str, Any]:
     """The row of one size."""
     given = [f"--sizes={classes}x{rows}", f"--inputs={options.inputs}", "--json"]
+    given += ["--own"] * options.own
     command = [sys.executable, __file__, *given]
     found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
     return dict(found[0])
@@ -63,22 +67,22 @@ def measure(classes: int, rows: int, inputs: int) -> dict[str, Any]:
     """Seconds of growing and answering, accuracy on other rows, and the largest leaf."""
     torch.set_num_threads(1)
     given, labels = fabricate(classes, rows + TESTED, inputs)
-    trees = BoostedTrees({"columns": given.shape[1]}, classes).eval()
+    grown = trees.BoostedTrees({"columns": given.shape[1]}, classes).eval()
     begin = time.process_time()
-    trees.fit({"columns": Source(given[:rows])}, labels[:rows], "multiclass")
-    grown = time.process_time()
+    grown.fit({"columns": Source(given[:rows])}, labels[:rows], "multiclass")
+    seconds = time.process_time() - begin
     batches = given[rows:].split(BATCH)
-    answers = [trees({"columns": Source(batch)}) for batch in batches]
+    answers = [grown({"columns": Source(batch)}) for batch in batches]
     with torch.profiler.profile(profile_memory=True) as profile:
-        trees({"columns": Source(batches[0])})
+        grown({"columns": Source(batches[0])})
     allocated = sum(max(0, event.self_cpu_memory_usage) for event in profile.events())
     right = torch.cat(answers).argmax(dim=1) == labels[rows:]
     return {
         "classes": classes,
         "rows": rows,
-        "grow_s": round(grown - begin, 1),
+        "grow_s": round(seconds, 1),
         "accuracy": round(100 * float(right.float().mean()), 1),
-        "largest_leaf": round(float(trees.leaves.abs().max()), 3),
+        "largest_leaf": round(float(grown.leaves.abs().max()), 3),
         "allocated_mb_of_a_batch": round(allocated / 1e6, 1),
         "process_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
