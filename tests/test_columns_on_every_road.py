@@ -326,7 +326,9 @@ def of_many_classes(tmp_path_factory, tiny_vit_dir, tiny_tokenizer_dir):
 
 
 @pytest.mark.parametrize("method", ["EPIC", "Trees"])
-def test_a_table_of_120_classes_trains_and_answers(method, of_many_classes, tmp_path, monkeypatch):
+def test_a_table_of_120_classes_trains_and_answers(
+    method, of_many_classes, started, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     options = ["--config", of_many_classes, f"--model.method={method}", "--trainer.max_epochs=1"]
     options += ["--model.head.network=wide", f"--trainer.default_root_dir={tmp_path}"]
@@ -346,8 +348,29 @@ def test_a_table_of_120_classes_trains_and_answers(method, of_many_classes, tmp_
     loaded = Classifier.load(checkpoint, device="cpu")
     first = {"image": None, "text": "a blue square, number 0", "price": 0.5, "brand": "brand 0"}
     assert len(loaded.class_names) == 120
-    assert np.isfinite(loaded.probabilities([first])).all()
+    scores = loaded.probabilities([first])[0]
+    assert np.isfinite(scores).all()
     assert len(given) == 120
+    with started(loaded) as client:
+        answer = client.post("/classify", json={**first, "top_k": 120}).json()["labels"]
+    assert_same([each["score"] for each in answer], sorted(scores, reverse=True))
+
+
+@pytest.mark.slow
+def test_120_classes_are_compared_and_exported(of_many_classes, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from epic_pl.experiments.training import train_and_test
+    from epic_pl.inference.export.folder import write_folder
+
+    options = ["--config", of_many_classes, "--model.method=EPIC", "--model.head.network=wide"]
+    options += ["--trainer.max_epochs=1", "--seed_everything=0"]
+    assert train_and_test(options, tmp_path)["latency_ms"] > 0
+    (checkpoint,) = tmp_path.rglob("last.ckpt")
+    loaded = Classifier.load(checkpoint, device="cpu")
+    write_folder(loaded.module, loaded.processor.tokenizer, tmp_path / "exported")
+    items = [{"image": None, "text": "a", "price": n + 0.5, "brand": "brand 1"} for n in range(3)]
+    exported = Classifier.load(tmp_path / "exported")
+    assert_same(exported.probabilities(items), loaded.probabilities(items))
 
 
 @pytest.mark.parametrize("method", ["EPIC", "LoRA"])  # with frozen features, and without
