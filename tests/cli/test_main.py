@@ -91,9 +91,12 @@ def test_help_loads_nothing_heavy():
 def test_commands_run_with_their_arguments(monkeypatch):
     ran = []
     monkeypatch.setattr(cli, "run", lambda argv: ran.append(argv))
-    for args in (["fit", "--help"], ["--x"]):
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for args, policy in ((["fit", "--help"], "PASSIVE"), (["--x"], "ACTIVE")):
         main(args)
         assert ran.pop() == args
+        assert os.environ["OMP_WAIT_POLICY"] == policy
+        monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # a user's own stays
     assert gc.isenabled()
 
 

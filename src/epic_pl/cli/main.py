@@ -2,6 +2,7 @@
 
 import gc
 import inspect
+import os
 import sys
 import textwrap
 from argparse import ArgumentParser
@@ -97,6 +98,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
         command_parser(name, load(name)).print_help()
         return
+    # threads that wait for each other would spin, which takes the processors of other work
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if first := "epic_pl.run.epic_cli" not in sys.modules:
         gc.disable()  # imports leave no garbage, and looking for it takes a fifth of the start
     from epic_pl.run import epic_cli
